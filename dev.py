@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""Everything that a developer does with this project. Needs Python 3.13 or later, nothing else.
+
+python3 dev.py demo   one callback from end to end, printed, on this machine alone
+python3 dev.py up     the same servers for a browser, until Ctrl+C
+python3 dev.py test   lint, types, imports and all tests; what follows goes to pytest
+
+The first run makes .venv and installs what requirements-dev.txt names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+VENV = HERE / ".venv"
+PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+MARK = VENV / "installed"
+REQUIREMENTS = ("requirements.txt", "requirements-dev.txt")
+OLDEST = (3, 13)
+
+CHECKS = (
+    ("lint", ("-m", "ruff", "check", ".")),
+    ("format", ("-m", "ruff", "format", "--check", ".")),
+    ("types", ("-m", "mypy")),
+    ("imports", ("-c", "from importlinter.cli import lint_imports_command as c; c()")),
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command; return its exit code."""
+    if sys.version_info < OLDEST:
+        return newer_python(arguments)
+    commands = {"demo": demo, "up": up, "test": test}
+    if not arguments or arguments[0] not in commands:
+        print(__doc__)
+        return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
+    install()
+    return commands[arguments[0]](arguments[1:])
+
+
+def demo(arguments: list[str]) -> int:
+    """Run one callback through the sandbox."""
+    return run("-m", "sandbox.demo", *arguments)
+
+
+def up(arguments: list[str]) -> int:
+    """Keep the sandbox up for a browser."""
+    return run("-m", "sandbox.up", *arguments)
+
+
+def test(arguments: list[str]) -> int:
+    """Run every check, then say which failed."""
+    failed = []
+    for name, command in (*CHECKS, ("tests", ("-m", "pytest", *arguments))):
+        print(f"\n== {name}", flush=True)
+        started = time.monotonic()
+        if run(*command) != 0:
+            failed.append(name)
+        print(f"-- {name}: {time.monotonic() - started:.1f} s", flush=True)
+    print(f"\nfailed: {', '.join(failed)}" if failed else "\nall green", flush=True)
+    return 1 if failed else 0
+
+
+def install() -> None:
+    """Make .venv and install into it, unless that was done for these very requirements."""
+    wanted = hashlib.sha256(sys.version.encode())
+    for name in REQUIREMENTS:
+        wanted.update((HERE / name).read_bytes())
+    if PYTHON.exists() and MARK.exists() and MARK.read_text() == wanted.hexdigest():
+        return
+    print("installing into .venv, once …", flush=True)
+    venv.create(VENV, with_pip=True, clear=True)
+    pip = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    if run(*pip, "-r", REQUIREMENTS[1]) != 0:
+        sys.exit("dev.py: pip could not install; its message is above. Then run this again.")
+    MARK.write_text(wanted.hexdigest())
+
+
+def run(*arguments: str) -> int:
+    """Run the environment's Python; return its exit code. Ctrl+C is the child's to handle."""
+    child = subprocess.Popen([str(PYTHON), *arguments], cwd=HERE)
+    while True:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:
+            continue
+
+
+def newer_python(arguments: list[str]) -> int:
+    """Hand over to a newer Python if this machine has one, or say how to get one."""
+    launchers = (["python3.13"], ["python3.14"], ["py", "-3.13"])
+    for launcher in launchers:
+        if shutil.which(launcher[0]):
+            probe = [*launcher, "-c", "import sys; sys.exit(sys.version_info < (3, 13))"]
+            if subprocess.run(probe, check=False, stderr=subprocess.DEVNULL).returncode == 0:
+                return subprocess.run([*launcher, __file__, *arguments], check=False).returncode
+    print(
+        "dev.py: Python 3.13 or later is needed, this is {}.{}.\n"
+        "Get it from https://www.python.org/downloads/ or with: uv python install 3.13".format(
+            *sys.version_info[:2]
+        )
+    )
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

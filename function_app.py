@@ -1,0 +1,50 @@
+"""Azure in, Azure out. The story itself is in `relay/flow.py`."""
+
+import azure.functions as func
+
+import relay
+from relay import bootstrap, pages
+from relay.authorization import Request
+from relay.connections import DEFAULT
+from relay.pages import Reply
+
+# ANONYMOUS everywhere, and not by neglect: the Functions host reads `?code=` as its own key, so any
+# other level answers an authorization response with 401. What guards the endpoint is its state.
+app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
+
+_relay = bootstrap.relay()
+
+
+@app.function_name("callback")
+@app.route("callback/{connection?}", methods=["GET", "POST"])
+async def callback(req: func.HttpRequest) -> func.HttpResponse:
+    """Receive an authorization response: the redirect URI."""
+    request = Request(
+        method=req.method,
+        # Not `req.params`: the host has joined duplicates with a comma and dropped empty values.
+        query=req.url.partition("?")[2],
+        headers={name.lower(): value for name, value in req.headers.items()},
+        body=req.get_body(),
+    )
+    answer = await _relay.receive(req.route_params.get("connection") or DEFAULT, request)
+    return _response(pages.render(answer, html=request.wants_html))
+
+
+@app.function_name("done")
+@app.route("done/{outcome}", methods=["GET"])
+async def done(req: func.HttpRequest) -> func.HttpResponse:
+    """Show the page that a browser lands on after a callback."""
+    reference = req.params.get("ref", "")
+    return _response(pages.done(req.route_params.get("outcome", ""), reference))
+
+
+@app.function_name("health")
+@app.route("health", methods=["GET"])
+async def health(req: func.HttpRequest) -> func.HttpResponse:  # noqa: ARG001 - bound by its name
+    """Tell whether the settings validate."""
+    healthy = not _relay.connections.problems
+    return _response(pages.health(relay.__version__, healthy=healthy))
+
+
+def _response(reply: Reply) -> func.HttpResponse:
+    return func.HttpResponse(reply.body, status_code=reply.status, headers=dict(reply.headers))

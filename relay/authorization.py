@@ -1,0 +1,293 @@
+"""The raw request becomes an authorization response, or is refused (RFC 6749 §4.1.2).
+
+Nothing here believes the response: `parse` only says what was sent. The text of the request is
+parsed and not the framework's dictionary of it, because the Functions host joins duplicate
+parameters with a comma and drops empty ones before a function sees them.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import NoReturn
+from urllib.parse import parse_qsl
+
+from relay.connections import Connection
+from relay.errors import InvalidResponse
+
+MAX_QUERY = 8 * 1024
+MAX_BODY = 32 * 1024
+MAX_PARAMETERS = 50
+MAX_CODE = 8 * 1024
+MAX_VALUE = 4 * 1024
+MAX_HELD = 24 * 1024
+"""Bytes of JSON of all that is kept: sealed and in base64 twice it must fit a queue message."""
+MAX_DESCRIPTION = 1_000
+"""Characters of `error_description` that are kept."""
+
+FORM = "application/x-www-form-urlencoded"
+JSON = "application/json"
+
+_IMPLICIT = ("access_token", "id_token", "token")
+_RESPONSE = ("state", "error", "error_description", "error_uri", "iss", "session_state")
+
+# RFC 6749 Appendix A: `code` and `state` are VSCHAR, `error` is NQSCHAR.
+_VSCHAR = re.compile(r"[\x20-\x7e]+")
+_NQSCHAR = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_HTTPS_URI = re.compile(r"https://[\x21\x23-\x3b=\x3f-\x5b\x5d\x5f\x61-\x7a\x7e]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What came in over HTTP. `query` is raw, `headers` have lower-case names."""
+
+    method: str
+    query: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+    @property
+    def wants_html(self) -> bool:
+        """Tell a browser, which navigates, from a program."""
+        return "text/html" in self.headers.get("accept", "").lower()
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizationResponse:
+    """What the provider's redirect said, not believed yet (RFC 6749 §4.1.2 and §4.1.2.1).
+
+    A parameter with an empty value is absent. `implicit` tells of tokens in the response, which are
+    not kept. `extra` holds the further parameters that the body template names, no others.
+    """
+
+    code: str | None = field(repr=False)
+    state: str | None = field(repr=False)
+    error: str | None = field(repr=False)
+    error_description: str | None = field(repr=False)
+    error_uri: str | None = field(repr=False)
+    iss: str | None = field(repr=False)
+    session_state: str | None = field(repr=False)
+    implicit: bool
+    extra: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedResponse(AuthorizationResponse):
+    """The same after its state was verified. Only `state.verify` makes one.
+
+    Delivery takes nothing else, so that what a stranger sends cannot reach Dynamics by mistake.
+    """
+
+    state: str = field(repr=False)
+
+
+def guard(request: Request) -> None:
+    """Refuse what is no navigation of a person, before anything is looked at.
+
+    Raises `InvalidResponse`: with 405 for other methods than GET and POST, with 503 for a prefetch
+    or prerender, whose code would be spent before the person has clicked. Chromium keeps the 204 of
+    a prefetch and the real click then does nothing; a 503 it throws away.
+    """
+    if request.method not in ("GET", "POST"):
+        raise InvalidResponse(
+            "method",
+            "A redirect URI takes GET and POST.",
+            HTTPStatus.METHOD_NOT_ALLOWED,
+            in_place=True,
+        )
+    for name in ("sec-purpose", "purpose", "x-moz"):
+        purpose = request.headers.get(name, "").lower()
+        if "prefetch" in purpose or "prerender" in purpose:
+            raise InvalidResponse(
+                "prefetch",
+                "A redirect URI is not loaded ahead.",
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                in_place=True,
+            )
+
+
+def parse(request: Request, connection: Connection) -> AuthorizationResponse:
+    """Read the authorization response out of a request.
+
+    In: a guarded request, and the connection whose template names further parameters. It checks
+    sizes, media type, encoding and that no known parameter stands twice, whether in the query, the
+    body or both. It does not check who sent it. Raises `InvalidResponse`.
+    """
+    if request.method == "GET" and not request.query:
+        raise InvalidResponse(
+            "bare", "This is a redirect URI: a provider sends people here with a code.", bare=True
+        )
+    _check_size(request)
+    pairs = _query_pairs(request.query)
+    if request.method == "POST" and request.body:
+        pairs += _body_pairs(request)
+    if len(pairs) > MAX_PARAMETERS:
+        raise _too_large("more than 50 parameters")
+    return _response(pairs, connection)
+
+
+def check(response: VerifiedResponse, connection: Connection) -> None:
+    """Hold a verified response against the norms. Raises `InvalidResponse`.
+
+    In this order: `iss` (RFC 9207 §2.4), `error` (§4.1.2.1), tokens of the implicit flow, which
+    have no business here, and the character sets of RFC 6749 Appendix A.
+    """
+    _check_issuer(response, connection)
+    if response.code is None and response.error is None:
+        raise InvalidResponse("no_code", "The response has neither a code nor an error.")
+    if response.code is not None and response.error is not None:
+        raise InvalidResponse("code_and_error", "The response has both a code and an error.")
+    if response.implicit:
+        raise InvalidResponse(
+            "implicit",
+            "The provider sent a token. Set it to the authorization code flow: response_type=code.",
+        )
+    for name, value, grammar in (
+        ("code", response.code, _VSCHAR),
+        ("state", response.state, _VSCHAR),
+        ("error", response.error, _NQSCHAR),
+    ):
+        if value is not None and not grammar.fullmatch(value):
+            raise InvalidResponse(
+                f"{name}_characters",
+                f"The {name} has characters that RFC 6749 does not allow in it.",
+            )
+
+
+def _check_issuer(response: VerifiedResponse, connection: Connection) -> None:
+    provider = connection.provider
+    if provider.issuer is None:
+        return
+    if response.iss is None:
+        if provider.iss_required:
+            raise InvalidResponse("iss_missing", "The response does not name its issuer (iss).")
+    elif response.iss != provider.issuer:
+        # Simple string comparison, RFC 3986 §6.2.1: no normalisation that could be played with.
+        raise InvalidResponse("iss_mismatch", "The response comes from another issuer (iss).")
+
+
+def _check_size(request: Request) -> None:
+    try:
+        query_size = len(request.query.encode("utf-8"))
+    except UnicodeError:  # raw bytes that the host could not read
+        raise _not_utf8() from None
+    if query_size > MAX_QUERY:
+        raise _too_large("a query of more than 8 KiB")
+    if len(request.body) > MAX_BODY:
+        raise _too_large("a body of more than 32 KiB")
+    if request.method == "POST" and not request.body and "content-length" not in request.headers:
+        # The Functions host gives a chunked body to no function: it is not empty, it is lost.
+        raise InvalidResponse(
+            "length_required",
+            "The body came without a Content-Length. Send it in one piece, not chunked.",
+            HTTPStatus.LENGTH_REQUIRED,
+        )
+
+
+def _query_pairs(query: str) -> list[tuple[str, str]]:
+    if query.count("&") >= MAX_PARAMETERS:
+        raise _too_large("more than 50 parameters")
+    try:
+        return parse_qsl(query, keep_blank_values=True, encoding="utf-8", errors="strict")
+    except UnicodeError:
+        raise _not_utf8() from None
+
+
+def _body_pairs(request: Request) -> list[tuple[str, str]]:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in (FORM, JSON):
+        raise InvalidResponse(
+            "media_type",
+            f"A response by POST is {FORM} or {JSON}.",
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        )
+    try:
+        text = request.body.decode("utf-8")
+    except UnicodeError:
+        raise _not_utf8() from None
+    return _json_pairs(text) if media_type == JSON else _query_pairs(text)
+
+
+def _json_pairs(text: str) -> list[tuple[str, str]]:
+    # Only the outermost object is one of parameters. Deeper ones are read as lists of pairs too,
+    # and are then no strings, and ignored like every value that is none.
+    try:
+        members = json.loads(text, object_pairs_hook=_Members, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise InvalidResponse("json", "The body is not JSON.") from None
+    if not isinstance(members, _Members):
+        raise InvalidResponse("json", "The body is not a JSON object.")
+    pairs = []
+    for name, value in members:
+        if isinstance(value, str):
+            pairs.append((name, value))
+        elif value is not None and name in ("code", *_RESPONSE, *_IMPLICIT):
+            raise InvalidResponse("json", f"The member {name} is not a string.")
+        else:
+            pairs.append((name, ""))
+    try:
+        "".join(name + value for name, value in pairs).encode("utf-8")
+    except UnicodeError:  # half of a surrogate pair, written as an escape
+        raise _not_utf8() from None
+    return pairs
+
+
+class _Members(list[tuple[str, object]]):
+    """The members of a JSON object in their order, duplicates included."""
+
+
+def _no_constant(_name: str) -> NoReturn:
+    raise ValueError
+
+
+def _response(pairs: list[tuple[str, str]], connection: Connection) -> AuthorizationResponse:
+    code_parameter = connection.provider.code_parameter
+    wanted = {code_parameter, *_RESPONSE, *connection.target.body.params}
+    known = wanted | set(_IMPLICIT)
+    names = [name for name, _ in pairs]
+    if any(names.count(name) > 1 for name in known):
+        raise InvalidResponse("duplicate", "A parameter stands in the response more than once.")
+    sent = {name: value for name, value in pairs if value}
+    kept = {name: sent[name] for name in wanted if name in sent}
+    for name, value in kept.items():
+        limit = MAX_CODE if name == code_parameter else MAX_VALUE
+        if len(value.encode()) > limit:
+            raise _too_large("a value that is too long")
+    if len(json.dumps(kept, ensure_ascii=False).encode()) > MAX_HELD:
+        raise _too_large("more than 24 KiB of values")
+    return AuthorizationResponse(
+        code=kept.get(code_parameter),
+        state=kept.get("state"),
+        error=kept.get("error"),
+        error_description=_legible(kept.get("error_description")),
+        error_uri=_absolute(kept.get("error_uri")),
+        iss=kept.get("iss"),
+        session_state=kept.get("session_state"),
+        implicit=any(name in sent for name in _IMPLICIT),
+        extra={name: kept[name] for name in connection.target.body.params if name in kept},
+    )
+
+
+def _legible(description: str | None) -> str | None:
+    # Entra puts CR LF into it: a reason to tidy up, never one to refuse.
+    if description is None:
+        return None
+    return _CONTROL.sub(" ", description)[:MAX_DESCRIPTION].strip() or None
+
+
+def _absolute(uri: str | None) -> str | None:
+    return uri if uri is not None and _HTTPS_URI.fullmatch(uri) else None
+
+
+def _too_large(what: str) -> InvalidResponse:
+    return InvalidResponse(
+        "too_large",
+        f"The response has {what}: no provider sends that.",
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    )
+
+
+def _not_utf8() -> InvalidResponse:
+    return InvalidResponse("encoding", "The response is not UTF-8.")

@@ -1,0 +1,38 @@
+"""Settings become a wired relay, and nothing else happens: no request, no thread, no waiting."""
+
+import logging
+import os
+from collections.abc import Mapping
+
+from relay import log, settings, tls
+from relay.callback import Receipt
+from relay.connections import Connections
+from relay.dynamics import DynamicsClient
+from relay.errors import Misconfigured
+from relay.flow import Relay
+from relay.once import Once
+from relay.tokens import TokenCache
+
+logger = logging.getLogger(__name__)
+
+
+def relay(environ: Mapping[str, str] = os.environ) -> Relay:
+    """Return the relay for these app settings. Never raises for a wrong one: it is logged."""
+    log.quiet()
+    read = settings.read(environ)
+    connections = read.connections
+    try:
+        context = tls.trust(read.ca_bundle, environ)
+    except OSError:
+        problem = "CA_BUNDLE: expected a PEM file, or REQUESTS_CA_BUNDLE names one that is none"
+        context = tls.trust(None, {})
+        connections = _unusable(connections, problem)
+    for problem in connections.problems:
+        logger.error("setting %s", problem)
+    once: Once[Receipt] = Once()
+    return Relay(connections, TokenCache(context), DynamicsClient(context), once)
+
+
+def _unusable(connections: Connections, problem: str) -> Connections:
+    problems = (*connections.problems, problem)
+    return Connections(dict.fromkeys(connections.by_name, Misconfigured(problems)), problems)

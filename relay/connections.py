@@ -1,0 +1,83 @@
+"""A connection: one registered redirect URI, a provider on one side, Dynamics on the other."""
+
+import re
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+
+from relay.body import Template
+from relay.errors import Misconfigured, UnknownConnection
+
+DEFAULT = "default"
+"""The connection that `/callback` without a name stands for."""
+
+
+class StatePolicy(StrEnum):
+    """How the relay tells a state that Dynamics minted from any other."""
+
+    OPAQUE = "opaque"
+    PATTERN = "pattern"
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """The external OAuth 2.0 provider, as far as a callback can be checked against it."""
+
+    issuer: str | None = None
+    iss_required: bool = False
+    code_parameter: str = "code"
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCredentials:
+    """Who the relay is at Entra, and for what. Equal credentials share one token."""
+
+    authority: str
+    client_id: str
+    client_secret: str = field(repr=False)
+    scope: str
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where and how a callback is delivered. `timeout` is in seconds, for one attempt."""
+
+    url: str
+    body: Template
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """One redirect URI. `code_ttl` is how long an authorization code of this provider lives."""
+
+    name: str
+    provider: Provider
+    state_policy: StatePolicy
+    state_pattern: re.Pattern[str] | None
+    code_ttl: timedelta
+    credentials: ClientCredentials
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """All connections of this app by name. One with wrong settings stands there as its error.
+
+    `problems` are the settings' faults, for the log and for /health; they hold no values.
+    """
+
+    by_name: dict[str, Connection | Misconfigured]
+    problems: tuple[str, ...] = ()
+
+    def get(self, name: str) -> Connection:
+        """Return the connection, or raise `UnknownConnection` or its `Misconfigured`."""
+        if not self.by_name:
+            raise Misconfigured(self.problems)
+        connection = self.by_name.get(name)
+        if connection is None:
+            raise UnknownConnection
+        if isinstance(connection, Misconfigured):
+            # A new one each time: a raised exception collects its traceback.
+            raise Misconfigured(connection.problems)
+        return connection

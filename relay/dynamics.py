@@ -1,0 +1,178 @@
+"""Dynamics: one POST, and what its answer means.
+
+Dynamics says "exists already" with 500, sends a sign-in page with 200, and repeats in its errors
+what was sent to it. So the body decides before the status, no redirect is followed, and nothing of
+a body ever leaves this file: callers get a `Receipt` or an error with a fixed word.
+"""
+
+import asyncio
+import json
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+import httpx
+
+from relay.callback import AccessToken, Receipt
+from relay.connections import Target
+from relay.errors import Rejected, Unauthorized, Unavailable
+from relay.retry_after import TRANSIENT, seconds
+
+MAX_ANSWER = 256 * 1024
+"""Bytes of an answer that are read; F&O sends stack traces."""
+LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=90.0)
+CONNECT_TIMEOUT = 5.0
+"""Seconds to reach Dynamics at all."""
+
+_HEADERS = {
+    "Accept": "application/json",
+    "Content-Type": "application/json",
+    "OData-Version": "4.0",
+    "OData-MaxVersion": "4.0",
+    "Prefer": "return=minimal",
+    "User-Agent": "dynamics-oauth-callback-relay",
+}
+
+
+class DynamicsClient:
+    """One HTTP client for all targets, for the life of the process.
+
+    `context` is the trust for TLS. A target that asked for a pause with Retry-After is left alone
+    for that long, without a request.
+    """
+
+    def __init__(
+        self, context: ssl.SSLContext, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._http = httpx.AsyncClient(
+            verify=context, headers=_HEADERS, limits=LIMITS, follow_redirects=False
+        )
+        self._clock = clock
+        self._closed_until: dict[str, float] = {}
+
+    def check_open(self, target: Target) -> None:
+        """Raise `Unavailable` while the target wants to be left alone."""
+        left = self._closed_until.get(_origin(target), 0.0) - self._clock()
+        if left > 0:
+            raise Unavailable("dynamics_pause", "Dynamics asked for a pause.", retry_after=left)
+
+    async def deliver(
+        self,
+        target: Target,
+        token: AccessToken,
+        body: bytes,
+        *,
+        reference: str,
+        sent: Iterable[str],
+    ) -> Receipt:
+        """POST one callback and read the answer.
+
+        In: the bearer token, the JSON body, the reference for `x-ms-client-request-id`, and the
+        values that the body holds, because Dynamics repeats them and they must not be taken for its
+        own words. Raises `Unauthorized`, `Rejected` or `Unavailable`.
+        """
+        self.check_open(target)
+        headers = {"Authorization": f"Bearer {token.value}", "x-ms-client-request-id": reference}
+        timeout = httpx.Timeout(target.timeout, connect=min(CONNECT_TIMEOUT, target.timeout))
+        try:
+            # The client's time-outs are for one read each; an attempt as a whole has one too.
+            async with (
+                asyncio.timeout(target.timeout),
+                self._http.stream(
+                    "POST", target.url, content=body, headers=headers, timeout=timeout
+                ) as response,
+            ):
+                answer = await _read(response)
+        except (TimeoutError, httpx.TimeoutException):
+            raise Unavailable("dynamics_timeout", "Dynamics did not answer in time.") from None
+        except httpx.HTTPError as error:
+            reason = f"dynamics_{type(error).__name__}"
+            raise Unavailable(reason, "Dynamics cannot be reached.") from None
+        return self._judge(target, response, answer, sent)
+
+    async def aclose(self) -> None:
+        """Close the connections to Dynamics."""
+        await self._http.aclose()
+
+    def _judge(
+        self, target: Target, response: httpx.Response, answer: bytes, sent: Iterable[str]
+    ) -> Receipt:
+        status = response.status_code
+        if response.is_success and not _is_html(response, answer):
+            return Receipt(existed=False, status=status)
+        if _says_exists(answer, sent):
+            return Receipt(existed=True, status=status)
+        if status == HTTPStatus.UNAUTHORIZED:
+            raise Unauthorized(
+                "dynamics_401", "Dynamics does not know the relay.", dynamics_status=status
+            )
+        if status in TRANSIENT:
+            self._pause(target, response, status)
+        if response.is_success:
+            reason = "dynamics_html"
+        elif response.is_redirect:
+            reason = "dynamics_redirect"
+        else:
+            reason = f"dynamics_{status}"
+        raise Rejected(reason, "Dynamics refuses the callback.", dynamics_status=status)
+
+    def _pause(self, target: Target, response: httpx.Response, status: int) -> NoReturn:
+        retry_after = seconds(response.headers.get("retry-after"))
+        if retry_after:
+            self._closed_until[_origin(target)] = self._clock() + retry_after
+        raise Unavailable(
+            f"dynamics_{status}",
+            "Dynamics is not available just now.",
+            dynamics_status=status,
+            retry_after=retry_after,
+        )
+
+
+def _origin(target: Target) -> str:
+    return urlsplit(target.url).netloc
+
+
+async def _read(response: httpx.Response) -> bytes:
+    answer = bytearray()
+    async for chunk in response.aiter_bytes():
+        answer += chunk
+        if len(answer) > MAX_ANSWER:
+            break
+    return bytes(answer)
+
+
+def _is_html(response: httpx.Response, answer: bytes) -> bool:
+    """Tell a sign-in page, which AD FS and proxies serve with 200, from an answer of OData."""
+    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return media_type == "text/html" or answer.lstrip()[:1] == b"<"
+
+
+_EXISTS = "already exists"
+
+
+def _says_exists(answer: bytes, sent: Iterable[str]) -> bool:
+    """Tell whether F&O says that the record exists: an AxODataWriteException with English text.
+
+    The status says nothing: it is 500, and 400 in other versions.
+    """
+    try:
+        error = json.loads(answer)["error"]["innererror"]
+        kind, message = error["type"], error["message"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+    if not isinstance(kind, str) or not isinstance(message, str):
+        return False
+    return kind.endswith(".AxODataWriteException") and _EXISTS in _own_words(message, sent)
+
+
+def _own_words(message: str, sent: Iterable[str]) -> str:
+    """Cut out of Dynamics' message what it only repeats: a state may read "already exists" too."""
+    message = message.casefold()
+    for value in sorted((value.casefold() for value in sent), key=len, reverse=True):
+        # A piece of the very phrase proves nothing on its own, and cutting it would hide the truth.
+        if value and value not in _EXISTS:
+            message = message.replace(value, "\ufffd")
+    return message

@@ -1,0 +1,126 @@
+"""Everything that can go wrong with a callback, and what it means outside.
+
+RelayError
+├── Misconfigured               settings do not validate
+├── UnknownConnection           no such redirect URI
+├── InvalidResponse             the authorization response or its state
+└── Undelivered                 Dynamics does not have it
+    ├── Unavailable             Entra or Dynamics cannot be reached now: try again
+    └── Rejected                Entra or Dynamics refuses for good
+        ├── CredentialRefused   Entra does not give a token
+        └── Unauthorized        Dynamics does not take the token (401)
+
+An error carries a `reason` for machines (a fixed word for the log), a sentence for people, and the
+outcome and HTTP status that it ends with. None of them ever holds a value that came from outside:
+all may be shown and logged anywhere.
+"""
+
+from http import HTTPStatus
+from typing import ClassVar
+
+from relay.outcome import STATUS, Outcome
+
+
+class RelayError(Exception):
+    """The base. `reason` is one word for the log, the message a sentence for a person.
+
+    `in_place`: answer a browser at once, because no redirect is needed to get a code out of its
+    address bar. `bare`: somebody looks at the URL itself, there is no response at all.
+    """
+
+    outcome: ClassVar[Outcome]
+    in_place = False
+    bare = False
+    dynamics_status: int | None = None
+
+    def __init__(self, reason: str, message: str, status: HTTPStatus | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.status = status or STATUS[self.outcome]
+
+
+class Misconfigured(RelayError):
+    """Settings of this connection do not validate. `problems` name each one, without values."""
+
+    outcome = Outcome.MISCONFIGURED
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__("settings", "The relay's settings are incomplete or wrong.")
+        self.problems = problems
+
+
+class UnknownConnection(RelayError):
+    """The path names no connection."""
+
+    outcome = Outcome.UNKNOWN
+
+    def __init__(self) -> None:
+        super().__init__("connection", "No connection is registered under this address.")
+
+
+class InvalidResponse(RelayError):
+    """The authorization response cannot be accepted. `status` is the HTTP status that fits."""
+
+    outcome = Outcome.INVALID
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        status: HTTPStatus = HTTPStatus.BAD_REQUEST,
+        *,
+        in_place: bool = False,
+        bare: bool = False,
+    ) -> None:
+        super().__init__(reason, message, status)
+        self.in_place = in_place or bare
+        self.bare = bare
+
+
+class Undelivered(RelayError):
+    """Dynamics does not have the callback. `dynamics_status` is its HTTP status, if any."""
+
+    outcome = Outcome.REJECTED
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        *,
+        status: HTTPStatus | None = None,
+        dynamics_status: int | None = None,
+    ) -> None:
+        super().__init__(reason, message, status)
+        self.dynamics_status = dynamics_status
+
+
+class Unavailable(Undelivered):
+    """Entra or Dynamics cannot be reached now. `retry_after` is what it asked for, in seconds."""
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        *,
+        dynamics_status: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(
+            reason,
+            message,
+            status=HTTPStatus.SERVICE_UNAVAILABLE,
+            dynamics_status=dynamics_status,
+        )
+        self.retry_after = retry_after
+
+
+class Rejected(Undelivered):
+    """Entra or Dynamics refuses for good: trying again changes nothing."""
+
+
+class CredentialRefused(Rejected):
+    """Entra refuses the client's credential, scope or tenant."""
+
+
+class Unauthorized(Rejected):
+    """Dynamics does not take the bearer token: 401."""

@@ -1,0 +1,65 @@
+"""One delivery for the same callback, however often it comes: double clicks, scanners, reloads.
+
+Within one process only. Across processes the unique key on state in Dynamics decides.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+CAPACITY = 10_000
+"""Results that are remembered; the oldest goes first."""
+
+
+class Once[T]:
+    """Share one piece of work among all who want the same, and its result with all who come later.
+
+    Failures are shared with those who wait for them, and never remembered.
+    """
+
+    def __init__(
+        self, *, capacity: int = CAPACITY, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._capacity = capacity
+        self._clock = clock
+        self._running: dict[str, asyncio.Task[T]] = {}
+        self._done: OrderedDict[str, tuple[float, T]] = OrderedDict()
+
+    def remembered(self, key: str) -> T | None:
+        """Return the result that `key` had, while it is kept."""
+        kept = self._done.get(key)
+        if kept is None:
+            return None
+        until, result = kept
+        if self._clock() >= until:
+            del self._done[key]
+            return None
+        return result
+
+    async def run(self, key: str, work: Callable[[], Awaitable[T]], *, keep: timedelta) -> T:
+        """Return the result of `work`, which runs only if nobody else is at it or has done it.
+
+        `keep`: how long the result is remembered. Raises what `work` raises.
+        """
+        result = self.remembered(key)
+        if result is not None:
+            return result
+        task = self._running.get(key)
+        if task is None:
+            task = asyncio.ensure_future(self._work(key, work, keep))
+            self._running[key] = task
+        # Whoever goes away does not stop the delivery for the others.
+        return await asyncio.shield(task)
+
+    async def _work(self, key: str, work: Callable[[], Awaitable[T]], keep: timedelta) -> T:
+        try:
+            result = await work()
+            self._done[key] = (self._clock() + keep.total_seconds(), result)
+            self._done.move_to_end(key)
+            while len(self._done) > self._capacity:
+                self._done.popitem(last=False)
+            return result
+        finally:
+            del self._running[key]

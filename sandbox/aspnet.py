@@ -1,0 +1,225 @@
+"""What ASP.NET Core does around a function: limits, path, query, routes, cookies, HSTS.
+
+Values in, values out. Each docstring names the source file whose rules it follows, in
+dotnet/aspnetcore, dotnet/runtime or Azure/azure-functions-host.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from functools import cached_property
+from http import HTTPStatus
+from http.cookies import Morsel
+from typing import Any, Self
+from urllib.parse import quote
+
+from starlette.types import Scope
+
+MAX_REQUEST_LINE = 8 * 1024
+MAX_HEADERS = 32 * 1024
+MAX_HEADER_COUNT = 100
+
+_ESCAPES = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
+_ESCAPED_SLASH = re.compile(r"(%2[Ff])")
+_LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_SEGMENT = re.compile(
+    r"\{(?P<name>[A-Za-z_]\w*)(?P<optional>\?)?\}|(?P<literal>[^{}?*]+)", re.ASCII
+)
+_TIMESPAN = re.compile(r"(?:(\d+)\.)?([01]?\d|2[0-3]):([0-5]\d):([0-5]\d)")
+_PORT = re.compile(r":\d*$")
+_NOT_FOR_HSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+def refusal(scope: Scope) -> HTTPStatus | None:
+    """Give the status with which Kestrel itself refuses a request, before any middleware runs.
+
+    KestrelServerLimits.cs has the limits, UrlDecoder.cs the null character.
+    """
+    query = b"?" + scope["query_string"] if scope["query_string"] else b""
+    line = b"%s %s%s HTTP/1.1\r\n" % (scope["method"].encode(), scope["raw_path"], query)
+    headers = scope["headers"]
+    if len(line) > MAX_REQUEST_LINE:
+        return HTTPStatus.REQUEST_URI_TOO_LONG
+    if (
+        len(headers) > MAX_HEADER_COUNT
+        or sum(len(name) + len(value) + len(": \r\n") for name, value in headers) > MAX_HEADERS
+    ):
+        return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    if b"%00" in scope["raw_path"]:
+        return HTTPStatus.BAD_REQUEST
+    return None
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request line and its headers, as ASP.NET Core shows them to the Functions host."""
+
+    method: str
+    scheme: str
+    path: str
+    query_string: str
+    headers: Mapping[str, str]
+
+    @classmethod
+    def read(cls, scope: Scope) -> Self:
+        """Read an ASGI scope. Header names are lower-cased, duplicates joined with a comma."""
+        headers: dict[str, list[str]] = {}
+        for name, value in scope["headers"]:
+            headers.setdefault(name.decode("ascii").lower(), []).append(
+                value.decode(errors="replace")
+            )
+        return cls(
+            method=scope["method"],
+            scheme=scope["scheme"],
+            path=_decode_path(scope["raw_path"].decode("ascii")),
+            query_string=scope["query_string"].decode("ascii"),
+            headers={name: _join(values) for name, values in headers.items()},
+        )
+
+    @property
+    def host(self) -> str:
+        """The Host header, port included."""
+        return self.headers.get("host", "")
+
+    @property
+    def url(self) -> str:
+        """The URL a function sees: the query raw, the path decoded and escaped anew.
+
+        GrpcMessageConversionExtensions.cs; PathString.cs does the escaping.
+        """
+        path = quote(_LONE_PERCENT.sub("%25", self.path), safe="/%!$&'()*+,;=:@")
+        return f"{self.scheme}://{self.host}{path}" + (
+            self.query_string and f"?{self.query_string}"
+        )
+
+    @property
+    def query(self) -> dict[str, str]:
+        """Decoded parameters: duplicates joined with a comma, empty ones left out.
+
+        GrpcMessageConversionExtensions.cs; StringValues.cs does the joining.
+        """
+        joined = ((name, _join(values)) for name, values in self._parameters.values())
+        return {name: value for name, value in joined if value}
+
+    @property
+    def content_length(self) -> int:
+        """The length announced; 0 for a chunked body, which has none."""
+        if "transfer-encoding" in self.headers:
+            return 0
+        return int(self.headers.get("content-length", "0"))
+
+    @property
+    def function_key(self) -> str:
+        """What the host takes for its key, `?code=` included (AuthenticationLevelHandler.cs)."""
+        _, (code, *_) = self._parameters.get("code", ("code", [""]))
+        return self.headers.get("x-functions-key", code)
+
+    @cached_property
+    def _parameters(self) -> dict[str, tuple[str, list[str]]]:
+        # QueryFeature.cs: names are the same whatever their case, and keep their first spelling.
+        parameters: dict[str, tuple[str, list[str]]] = {}
+        for pair in filter(None, self.query_string.split("&")):
+            name, _, value = (_unescape(part.replace("+", " ")) for part in pair.partition("="))
+            parameters.setdefault(name.lower(), (name, []))[1].append(value)
+        return parameters
+
+
+def route_pattern(template: str) -> re.Pattern[str]:
+    """Turn a route such as `callback/{connection?}` into a pattern for decoded paths.
+
+    RoutePatternMatcher.cs: case does not matter, one trailing slash is tolerated, a parameter is
+    one segment. What is rarer (constraints, defaults, catch-alls) raises `ValueError`.
+    """
+    pattern, optional = "", False
+    for segment in template.split("/"):
+        part = _SEGMENT.fullmatch(segment)
+        if part is None or (optional and not part["optional"]):
+            raise ValueError(
+                f"The route '{template}' has a segment '{segment}' that this host cannot match: "
+                "it knows literal segments, {name}, and {name?} at the end."
+            )
+        optional = bool(part["optional"])
+        if part["literal"]:
+            pattern += "/" + re.escape(part["literal"])
+        else:
+            value = f"/(?P<{part['name']}>[^/]+)"
+            pattern += f"(?:{value})?" if optional else value
+    return re.compile(pattern + "/?", re.IGNORECASE)
+
+
+def set_cookie(cookie: Morsel[str]) -> str:
+    """Write one `Set-Cookie` value. Raises `ValueError` where ASP.NET Core or the worker would.
+
+    datumdef.py of the worker, ResponseCookies.cs, SetCookieHeaderValue.cs.
+    """
+    parts = [f"{cookie.key}={quote(cookie.value, safe='')}"]
+    if cookie["expires"]:
+        date = datetime.strptime(cookie["expires"], "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)
+        parts.append(f"expires={format_datetime(date, usegmt=True)}")
+    if cookie["max-age"]:
+        age = float(cookie["max-age"])
+        if age < 0:
+            raise ValueError("A cookie's max-age is negative.")
+        parts.append(f"max-age={int(age)}")
+    # The worker turns an absent Domain or Path into an empty one, and ASP.NET Core writes it.
+    # Azure's front end then fills in the domain: a `__Host-` cookie is lost there
+    # (azure-functions-python-worker, issue 1902).
+    parts += [f"domain={cookie['domain']}", f"path={cookie['path']}"]
+    if cookie["secure"]:
+        parts.append("secure")
+    if cookie["samesite"].lower() in {"lax", "none", "strict"}:
+        parts.append(f"samesite={cookie['samesite'].lower()}")
+    if cookie["httponly"]:
+        parts.append("httponly")
+    return "; ".join(parts)
+
+
+def hsts(options: Mapping[str, Any]) -> str | None:
+    """Give the value of Strict-Transport-Security for host.json's `hsts` section, if enabled.
+
+    HstsConfigurationMiddleware.cs of the host; HstsMiddleware.cs and HstsOptions.cs.
+    """
+    if not options.get("isEnabled"):
+        return None
+    span = _TIMESPAN.fullmatch(options.get("maxAge", "30.00:00:00"))
+    if span is None:
+        raise ValueError("host.json: extensions.http.hsts.maxAge is written ddd.hh:mm:ss")
+    days, hours, minutes, seconds = (int(number or 0) for number in span.groups())
+    age = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    value = f"max-age={int(age.total_seconds())}"
+    if options.get("includeSubDomains"):
+        value += "; includeSubDomains"
+    if options.get("preload"):
+        value += "; preload"
+    return value
+
+
+def gets_hsts(request: Request) -> bool:
+    """Tell whether HSTS is for this request: https, and not a loopback name."""
+    return request.scheme == "https" and _PORT.sub("", request.host).lower() not in _NOT_FOR_HSTS
+
+
+def _join(values: list[str]) -> str:
+    # StringValues.cs passes over empty ones.
+    return ",".join(filter(None, values))
+
+
+def _decode_path(raw: str) -> str:
+    # UrlDecoder.cs leaves an escaped slash alone.
+    return "".join(
+        part if _ESCAPED_SLASH.fullmatch(part) else _unescape(part)
+        for part in _ESCAPED_SLASH.split(raw)
+    )
+
+
+def _unescape(text: str) -> str:
+    # PercentEncodingHelper.cs: what is not UTF-8 stays escaped.
+    return _ESCAPES.sub(lambda run: _utf8(bytes.fromhex(run[0].replace("%", ""))), text)
+
+
+def _utf8(octets: bytes) -> str:
+    # A surrogate stands for one octet that could not be decoded.
+    text = octets.decode(errors="surrogateescape")
+    return re.sub("[\udc80-\udcff]", lambda octet: f"%{ord(octet[0]) - 0xDC00:02X}", text)

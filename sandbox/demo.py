@@ -1,0 +1,124 @@
+"""One authorization from Dynamics' request to the API call, printed step by step.
+
+Every server is real, on loopback, behind TLS; only the person is played, by an HTTP client.
+"""
+
+import logging
+import sys
+from urllib.parse import parse_qsl, urljoin, urlsplit
+
+import httpx
+
+from sandbox.world import PASSWORD, USER, World
+
+
+class DemoError(Exception):
+    """A step did not do what it should; the message says which and what to look at."""
+
+
+def main() -> int:
+    """Run the demonstration; return the exit code."""
+    logging.basicConfig(level=logging.WARNING, format="        %(levelname)s %(message)s")
+    logging.getLogger("relay").setLevel(logging.INFO)
+    try:
+        with World() as world:
+            walk(world)
+    except (DemoError, httpx.HTTPError, OSError) as error:
+        print(f"\nThe demonstration stopped: {error}", file=sys.stderr)
+        print("Run: python3 dev.py test    Its first failure tells more.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def walk(world: World) -> None:
+    """Go the six steps of the flow."""
+    print("Sandbox")
+    say("Entra", world.entra_server.url)
+    say("Dynamics", world.dynamics_server.url)
+    say("provider", world.provider_server.url)
+    say("relay", world.redirect_uri)
+
+    title(1, "Dynamics sends the person to the provider")
+    url = world.consumer.start()
+    asked = dict(parse_qsl(urlsplit(url).query))
+    show_parameters("browser → provider  GET /authorize", asked)
+
+    with world.client() as browser:
+        title(2, "The person signs in and consents")
+        expect(browser.get(url), 200, "the sign-in page")
+        form = {"username": USER, "password": PASSWORD, "decision": "allow"}
+        redirect = browser.post(url, data=form)
+        callback = expect(redirect, 302, "the redirect to the relay").headers["location"]
+        say("browser → provider", f"POST /authorize as {USER}: allow")
+        state = asked["state"]
+
+        title(3, "The provider sends the browser to the relay, the relay posts to Dynamics")
+        sent = dict(parse_qsl(urlsplit(callback).query))
+        show_parameters("browser → relay     GET /callback", sent)
+        answer = browser.get(callback, headers={"accept": "text/html"})
+        location = expect(answer, 303, "the relay's redirect").headers["location"]
+        say("relay checked", "method, sizes, encoding, duplicates, state, iss, characters")
+        metadata, tokens = world.entra.metadata_requests, world.entra.token_requests
+        say("relay → Entra", f"{metadata} metadata, {tokens} token request (client credentials)")
+        post = world.dynamics.requests[-1]
+        say("relay → Dynamics", f"{post.method} {post.path} → {post.status}")
+        row = world.dynamics.rows.get(state)
+        if row is None:
+            raise DemoError("Dynamics has no row for this state.")
+        stored = ", ".join(f"{name}={shorten(value)}" for name, value in row.items())
+        say("Dynamics stored", f"{{{stored}}}")
+        page = expect(browser.get(urljoin(world.relay_server.url, location)), 200, "the page")
+        say("browser → relay", f"GET {location} → “{heading(page.text)}”")
+
+        again = browser.get(callback, headers={"accept": "application/json"})
+        say("the same again", f"→ {again.json()['outcome']}, {world.dynamics.posts} POST in all")
+
+    title(4, "Dynamics redeems the code at the provider")
+    granted = world.consumer.redeem(state)
+    say("Dynamics → provider", f"POST /token → access_token={shorten(granted['access_token'])}")
+    title(5, "Dynamics refreshes the token")
+    renewed = world.consumer.refresh(granted)
+    say("Dynamics → provider", f"POST /token → access_token={shorten(renewed['access_token'])}")
+    title(6, "Dynamics calls the API")
+    person = world.consumer.call(renewed)
+    say("Dynamics → provider", f"GET /api/me → {person}")
+    print("\nAll six steps worked.")
+
+
+def title(step: int, text: str) -> None:
+    """Print the heading of a step."""
+    print(f"\n{step}. {text}")
+
+
+def say(who: str, what: str) -> None:
+    """Print one thing that happened."""
+    print(f"     {who:<20} {what}")
+
+
+def show_parameters(what: str, parameters: dict[str, str]) -> None:
+    """Print a request and its parameters, secrets shortened."""
+    print(f"     {what}")
+    for name, value in parameters.items():
+        secret = name in ("code", "state", "code_challenge")
+        print(f"         {name} = {shorten(value) if secret else value}")
+
+
+def shorten(secret: str) -> str:
+    """Show enough of a secret to recognise it, too little to use it."""
+    return f"{secret[:4]}…({len(secret)})"
+
+
+def heading(html: str) -> str:
+    """Return a page's heading."""
+    return html.partition("<h1>")[2].partition("</h1>")[0]
+
+
+def expect(answer: httpx.Response, status: int, what: str) -> httpx.Response:
+    """Return the answer if it has this status; raise `DemoError` otherwise."""
+    if answer.status_code != status:
+        raise DemoError(f"expected {what} ({status}), got {answer.status_code}.")
+    return answer
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,352 @@
+"""The Functions host for one's own machine.
+
+Microsoft's own worker code runs the functions (`sandbox/worker.py`); this module answers HTTP
+for the .NET host in front of it. Source files named here are those of Azure/azure-functions-host
+and, where they begin with WebJobs, of Azure/azure-webjobs-sdk-extensions.
+
+    python -m sandbox.host [--directory .] [--port 7071] [--certificate FILE --key FILE]
+"""
+
+import argparse
+import json
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from azure.functions.meta import Datum
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as Incoming
+from starlette.types import Receive, Scope, Send
+
+from sandbox import aspnet, refuse_in_azure, worker
+from sandbox.serving import MAX_HEAD, listen
+
+FUNCTION_KEY = "local"
+"""The one key that opens functions whose `auth_level` is not anonymous."""
+
+DEFAULT_BODY_LIMIT = 104_857_600
+HOMEPAGE = b"<!DOCTYPE html><title>Functions</title><p>Your Functions app is up and running."
+
+WriteOutput = Callable[[Mapping[str, Any], Datum], Awaitable[None]]
+"""Writes one output: gets the raw binding and the value; returns when it is stored, or raises."""
+
+_log = logging.getLogger("sandbox.host")
+_sendable = re.compile(r"[\t\x20-\x7e]*")
+
+
+class FunctionFailedError(Exception):
+    """A function raised, or what it gave could not be written or sent. The log says which."""
+
+
+@dataclass(frozen=True)
+class Function:
+    """One function of the app. `route`, `methods` and `auth_level` are those of an HTTP trigger.
+
+    `route` has the prefix in it; no `methods` means any.
+    """
+
+    name: str
+    function_id: str
+    trigger_type: str
+    route: str | None
+    methods: tuple[str, ...]
+    auth_level: str | None
+    bindings: tuple[Mapping[str, Any], ...]
+
+    @property
+    def trigger(self) -> Mapping[str, Any]:
+        """The raw binding that starts it; its `name` is the function's parameter."""
+        return next(binding for binding in self.bindings if binding["type"] == self.trigger_type)
+
+
+@dataclass
+class _Answer:
+    """What leaves. Header names are lower-case."""
+
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+    cookies: list[str] = field(default_factory=list)
+    body: bytes = b""
+
+
+class FunctionsHost:
+    """ASGI application: answers as the Azure Functions host would, for the app in a folder.
+
+    `settings` are the app settings: in the environment while `function_app.py` is imported, and
+    only then. `write_output` gets what functions put out through their bindings before the HTTP
+    answer leaves, as in WorkerFunctionInvoker.cs: if it raises, the answer is 500.
+
+    Raises what importing or indexing the app raises. Hosts in one process share nothing and may
+    serve from different threads. Nothing here scales, throttles or times out.
+    """
+
+    functions: tuple[Function, ...]
+    """In the order in which their routes are tried."""
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: Mapping[str, str],
+        *,
+        write_output: WriteOutput | None = None,
+    ) -> None:
+        refuse_in_azure(os.environ)
+        directory = directory.resolve()
+        http = _read_json(directory / "host.json").get("extensions", {}).get("http", {})
+        self._custom_headers: dict[str, str] = http.get("customHeaders", {})
+        self._hsts = aspnet.hsts(http.get("hsts", {}))
+        self._settings = {**os.environ, **settings}
+        self._write_output = write_output
+
+        prefix = http.get("routePrefix", "api")
+        functions = [_function(indexed, prefix) for indexed in worker.index(directory, settings)]
+        # FunctionMetadataManager.cs sorts by name, and WebJobsRouteBuilder.cs tries the routes in
+        # that order: a literal route does not win over a parameter, unlike in ASP.NET Core.
+        self.functions = tuple(sorted(functions, key=lambda function: function.name.upper()))
+        self._by_name = {function.name: function for function in self.functions}
+        self._routes = [
+            (aspnet.route_pattern(function.route), function)
+            for function in self.functions
+            if function.route is not None
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the server's start and stop."""
+        if scope["type"] == "lifespan":
+            for event in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{event}.complete"})
+        elif refused := aspnet.refusal(scope):
+            await _send(send, _Answer(refused, {"connection": "close"}))
+        else:
+            request = aspnet.Request.read(scope)
+            try:
+                answer = await self._answer(request, Incoming(scope, receive))
+            except FunctionFailedError:
+                answer = _Answer(HTTPStatus.INTERNAL_SERVER_ERROR)
+            except ClientDisconnect:
+                return
+            self._add_headers(request, answer)
+            await _send(send, answer)
+
+    async def invoke(
+        self, name: str, inputs: list[tuple[str, Datum]], metadata: Mapping[str, Datum]
+    ) -> Datum | None:
+        """Run a function by its name, write what it puts out, and give what it returned.
+
+        `inputs` are values for its parameters; `metadata` is what the trigger tells beside them
+        (of a queue: `Id`, `DequeueCount`, …). Raises `FunctionFailedError`, also when an output
+        could not be written: the trigger then keeps its message.
+        """
+        function = self._by_name[name]
+        returned, outputs, error = await worker.run(function.function_id, inputs, metadata)
+        if error:
+            raise _failed(name, error)
+        bindings = {binding["name"]: binding for binding in function.bindings}
+        if returned and bindings.get("$return", {}).get("type", "http") != "http":
+            outputs.append(("$return", returned))
+        for output, datum in outputs:
+            await self._write(name, bindings[output], datum)
+        return returned
+
+    async def _write(self, name: str, binding: Mapping[str, Any], datum: Datum) -> None:
+        where = f"output {binding['name']} ({binding['type']})"
+        if self._write_output is None:
+            raise _failed(name, f"nothing here writes its {where}")
+        try:
+            await self._write_output(binding, datum)
+        except Exception as problem:
+            raise _failed(name, f"{type(problem).__name__} while writing its {where}") from problem
+
+    async def _answer(self, request: aspnet.Request, incoming: Incoming) -> _Answer:
+        if re.match(r"/admin(/|$)", request.path, re.IGNORECASE):
+            return _Answer(HTTPStatus.UNAUTHORIZED)
+        found = self._match(request)
+        if found is None:
+            return self._homepage() if request.path == "/" else _Answer(HTTPStatus.NOT_FOUND)
+        function, params = found
+        # The key is looked for before the function runs: an OAuth code is a wrong key.
+        if function.auth_level != "anonymous" and request.function_key != FUNCTION_KEY:
+            return _Answer(HTTPStatus.UNAUTHORIZED)
+        if request.content_length > self._body_limit:
+            # Kestrel says 413; ExceptionMiddleware.cs makes it a 500 (the host's issue 10519).
+            raise _failed(function.name, "the body of the request is too large")
+        # Only a body with a length is passed on: a chunked one arrives empty.
+        body = await incoming.body() if request.content_length else b""
+        inputs = [(function.trigger["name"], _http_datum(request, params, body))]
+        # No metadata: the worker asks to leave it out for HTTP (handle_event.py).
+        returned = await self.invoke(function.name, inputs, {})
+        try:
+            return _http_answer(returned)
+        except ValueError as problem:
+            raise _failed(function.name, f"its response cannot be sent: {problem}") from problem
+
+    def _match(self, request: aspnet.Request) -> tuple[Function, dict[str, str]] | None:
+        for pattern, function in self._routes:
+            found = pattern.fullmatch(request.path)
+            if found and (not function.methods or request.method in function.methods):
+                params = found.groupdict().items()
+                return function, {name: value for name, value in params if value is not None}
+        return None
+
+    @property
+    def _body_limit(self) -> int:
+        # HttpRequestBodySizeMiddleware.cs: what is no number does not count.
+        limit = self._settings.get("FUNCTIONS_REQUEST_BODY_SIZE_LIMIT", "")
+        return int(limit) if limit.isdecimal() else DEFAULT_BODY_LIMIT
+
+    def _homepage(self) -> _Answer:
+        if self._settings.get("AzureWebJobsDisableHomepage", "").lower() == "true":
+            return _Answer(HTTPStatus.NO_CONTENT)
+        return _Answer(HTTPStatus.OK, {"content-type": "text/html"}, body=HOMEPAGE)
+
+    def _add_headers(self, request: aspnet.Request, answer: _Answer) -> None:
+        # HstsConfigurationMiddleware.cs sets its header before the function does, and the first
+        # one stays; CustomHttpHeadersMiddleware.cs adds what is not there yet.
+        if self._hsts and aspnet.gets_hsts(request):
+            answer.headers["strict-transport-security"] = self._hsts
+        for name, value in self._custom_headers.items():
+            answer.headers.setdefault(name.lower(), value)
+
+
+def _function(indexed: worker.Indexed, prefix: str) -> Function:
+    name, function_id, bindings = indexed
+    trigger = next(binding for binding in bindings if binding["type"].endswith("Trigger"))
+    http = trigger["type"] == "httpTrigger"
+    route = trigger.get("route") or name  # WebScriptHostHttpRoutesManager.cs
+    return Function(
+        name=name,
+        function_id=function_id,
+        trigger_type=trigger["type"],
+        route=(f"{prefix}/{route}" if prefix else route) if http else None,
+        methods=tuple(method.upper() for method in trigger.get("methods") or ()),
+        auth_level=trigger.get("authLevel", "function").lower() if http else None,
+        bindings=bindings,
+    )
+
+
+def _http_datum(request: aspnet.Request, params: Mapping[str, str], body: bytes) -> Datum:
+    """Wrap a request as the worker gets it (GrpcMessageConversionExtensions.cs)."""
+
+    def texts(values: Mapping[str, str]) -> dict[str, Datum]:
+        return {name: Datum(value, "string") for name, value in values.items()}
+
+    http = {
+        "method": Datum(request.method, "string"),
+        "url": Datum(request.url, "string"),
+        "headers": texts(request.headers),
+        "query": texts(request.query),
+        "params": texts(params),
+        "body": Datum(body, "bytes"),
+    }
+    return Datum(http, "http")
+
+
+def _http_answer(returned: Datum | None) -> _Answer:
+    """Unwrap what an HTTP function returned (RawScriptResult.cs).
+
+    Raises `ValueError` for what ASP.NET Core refuses to send. A string goes out as it is; of one
+    that is JSON the real host would change the layout, or take its `body` member for the body.
+    """
+    if returned is None:
+        return _Answer(HTTPStatus.OK)
+    if returned.type == "string":
+        plain = {"content-type": "text/plain; charset=utf-8"}
+        return _Answer(HTTPStatus.OK, plain, body=returned.value.encode())
+    http = returned.value
+    answer = _Answer(int(http["status_code"].value), body=http["body"].value)
+    for name, header in http["headers"].items():
+        answer.headers.setdefault(name.lower(), header.value)
+    answer.headers.pop("content-length", None)  # counted here
+    for jar in http["cookies"] or ():
+        answer.cookies += [aspnet.set_cookie(cookie) for cookie in jar.values()]
+    if not all(map(_sendable.fullmatch, (*answer.headers.values(), *answer.cookies))):
+        raise ValueError("A header has a character that is not printable ASCII.")
+    return answer
+
+
+async def _send(send: Send, answer: _Answer) -> None:
+    headers = [*answer.headers.items(), *(("set-cookie", cookie) for cookie in answer.cookies)]
+    body = answer.body
+    if answer.status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
+        body = b""
+    else:
+        headers.append(("content-length", str(len(body))))
+    raw = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers]
+    await send({"type": "http.response.start", "status": answer.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _failed(name: str, why: str) -> FunctionFailedError:
+    _log.error("Function %s failed: %s", name, why)
+    return FunctionFailedError(name)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(file.read_text("utf-8-sig")) if file.is_file() else {}
+    return content
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve the app in a folder on 127.0.0.1 until SIGINT or SIGTERM, as `func start` does."""
+    parser = argparse.ArgumentParser(prog="python -m sandbox.host", description=main.__doc__)
+    parser.add_argument("--directory", type=Path, default=Path(), help="where function_app.py is")
+    parser.add_argument("--port", type=int, default=7071, help="0 takes a free one")
+    parser.add_argument("--certificate", type=Path, help="PEM file; the app is served by https")
+    parser.add_argument("--key", type=Path, help="PEM file of the certificate's private key")
+    parser.add_argument("--ready-file", type=Path, help="gets the port once it is open")
+    options = parser.parse_args(arguments)
+    # uvicorn raises the signal that stopped it once more when it is done.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit())
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+
+    directory = options.directory.resolve()
+    local = _read_json(directory / "local.settings.json").get("Values", {})
+    os.environ.update({name: local[name] for name in local if name not in os.environ})
+    sys.path.insert(0, str(directory))  # for what functions import while they run
+    host = FunctionsHost(directory, {})
+    config = uvicorn.Config(
+        host,
+        http="h11",
+        ws="none",
+        log_config=None,
+        access_log=False,  # it would show codes and states
+        proxy_headers=False,
+        server_header=False,
+        h11_max_incomplete_event_size=MAX_HEAD,
+        timeout_graceful_shutdown=5,
+        ssl_certfile=options.certificate,
+        ssl_keyfile=options.key,
+    )
+    config.load()  # a wrong certificate shows before anyone is told that the port is open
+    with listen(options.port) as listener:
+        port = listener.getsockname()[1]
+        _print_functions(host, f"{'https' if options.certificate else 'http'}://localhost:{port}")
+        if options.ready_file:
+            # Written aside and renamed: whoever waits for the file never finds it empty.
+            draft = options.ready_file.with_name(f"{options.ready_file.name}.draft")
+            draft.write_text(str(port), "ascii")
+            draft.replace(options.ready_file)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _print_functions(host: FunctionsHost, url: str) -> None:
+    print("\nFunctions:\n")
+    for function in host.functions:
+        methods = f"[{','.join(function.methods)}] " if function.methods else ""
+        at = function.trigger_type if function.route is None else f"{methods}{url}/{function.route}"
+        print(f"        {function.name}: {at}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""The whole sandbox: Entra, Dynamics, a provider and the relay, wired on loopback."""
+
+import ssl
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+from starlette.types import ASGIApp
+
+from sandbox.consumer import Consumer
+from sandbox.dynamics import Dynamics
+from sandbox.entra import Entra
+from sandbox.host import FunctionsHost
+from sandbox.provider import Provider, Registration
+from sandbox.serving import Server
+from sandbox.tls import Authority
+
+APP = Path(__file__).resolve().parent.parent
+CLIENT_ID = "5f1c7c1e-6f0a-4a53-9a41-0c1f6f2f7a10"
+CLIENT_SECRET = "sandbox~secret.of.the.relay"
+USER, PASSWORD = "ada", "engine"
+
+
+class World:
+    """Every server of a callback's walk. A context manager; all of it is gone at the end.
+
+    `settings` are added to the relay's, or replace them; an empty value takes one away. `browser`
+    serves what a person opens over http, because no browser trusts the sandbox's certificate
+    authority; Entra and Dynamics stay behind TLS. `port` is the relay's, 0 for a free one.
+    """
+
+    authority: Authority
+    entra: Entra
+    dynamics: Dynamics
+    provider: Provider
+    consumer: Consumer
+    entra_server: Server
+    dynamics_server: Server
+    provider_server: Server
+    relay_server: Server
+    settings: dict[str, str]
+
+    def __init__(
+        self,
+        settings: Mapping[str, str] | None = None,
+        *,
+        browser: bool = False,
+        port: int = 0,
+        **dynamics: Any,  # noqa: ANN401 - handed on to Dynamics
+    ) -> None:
+        self._further = dict(settings or {})
+        self._browser = browser
+        self._port = port
+        self._dynamics = dynamics
+        self._stack = ExitStack()
+        self._servers: list[Server] = []
+
+    @property
+    def redirect_uri(self) -> str:
+        """The address that is registered at the provider."""
+        return f"{self.relay_server.url}/callback"
+
+    def client(self, **options: Any) -> httpx.Client:  # noqa: ANN401 - httpx's own
+        """Return an HTTP client that trusts the sandbox; redirects are the caller's to follow."""
+        tls = self.authority.client_context()
+        return httpx.Client(verify=tls, timeout=30, trust_env=False, **options)
+
+    def serve(self, settings: Mapping[str, str], *, port: int = 0) -> Server:
+        """Start a relay with these settings beside everything else, and return its server."""
+        return self._start(FunctionsHost(APP, settings), self._tls, port)
+
+    def _start(self, app: ASGIApp, tls: ssl.SSLContext | None, port: int = 0) -> Server:
+        server = self._stack.enter_context(Server(app, tls=tls, port=port))
+        self._servers.append(server)
+        return server
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._stack = stack
+            self.authority = stack.enter_context(Authority())
+            tls = self.authority.server_context()
+            facing = None if self._browser else tls
+
+            self.entra = Entra(clients={CLIENT_ID: CLIENT_SECRET})
+            self.entra_server = self._start(self.entra.app, tls)
+            self.dynamics = Dynamics(self.entra, **self._dynamics)
+            self.dynamics_server = self._start(self.dynamics.app, tls)
+            self.entra.resources.add(self.dynamics_server.url)
+            self.provider = Provider([], users={USER: PASSWORD})
+            self.provider_server = self._start(self.provider.app, facing)
+
+            self.settings = {
+                "ENTRA_AUTHORITY": f"{self.entra_server.url}/{self.entra.tenant}",
+                "ENTRA_CLIENT_ID": CLIENT_ID,
+                "ENTRA_CLIENT_SECRET": CLIENT_SECRET,
+                "DYNAMICS_URL": f"{self.dynamics_server.url}/data/OAuthCallbacks",
+                "PROVIDER_ISSUER": self.provider_server.url,
+                "CA_BUNDLE": str(self.authority.bundle),
+                "AzureWebJobsDisableHomepage": "true",
+            } | self._further
+            self._tls = facing
+            self.relay_server = self.serve(self.settings, port=self._port)
+
+            registration = Registration(
+                "dynamics-365", "sandbox~secret.of.dynamics", (self.redirect_uri,)
+            )
+            self.provider.clients[registration.client_id] = registration
+            self.consumer = Consumer(
+                self.dynamics,
+                self.provider_server.url,
+                registration,
+                self.redirect_uri,
+                self.authority.client_context(),
+            )
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for server in self._servers:
+            server.begin_to_stop()
+        self._stack.close()

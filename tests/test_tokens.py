@@ -1,0 +1,200 @@
+"""tokens.py against an Entra that answers over TLS, with the real MSAL in between."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from relay import log, tls
+from relay.callback import AccessToken
+from relay.connections import ClientCredentials
+from relay.errors import CredentialRefused, Unavailable
+from relay.tokens import EARLY, LAST_GOOD, RENEWAL_INTERVAL, TokenCache
+from sandbox.entra import Entra, Fault
+from sandbox.serving import Server
+from sandbox.tls import Authority
+
+RESOURCE = "https://contoso.operations.dynamics.com"
+SECRET = "canary~secret"
+
+
+@dataclass
+class Clock:
+    """A clock that goes when it is told to."""
+
+    seconds: float = 1_000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@dataclass
+class Stage:
+    entra: Entra
+    cache: TokenCache
+    credentials: ClientCredentials
+    clock: Clock = field(default_factory=Clock)
+
+    async def get(self) -> AccessToken:
+        return await self.cache.get(self.credentials)
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    log.quiet()
+    entra = Entra(clients={"relay": SECRET}, resources=[RESOURCE])
+    with Authority() as authority, Server(entra.app, tls=authority.server_context()) as server:
+        clock = Clock()
+        cache = TokenCache(tls.trust(str(authority.bundle), {}), clock=clock)
+        url = f"{server.url}/{entra.tenant}"
+        yield Stage(
+            entra, cache, ClientCredentials(url, "relay", SECRET, f"{RESOURCE}/.default"), clock
+        )
+        cache.close()
+
+
+async def test_a_token_is_fetched_once_and_then_at_hand(stage: Stage) -> None:
+    first, second = await stage.get(), await stage.get()
+    assert first is second
+    assert first.value == stage.entra.issued[0]
+    assert (stage.entra.metadata_requests, stage.entra.token_requests) == (1, 1)
+
+
+async def test_many_who_ask_at_once_share_one_request(stage: Stage) -> None:
+    stage.entra.delay = 0.1
+    tokens = await asyncio.gather(*(stage.get() for _ in range(50)))
+    assert len({token.value for token in tokens}) == 1
+    assert stage.entra.token_requests == 1
+
+
+async def test_one_who_goes_away_does_not_take_the_others_token_along(stage: Stage) -> None:
+    stage.entra.delay = 0.1
+    first, second = asyncio.create_task(stage.get()), asyncio.create_task(stage.get())
+    await asyncio.sleep(0.05)
+    first.cancel()
+    assert (await second).value == stage.entra.issued[0]
+
+
+async def test_equal_credentials_share_a_token_others_do_not(stage: Stage) -> None:
+    await stage.get()
+    await stage.cache.get(replace(stage.credentials))
+    assert stage.entra.token_requests == 1
+    other = "https://other.operations.dynamics.com"
+    stage.entra.resources.add(other)
+    await stage.cache.get(replace(stage.credentials, scope=f"{other}/.default"))
+    assert stage.entra.token_requests == 2
+
+
+async def test_a_token_is_renewed_minutes_before_it_ends(stage: Stage) -> None:
+    token = await stage.get()
+    assert token.expires_at - stage.clock.seconds == stage.entra.lifetime
+    stage.clock.seconds = token.expires_at - EARLY - 1
+    assert await stage.get() is token
+    stage.clock.seconds = token.expires_at - EARLY
+    stage.entra.lifetime = 100  # MSAL's own clock does not go along: let it think it is old
+    stage.cache._sources[stage.credentials]._app.token_cache = _empty_cache()
+    assert await stage.get() is not token
+    assert stage.entra.token_requests == 2
+
+
+def _empty_cache() -> object:
+    import msal  # noqa: PLC0415
+
+    return msal.TokenCache()
+
+
+@pytest.mark.parametrize("fault", [Fault.UNAVAILABLE, Fault.NOT_JSON, Fault.RESET, Fault.THROTTLED])
+async def test_the_last_good_token_serves_while_entra_is_down(stage: Stage, fault: Fault) -> None:
+    token = await stage.get()
+    stage.cache._sources[stage.credentials]._app.token_cache = _empty_cache()
+    stage.entra.mode = fault
+    stage.clock.seconds = token.expires_at - LAST_GOOD - 1
+    assert await stage.get() is token
+    stage.clock.seconds = token.expires_at - LAST_GOOD
+    with pytest.raises(Unavailable):
+        await stage.get()
+
+
+async def test_a_renewal_takes_another_token_and_asks_once_for_all(stage: Stage) -> None:
+    refused = await stage.get()
+    renewed = await asyncio.gather(
+        *(stage.cache.renew(stage.credentials, refused) for _ in range(10))
+    )
+    assert {token.value for token in renewed} == {stage.entra.issued[1]}
+    assert stage.entra.token_requests == 2
+
+
+async def test_renewals_do_not_hammer_entra(stage: Stage) -> None:
+    token = await stage.cache.renew(stage.credentials, await stage.get())
+    assert await stage.cache.renew(stage.credentials, token) is token
+    stage.clock.seconds += RENEWAL_INTERVAL
+    assert await stage.cache.renew(stage.credentials, token) is not token
+    assert stage.entra.token_requests == 3
+
+
+async def test_a_failure_is_not_replayed_after_its_pause(stage: Stage) -> None:
+    stage.entra.retry_after = 40
+    stage.entra.faults.append(Fault.THROTTLED)
+    with pytest.raises(Unavailable) as first:
+        await stage.get()
+    assert first.value.retry_after == 40
+    with pytest.raises(Unavailable):
+        await stage.get()
+    assert stage.entra.token_requests == 1
+    stage.clock.seconds += 40
+    assert (await stage.get()).value == stage.entra.issued[0]
+
+
+async def test_a_wrong_secret_is_refused_for_good_and_asked_about_again_later(
+    stage: Stage,
+) -> None:
+    stage.entra.clients["relay"] = "another"
+    with pytest.raises(CredentialRefused) as refusal:
+        await stage.get()
+    assert refusal.value.reason == "AADSTS7000215"
+    stage.entra.clients["relay"] = SECRET
+    stage.clock.seconds += 60
+    await stage.get()
+
+
+async def test_metadata_that_is_down_does_not_spoil_the_next_attempt(stage: Stage) -> None:
+    stage.entra.mode = Fault.METADATA_DOWN
+    with pytest.raises(Unavailable):
+        await stage.get()
+    stage.entra.mode = None
+    stage.clock.seconds += 60
+    await stage.get()
+
+
+async def test_an_entra_that_nobody_reaches_is_unavailable(stage: Stage) -> None:
+    nowhere = replace(stage.credentials, authority="https://localhost:1/tenant")
+    with pytest.raises(Unavailable) as refusal:
+        await stage.cache.get(nowhere)
+    assert refusal.value.reason == "entra_ConnectError"
+
+
+async def test_an_entra_with_a_certificate_that_is_not_trusted_is_unavailable(stage: Stage) -> None:
+    stranger = TokenCache(tls.trust(None, {}))
+    with pytest.raises(Unavailable):
+        await stranger.get(stage.credentials)
+    stranger.close()
+
+
+async def test_no_failure_tells_a_secret(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    stage.entra.lifetime = 100
+    await stage.get()
+    stage.cache._sources[stage.credentials]._app.token_cache = _empty_cache()
+    for fault in (Fault.NOT_JSON, Fault.NOT_JSON_ERROR, Fault.UNAVAILABLE_HTML, Fault.HALF_BODY):
+        stage.entra.mode = fault
+        stage.clock.seconds += 1_000
+        with pytest.raises((Unavailable, CredentialRefused)) as refusal:
+            await stage.get()
+        error: BaseException | None = refusal.value
+        assert refusal.value.__suppress_context__
+        assert SECRET not in f"{error!r}{error}"
+    assert SECRET not in caplog.text
+    assert stage.entra.issued[0] not in caplog.text
+    assert SECRET not in repr(stage.credentials)
