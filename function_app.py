@@ -12,13 +12,24 @@ from relay.pages import Reply
 # other level answers an authorization response with 401. What guards the endpoint is its state.
 app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 
-_relay = bootstrap.relay()
+_app = bootstrap.app()
+_relay = _app.relay
+
+STORAGE = "AzureWebJobsStorage"
+# The name itself and not `%OUTBOX_QUEUE%`, which the host does not resolve when there is no such
+# setting: neither function would load.
+OUTBOX = _app.outbox_queue
 
 
 @app.function_name("callback")
 @app.route("callback/{connection?}", methods=["GET", "POST"])
-async def callback(req: func.HttpRequest) -> func.HttpResponse:
-    """Receive an authorization response: the redirect URI."""
+@app.queue_output("outbox", queue_name=OUTBOX, connection=STORAGE)
+async def callback(req: func.HttpRequest, outbox: func.Out[str]) -> func.HttpResponse:
+    """Receive an authorization response: the redirect URI.
+
+    The host writes `outbox` before it sends the answer, and answers 500 when it cannot: nobody is
+    told "held" of something that is not.
+    """
     request = Request(
         method=req.method,
         # Not `req.params`: the host has joined duplicates with a comma and dropped empty values.
@@ -27,7 +38,20 @@ async def callback(req: func.HttpRequest) -> func.HttpResponse:
         body=req.get_body(),
     )
     answer = await _relay.receive(req.route_params.get("connection") or DEFAULT, request)
+    if answer.held is not None:
+        outbox.set(answer.held)
     return _response(pages.render(answer, html=request.wants_html))
+
+
+@app.function_name("redeliver")
+@app.queue_trigger("message", queue_name=OUTBOX, connection=STORAGE)
+@app.queue_output("dead", queue_name=f"{OUTBOX}-dead", connection=STORAGE)
+async def redeliver(message: func.QueueMessage, dead: func.Out[str]) -> None:
+    """Deliver what was held. An exception makes the host show the message again later."""
+    # The attempt at the callback was the first one, and the queue counts from one too.
+    letter = await _relay.redeliver(message.get_body(), (message.dequeue_count or 0) + 1)
+    if letter is not None:
+        dead.set(letter.to_json())
 
 
 @app.function_name("done")

@@ -7,7 +7,7 @@ parameters with a comma and drops empty ones before a function sees them.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import NoReturn
@@ -21,6 +21,8 @@ MAX_BODY = 32 * 1024
 MAX_PARAMETERS = 50
 MAX_CODE = 8 * 1024
 MAX_VALUE = 4 * 1024
+MAX_SECURED = 20 * 1024
+"""Characters of a secured response: the longest code and state in base64, and a signature."""
 MAX_HELD = 24 * 1024
 """Bytes of JSON of all that is kept: sealed and in base64 twice it must fit a queue message."""
 MAX_DESCRIPTION = 1_000
@@ -78,9 +80,13 @@ class VerifiedResponse(AuthorizationResponse):
     """The same after its state was verified. Only `state.verify` makes one.
 
     Delivery takes nothing else, so that what a stranger sends cannot reach Dynamics by mistake.
+    `code_verifier` and `redirect_uri` are what Dynamics needs to redeem the code of a flow that
+    began at the relay; of any other flow it knows them itself.
     """
 
     state: str = field(repr=False)
+    code_verifier: str | None = field(default=None, repr=False)
+    redirect_uri: str | None = None
 
 
 def guard(request: Request) -> None:
@@ -115,17 +121,65 @@ def parse(request: Request, connection: Connection) -> AuthorizationResponse:
     sizes, media type, encoding and that no known parameter stands twice, whether in the query, the
     body or both. It does not check who sent it. Raises `InvalidResponse`.
     """
-    if request.method == "GET" and not request.query:
+    pairs = parameters(request)
+    _check_not_bare(request, pairs)
+    if connection.provider.secured:
+        raise _unsecured()
+    sent = {name for name, value in pairs if value}
+    if "response" in sent and sent.isdisjoint(_beside(connection)):
+        # An unknown parameter like any other, but without a state the answer is no anyway, and
+        # this reason tells the operator what to do.
         raise InvalidResponse(
-            "bare", "This is a redirect URI: a provider sends people here with a code.", bare=True
+            "jarm_unexpected",
+            "The response is a JWT, and PROVIDER_RESPONSE_MODE does not say that it is.",
         )
+    return _response(pairs, connection)
+
+
+def secured(request: Request, connection: Connection) -> str | None:
+    """Return the JWT that is the response (JARM §2.3), or `None` where the connection wants none.
+
+    In: a guarded request. Where a JWT is wanted nothing else is taken: whoever could leave it out
+    would need no signature. Raises `InvalidResponse`.
+    """
+    if not connection.provider.secured:
+        return None
+    pairs = parameters(request)
+    _check_not_bare(request, pairs)
+    beside = _beside(connection)
+    _check_duplicates(pairs, beside | {"response"})
+    sent = {name: value for name, value in pairs if value}
+    token = sent.get("response")
+    if token is None:
+        raise _unsecured()
+    if not beside.isdisjoint(sent):
+        raise InvalidResponse("jarm_beside", "The response is a JWT and has parameters beside it.")
+    if len(token) > MAX_SECURED:
+        raise _too_large("a value that is too long")
+    return token
+
+
+def unpacked(claims: Mapping[str, object], connection: Connection) -> AuthorizationResponse:
+    """Return the response that the claims of a JWT are (JARM §2.1); only `jarm.unpack` calls this.
+
+    The parameters in it are held against the same limits as those of a query.
+    """
+    return _response(_strings(claims.items()), connection)
+
+
+def parameters(request: Request) -> list[tuple[str, str]]:
+    """Return the parameters of a request as they stand, decoded once, from query and body.
+
+    It checks sizes, media type and encoding. Raises `InvalidResponse`.
+    """
     _check_size(request)
+    media_type = _media_type(request)
     pairs = _query_pairs(request.query)
-    if request.method == "POST" and request.body:
-        pairs += _body_pairs(request)
+    if media_type is not None:
+        pairs += _body_pairs(request, media_type)
     if len(pairs) > MAX_PARAMETERS:
         raise _too_large("more than 50 parameters")
-    return _response(pairs, connection)
+    return pairs
 
 
 def check(response: VerifiedResponse, connection: Connection) -> None:
@@ -168,6 +222,13 @@ def _check_issuer(response: VerifiedResponse, connection: Connection) -> None:
         raise InvalidResponse("iss_mismatch", "The response comes from another issuer (iss).")
 
 
+def _check_not_bare(request: Request, pairs: list[tuple[str, str]]) -> None:
+    if request.method == "GET" and not pairs:
+        raise InvalidResponse(
+            "bare", "This is a redirect URI: a provider sends people here with a code.", bare=True
+        )
+
+
 def _check_size(request: Request) -> None:
     try:
         query_size = len(request.query.encode("utf-8"))
@@ -195,7 +256,10 @@ def _query_pairs(query: str) -> list[tuple[str, str]]:
         raise _not_utf8() from None
 
 
-def _body_pairs(request: Request) -> list[tuple[str, str]]:
+def _media_type(request: Request) -> str | None:
+    """Return the media type of the body, or `None` when there is no body that counts."""
+    if request.method != "POST" or not request.body:
+        return None
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in (FORM, JSON):
         raise InvalidResponse(
@@ -203,6 +267,10 @@ def _body_pairs(request: Request) -> list[tuple[str, str]]:
             f"A response by POST is {FORM} or {JSON}.",
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
         )
+    return media_type
+
+
+def _body_pairs(request: Request, media_type: str) -> list[tuple[str, str]]:
     try:
         text = request.body.decode("utf-8")
     except UnicodeError:
@@ -219,6 +287,10 @@ def _json_pairs(text: str) -> list[tuple[str, str]]:
         raise InvalidResponse("json", "The body is not JSON.") from None
     if not isinstance(members, _Members):
         raise InvalidResponse("json", "The body is not a JSON object.")
+    return _strings(members)
+
+
+def _strings(members: Iterable[tuple[str, object]]) -> list[tuple[str, str]]:
     pairs = []
     for name, value in members:
         if isinstance(value, str):
@@ -245,12 +317,11 @@ def _no_constant(_name: str) -> NoReturn:
 def _response(pairs: list[tuple[str, str]], connection: Connection) -> AuthorizationResponse:
     code_parameter = connection.provider.code_parameter
     wanted = {code_parameter, *_RESPONSE, *connection.target.body.params}
-    known = wanted | set(_IMPLICIT)
-    names = [name for name, _ in pairs]
-    if any(names.count(name) > 1 for name in known):
-        raise InvalidResponse("duplicate", "A parameter stands in the response more than once.")
+    _check_duplicates(pairs, wanted | set(_IMPLICIT))
     sent = {name: value for name, value in pairs if value}
     kept = {name: sent[name] for name in wanted if name in sent}
+    if description := _legible(kept.pop("error_description", None)):
+        kept["error_description"] = description
     for name, value in kept.items():
         limit = MAX_CODE if name == code_parameter else MAX_VALUE
         if len(value.encode()) > limit:
@@ -261,13 +332,28 @@ def _response(pairs: list[tuple[str, str]], connection: Connection) -> Authoriza
         code=kept.get(code_parameter),
         state=kept.get("state"),
         error=kept.get("error"),
-        error_description=_legible(kept.get("error_description")),
+        error_description=kept.get("error_description"),
         error_uri=_absolute(kept.get("error_uri")),
         iss=kept.get("iss"),
         session_state=kept.get("session_state"),
         implicit=any(name in sent for name in _IMPLICIT),
         extra={name: kept[name] for name in connection.target.body.params if name in kept},
     )
+
+
+def _beside(connection: Connection) -> set[str]:
+    """Return the parameters that make a response, and may not stand beside a JWT that is one."""
+    return {connection.provider.code_parameter, "code", "state", "error"}
+
+
+def _check_duplicates(pairs: list[tuple[str, str]], known: set[str]) -> None:
+    names = [name for name, _ in pairs]
+    if any(names.count(name) > 1 for name in known):
+        raise InvalidResponse("duplicate", "A parameter stands in the response more than once.")
+
+
+def _unsecured() -> InvalidResponse:
+    return InvalidResponse("jarm_missing", "The response is not the JWT that it has to be.")
 
 
 def _legible(description: str | None) -> str | None:

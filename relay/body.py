@@ -6,6 +6,7 @@ whatever it contains: injection is not filtered, it has no place to happen.
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import NoReturn
@@ -80,14 +81,18 @@ class Template:
     __slots__ = ("_root", "names", "params")
 
     def __init__(self, source: str) -> None:
+        names: set[str] = set()
         try:
-            root = json.loads(source, object_pairs_hook=_object, parse_constant=_constant)
-        except (json.JSONDecodeError, RecursionError):
+            root = json.loads(
+                source, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float
+            )
+            self._root = _compile(root, names)
+        except TemplateError:
+            raise
+        except (ValueError, RecursionError):  # ValueError: no JSON, or thousands of digits
             raise TemplateError("expected one JSON object") from None
         if not isinstance(root, dict):
             raise TemplateError("expected one JSON object")
-        names: set[str] = set()
-        self._root = _compile(root, names)
         self.names = frozenset(names)
         self.params = frozenset(
             name.removeprefix(PARAM) for name in names if name.startswith(PARAM)
@@ -121,6 +126,11 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _constant(_name: str) -> NoReturn:
     raise TemplateError("NaN and Infinity are not JSON")
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _constant(text)
 
 
 def _compile(node: object, names: set[str]) -> _Node:

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from relay import log, settings, tls
 from relay.callback import Receipt
@@ -11,26 +12,41 @@ from relay.dynamics import DynamicsClient
 from relay.errors import Misconfigured
 from relay.flow import Relay
 from relay.once import Once
+from relay.sealing import Sealer
 from relay.tokens import TokenCache
 
 logger = logging.getLogger(__name__)
 
 
-def relay(environ: Mapping[str, str] = os.environ) -> Relay:
-    """Return the relay for these app settings. Never raises for a wrong one: it is logged."""
+@dataclass(frozen=True, slots=True)
+class App:
+    """What `function_app` binds: the relay, and the queue that its outbox is."""
+
+    relay: Relay
+    outbox_queue: str
+
+
+def app(environ: Mapping[str, str] = os.environ) -> App:
+    """Return the app for these app settings. Never raises for a wrong one: it is logged."""
     log.quiet()
     read = settings.read(environ)
     connections = read.connections
     try:
-        context = tls.trust(read.ca_bundle, environ)
+        context = tls.trust(read.app.ca_bundle, environ)
     except OSError:
         problem = "CA_BUNDLE: expected a PEM file, or REQUESTS_CA_BUNDLE names one that is none"
         context = tls.trust(None, {})
         connections = _unusable(connections, problem)
     for problem in connections.problems:
         logger.error("setting %s", problem)
-    once: Once[Receipt] = Once()
-    return Relay(connections, TokenCache(context), DynamicsClient(context), once)
+    relay = Relay(
+        connections,
+        TokenCache(context),
+        DynamicsClient(context),
+        deliveries=Once[Receipt](),
+        sealer=Sealer(read.app.outbox_keys) if read.app.outbox_keys else None,
+    )
+    return App(relay, read.app.outbox_queue)
 
 
 def _unusable(connections: Connections, problem: str) -> Connections:

@@ -1,12 +1,19 @@
 """What passes by on the walk of one callback, once it is believed."""
 
 import hashlib
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Self
 
 from relay.authorization import VerifiedResponse
 from relay.body import PARAM
 from relay.connections import Connection
+
+TIME_TO_REDEEM = timedelta(seconds=15)
+"""What Dynamics needs to redeem a code before its end, at most half of the code's life."""
+
+EXPIRED = "temporarily_unavailable"
+"""The `error` (RFC 6749 §4.1.2.1) in place of a code that ended its life in the outbox."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +35,52 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """A verified authorization response on its way to Dynamics. `received_at` is in UTC."""
+    """A verified authorization response on its way to Dynamics.
+
+    `delivery_id` is the same for the same response; `expires_at` is when its code ends its life at
+    the provider. Times are in UTC.
+    """
 
     connection: Connection
     response: VerifiedResponse
     reference: str
+    delivery_id: str
     received_at: datetime
+    expires_at: datetime
+
+    @classmethod
+    def received(
+        cls, connection: Connection, response: VerifiedResponse, reference: str, now: datetime
+    ) -> Self:
+        """Return the callback that has just come in."""
+        return cls(
+            connection,
+            response,
+            reference,
+            delivery_id(connection.name, response),
+            received_at=now,
+            expires_at=now + connection.code_ttl,
+        )
 
     @property
-    def delivery_id(self) -> str:
-        """The name of this delivery, the same for the same response: 32 hex digits."""
-        return delivery_id(self.connection.name, self.response)
+    def deliver_by(self) -> datetime:
+        """The last moment at which its code is still of use to Dynamics."""
+        return self.expires_at - min(TIME_TO_REDEEM, (self.expires_at - self.received_at) / 2)
 
     @property
-    def expires_at(self) -> datetime:
-        """When the authorization code has ended its life at the provider."""
-        return self.received_at + self.connection.code_ttl
+    def wants_error(self) -> bool:
+        """Tell whether Dynamics is to hear of errors: the template names them."""
+        return "error" in self.connection.target.body.names
+
+    def expired(self) -> Self:
+        """Return the error record that takes the place of a code which came too late."""
+        response = replace(
+            self.response,
+            code=None,
+            error=EXPIRED,
+            error_description="Dynamics could not be reached while the authorization code lived.",
+        )
+        return replace(self, response=response)
 
     def values(self) -> dict[str, str | None]:
         """Return the value of each placeholder of a body template."""
@@ -60,8 +97,8 @@ class Callback:
             "delivery_id": self.delivery_id,
             "state_hash": hashlib.sha256(response.state.encode()).hexdigest(),
             "reference": self.reference,
-            "received_at": _iso(self.received_at),
-            "expires_at": _iso(self.expires_at),
+            "received_at": iso(self.received_at),
+            "expires_at": iso(self.expires_at),
         } | {PARAM + name: value for name, value in response.extra.items()}
 
 
@@ -73,5 +110,6 @@ def delivery_id(connection: str, response: VerifiedResponse) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-def _iso(moment: datetime) -> str:
+def iso(moment: datetime) -> str:
+    """Write a moment in ISO 8601, UTC, to the second."""
     return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,6 +1,7 @@
 """A connection: one registered redirect URI, a provider on one side, Dynamics on the other."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -17,6 +18,7 @@ class StatePolicy(StrEnum):
 
     OPAQUE = "opaque"
     PATTERN = "pattern"
+    SIGNED = "signed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,23 @@ class Provider:
     issuer: str | None = None
     iss_required: bool = False
     code_parameter: str = "code"
+    client_id: str | None = None
+    authorization_endpoint: str | None = None
+    scope: str | None = None
+    response_mode: str | None = None
+    redirect_uri: str | None = None
+    extra: tuple[tuple[str, str], ...] = ()
+    jwks_uri: str | None = None
+
+    @property
+    def secured(self) -> bool:
+        """Tell whether its responses are JWTs (JARM), and nothing else is taken for one."""
+        return self.response_mode is not None and self.response_mode.endswith("jwt")
+
+    @property
+    def posts(self) -> bool:
+        """Tell whether its responses come as a POST from its own pages."""
+        return self.response_mode in ("form_post", "form_post.jwt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +68,16 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """One redirect URI. `code_ttl` is how long an authorization code of this provider lives."""
+    """One redirect URI. `code_ttl` is how long an authorization code of this provider lives.
+
+    `state_keys` are HMAC keys by their id (`kid`); the first one mints, all of them verify.
+    """
 
     name: str
     provider: Provider
     state_policy: StatePolicy
     state_pattern: re.Pattern[str] | None
+    state_keys: Mapping[str, bytes] = field(repr=False)
     code_ttl: timedelta
     credentials: ClientCredentials
     target: Target

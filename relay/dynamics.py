@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import NoReturn
 from urllib.parse import urlsplit
 
@@ -40,24 +41,27 @@ _HEADERS = {
 class DynamicsClient:
     """One HTTP client for all targets, for the life of the process.
 
-    `context` is the trust for TLS. A target that asked for a pause with Retry-After is left alone
-    for that long, without a request.
+    `context` is the trust for TLS. Who is about to deliver asks `pause` first: a target that sent
+    Retry-After is left alone for that long.
     """
 
     def __init__(
         self, context: ssl.SSLContext, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._http = httpx.AsyncClient(
-            verify=context, headers=_HEADERS, limits=LIMITS, follow_redirects=False
+            verify=context,
+            headers=_HEADERS,
+            limits=LIMITS,
+            follow_redirects=False,
+            # Every callback stands for itself: nothing that Dynamics sets is carried to the next.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         )
         self._clock = clock
         self._closed_until: dict[str, float] = {}
 
-    def check_open(self, target: Target) -> None:
-        """Raise `Unavailable` while the target wants to be left alone."""
-        left = self._closed_until.get(_origin(target), 0.0) - self._clock()
-        if left > 0:
-            raise Unavailable("dynamics_pause", "Dynamics asked for a pause.", retry_after=left)
+    def pause(self, target: Target) -> float:
+        """Return for how many seconds the target still wants to be left alone."""
+        return max(0.0, self._closed_until.get(_origin(target), 0.0) - self._clock())
 
     async def deliver(
         self,
@@ -74,7 +78,6 @@ class DynamicsClient:
         values that the body holds, because Dynamics repeats them and they must not be taken for its
         own words. Raises `Unauthorized`, `Rejected` or `Unavailable`.
         """
-        self.check_open(target)
         headers = {"Authorization": f"Bearer {token.value}", "x-ms-client-request-id": reference}
         timeout = httpx.Timeout(target.timeout, connect=min(CONNECT_TIMEOUT, target.timeout))
         try:
@@ -110,7 +113,7 @@ class DynamicsClient:
                 "dynamics_401", "Dynamics does not know the relay.", dynamics_status=status
             )
         if status in TRANSIENT:
-            self._pause(target, response, status)
+            self._close(target, response, status)
         if response.is_success:
             reason = "dynamics_html"
         elif response.is_redirect:
@@ -119,7 +122,7 @@ class DynamicsClient:
             reason = f"dynamics_{status}"
         raise Rejected(reason, "Dynamics refuses the callback.", dynamics_status=status)
 
-    def _pause(self, target: Target, response: httpx.Response, status: int) -> NoReturn:
+    def _close(self, target: Target, response: httpx.Response, status: int) -> NoReturn:
         retry_after = seconds(response.headers.get("retry-after"))
         if retry_after:
             self._closed_until[_origin(target)] = self._clock() + retry_after
@@ -173,6 +176,6 @@ def _own_words(message: str, sent: Iterable[str]) -> str:
     message = message.casefold()
     for value in sorted((value.casefold() for value in sent), key=len, reverse=True):
         # A piece of the very phrase proves nothing on its own, and cutting it would hide the truth.
-        if value and value not in _EXISTS:
+        if value == _EXISTS or (value and value not in _EXISTS):
             message = message.replace(value, "\ufffd")
     return message

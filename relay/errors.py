@@ -4,8 +4,10 @@ RelayError
 ├── Misconfigured               settings do not validate
 ├── UnknownConnection           no such redirect URI
 ├── InvalidResponse             the authorization response or its state
+├── Unopenable                  a message of the outbox that no key opens
 └── Undelivered                 Dynamics does not have it
     ├── Unavailable             Entra or Dynamics cannot be reached now: try again
+    │   └── KeysUnavailable     nor the provider's keys, without which nothing is believed
     └── Rejected                Entra or Dynamics refuses for good
         ├── CredentialRefused   Entra does not give a token
         └── Unauthorized        Dynamics does not take the token (401)
@@ -77,6 +79,17 @@ class InvalidResponse(RelayError):
         self.bare = bare
 
 
+class Unopenable(RelayError):
+    """A message of the outbox cannot be opened. It is raised until the host calls it poison."""
+
+    outcome = Outcome.REJECTED
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            reason, "The outbox holds a message that none of OUTBOX_KEYS opens, or a newer relay's."
+        )
+
+
 class Undelivered(RelayError):
     """Dynamics does not have the callback. `dynamics_status` is its HTTP status, if any."""
 
@@ -112,6 +125,20 @@ class Unavailable(Undelivered):
             dynamics_status=dynamics_status,
         )
         self.retry_after = retry_after
+
+
+class KeysUnavailable(Unavailable):
+    """The keys that would prove a response cannot be had now.
+
+    Answered in place: the response is still in the browser, and a reload sends it again.
+    """
+
+    in_place = True
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            reason, "The provider's keys cannot be had just now. Reload this page in a moment."
+        )
 
 
 class Rejected(Undelivered):

@@ -1,8 +1,9 @@
-"""The story of one callback. Read `Relay._walk` from top to bottom."""
+"""The story of one callback. Read `Relay._walk` from top to bottom, then `redeliver`."""
 
+import asyncio
 import secrets
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -10,9 +11,20 @@ from relay import authorization, log, state
 from relay.authorization import Request
 from relay.callback import AccessToken, Callback, Receipt
 from relay.connections import ClientCredentials, Connections, Target
-from relay.errors import RelayError, Unauthorized, Undelivered
+from relay.errors import (
+    Rejected,
+    RelayError,
+    Unauthorized,
+    Unavailable,
+    Undelivered,
+    Unopenable,
+)
 from relay.once import Once
 from relay.outcome import STATUS, Answer, Outcome
+from relay.sealing import DeadLetter, Sealer
+
+PATIENCE = 10.0
+"""Seconds that a redelivery waits for the end of a pause; the queue's own delay is as long."""
 
 
 class Tokens(Protocol):
@@ -28,8 +40,8 @@ class Tokens(Protocol):
 class Dynamics(Protocol):
     """Dynamics, as far as the story needs it. Raises `Unavailable`, `Unauthorized`, `Rejected`."""
 
-    def check_open(self, target: Target) -> None:
-        """Raise `Unavailable` while the target wants to be left alone."""
+    def pause(self, target: Target) -> float:
+        """Return for how many seconds the target still wants to be left alone."""
 
     async def deliver(
         self,
@@ -51,6 +63,7 @@ class Relay:
     tokens: Tokens
     dynamics: Dynamics
     deliveries: Once[Receipt]
+    sealer: Sealer | None
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     async def receive(self, name: str, request: Request) -> Answer:
@@ -80,32 +93,94 @@ class Relay:
         verified = state.verify(response, connection)
         authorization.check(verified, connection)
 
-        callback = Callback(connection, verified, line.reference, self.now())
+        callback = Callback.received(connection, verified, line.reference, self.now())
         line.delivery_id = callback.delivery_id
         if verified.error is not None:
             return await self._decline(callback, line)
-        receipt = await self._deliver_once(callback, line)
+        try:
+            receipt = await self._deliver_once(callback, line)
+        except Unavailable as error:
+            return self._hold(callback, error, line)
         return _answer(Outcome.DUPLICATE if receipt.existed else Outcome.DELIVERED, line)
+
+    def _hold(self, callback: Callback, error: Unavailable, line: log.Line) -> Answer:
+        """Seal the callback for the outbox; the host writes it before the answer leaves."""
+        if self.sealer is None:
+            raise error
+        _note(error, line)
+        return replace(_answer(Outcome.HELD, line), held=self.sealer.seal(callback))
 
     async def _decline(self, callback: Callback, line: log.Line) -> Answer:
         """Tell the person what the provider said, and Dynamics too if its template asks for it."""
-        response = callback.response
-        if "error" in callback.connection.target.body.names:
+        held = None
+        if callback.wants_error:
             try:
                 await self._deliver_once(callback, line)
             except Undelivered as error:
                 # The person's answer is the provider's word; Dynamics' trouble is the operator's.
-                line.reason = error.reason
-                line.dynamics_status = error.dynamics_status
+                _note(error, line)
+                if isinstance(error, Unavailable) and self.sealer is not None:
+                    held = self.sealer.seal(callback)
         return Answer(
             Outcome.DECLINED,
             line.reference,
             STATUS[Outcome.DECLINED],
             detail="The provider did not grant the authorization.",
             in_place=True,
-            error=response.error,
-            error_description=response.error_description,
+            error=callback.response.error,
+            error_description=callback.response.error_description,
+            held=held,
         )
+
+    async def redeliver(self, message: bytes, attempt: int) -> DeadLetter | None:
+        """Deliver what was held.
+
+        In: a message of the outbox, and which attempt this is, the one at the callback counted.
+        Out: a dead letter if it will never be delivered, `None` if it is. Raises `RelayError` when
+        it is to be tried again; the queue does that.
+        """
+        line = log.Line(reference="-", attempt=attempt)
+        try:
+            return await self._try_again(message, line)
+        except RelayError as error:
+            _note(error, line)
+            log.write(line, Outcome.HELD if isinstance(error, Unavailable) else Outcome.REJECTED)
+            # Without its traceback, which the worker would write into the log at each attempt.
+            raise error.with_traceback(None) from None
+        except Exception as error:  # noqa: BLE001 - the worker would log the message, with its values
+            log.crash(error, line.reference)
+            raise Unavailable("unforeseen", "The log says where it happened.") from None
+
+    async def _try_again(self, message: bytes, line: log.Line) -> DeadLetter | None:
+        if self.sealer is None:
+            raise Unopenable("outbox_keys")
+        callback = self.sealer.open(message, self.connections)
+        line.reference, line.delivery_id = callback.reference, callback.delivery_id
+        line.connection = callback.connection.name
+        if callback.response.code is not None and self.now() >= callback.deliver_by:
+            if not callback.wants_error:
+                return self._bury(callback, "expired", line)
+            callback = callback.expired()
+        await self._wait_for(callback.connection.target)
+        try:
+            await self._deliver_once(callback, line)
+        except Rejected as error:
+            _note(error, line)
+            return self._bury(callback, error.reason, line)
+        # "Exists already" is the success of an earlier attempt whose answer was lost.
+        log.write(line, Outcome.DELIVERED)
+        return None
+
+    def _bury(self, callback: Callback, reason: str, line: log.Line) -> DeadLetter:
+        line.reason = reason
+        log.write(line, Outcome.REJECTED)
+        return DeadLetter.of(callback, reason, line.attempt, self.now())
+
+    async def _wait_for(self, target: Target) -> None:
+        """Sit out a short pause that the target asked for, rather than go back to the queue."""
+        pause = self.dynamics.pause(target)
+        if 0 < pause <= PATIENCE:
+            await asyncio.sleep(pause)
 
     async def _deliver_once(self, callback: Callback, line: log.Line) -> Receipt:
         """Deliver, or share the delivery of the same callback that came before or at once."""
@@ -120,7 +195,8 @@ class Relay:
     async def _deliver(self, callback: Callback) -> Receipt:
         """Bring one callback to Dynamics: one attempt, one more with a fresh token after a 401."""
         target, credentials = callback.connection.target, callback.connection.credentials
-        self.dynamics.check_open(target)
+        if pause := self.dynamics.pause(target):
+            raise Unavailable("dynamics_pause", "Dynamics asked for a pause.", retry_after=pause)
         values = callback.values()
         body = target.body.render(values)
         sent = [value for value in values.values() if value]
@@ -141,9 +217,13 @@ def _answer(outcome: Outcome, line: log.Line) -> Answer:
     return Answer(outcome, line.reference, STATUS[outcome])
 
 
-def _refusal(error: RelayError, line: log.Line) -> Answer:
+def _note(error: RelayError, line: log.Line) -> None:
     line.reason = error.reason
     line.dynamics_status = error.dynamics_status
+
+
+def _refusal(error: RelayError, line: log.Line) -> Answer:
+    _note(error, line)
     return Answer(
         error.outcome,
         line.reference,

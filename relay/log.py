@@ -46,7 +46,7 @@ def quiet() -> None:
     """Take the libraries' loggers off the log, at every level: their records reach no handler."""
     for name in CHATTY:
         chatty = logging.getLogger(name)
-        chatty.setLevel(logging.CRITICAL)
+        chatty.setLevel(logging.CRITICAL + 1)
         chatty.propagate = False
         if not chatty.handlers:
             chatty.addHandler(logging.NullHandler())

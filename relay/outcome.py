@@ -36,7 +36,8 @@ class Answer:
 
     `detail` is a sentence of the relay's own. `error` and `error_description` are the provider's
     words, only for `declined`. Nothing else that came from outside is in it. `in_place` and `bare`
-    as in `RelayError`.
+    as in `RelayError`. `held` is the sealed message for the outbox: whoever answers must have it
+    written first.
     """
 
     outcome: Outcome
@@ -47,3 +48,4 @@ class Answer:
     bare: bool = False
     error: str | None = field(default=None, repr=False)
     error_description: str | None = field(default=None, repr=False)
+    held: str | None = field(default=None, repr=False)

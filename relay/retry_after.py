@@ -26,9 +26,9 @@ def seconds(value: str | None, now: datetime | None = None) -> float | None:
         return min(float(value), LONGEST)
     try:
         date = parsedate_to_datetime(value)
-    except ValueError:
+        if date.tzinfo is None:
+            date = date.replace(tzinfo=UTC)
+        delay = (date - (now or datetime.now(UTC))).total_seconds()
+    except (ValueError, OverflowError):  # OverflowError for years and zones beyond all calendars
         return None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=UTC)
-    delay = (date - (now or datetime.now(UTC))).total_seconds()
     return min(max(delay, 0.0), LONGEST)

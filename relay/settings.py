@@ -4,13 +4,14 @@ Reading settings never raises: an app that does not index is an unexplained 404 
 wrong stands in `Settings.connections`, answers `misconfigured`, and leaves other connections alone.
 """
 
+import base64
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
-from urllib.parse import SplitResult, urlsplit
+from typing import Annotated, Any, Literal
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -45,6 +46,21 @@ ARTICLE = {
 }
 """The names of the original article's C# function, read where ours are not given."""
 
+RESERVED = frozenset(
+    {
+        "response_type",
+        "client_id",
+        "redirect_uri",
+        "scope",
+        "state",
+        "code_challenge",
+        "code_challenge_method",
+        "response_mode",
+    }
+)
+"""Parameters of an authorization request that the relay sets itself; none may stand twice."""
+
+_NO_TENANT = ("", "common", "organizations", "consumers")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -64,14 +80,42 @@ def _url(url: str) -> str:
     return url
 
 
+def _endpoint(url: str) -> str:
+    if any(name in RESERVED for name, _ in parse_qsl(_split(url).query, keep_blank_values=True)):
+        raise ValueError("reserved")
+    return url
+
+
+type Pairs = tuple[tuple[str, str], ...]
+
+
+def _pairs(value: str) -> Pairs:
+    try:
+        pairs = parse_qsl(
+            value.strip(), keep_blank_values=True, strict_parsing=True, errors="strict"
+        )
+    except ValueError:  # it quotes the value
+        raise ValueError("query string") from None
+    for name, _ in pairs:
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", name) or name in RESERVED:
+            raise ValueError("parameter")
+    return tuple(pairs)
+
+
 def _authority(value: str) -> str:
     # The article's setting held a tenant as often as a URL, and people paste endpoints.
     url = value if "://" in value else f"https://login.microsoftonline.com/{value}"
     url = re.sub(r"/oauth2(/v2\.0)?/(authorize|token)/?$", "", url).rstrip("/")
     tenant = _split(url).path.strip("/")
-    if not url.startswith("https://") or tenant in ("", "common", "organizations", "consumers"):
+    if not url.startswith("https://") or tenant.lower() in _NO_TENANT:
         raise ValueError("authority")
     return url
+
+
+def _tenant(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9.-]+", value) or value.lower() in _NO_TENANT:
+        raise ValueError("tenant")
+    return value
 
 
 def _scope(value: str) -> str:
@@ -85,7 +129,7 @@ def _anchored(value: str) -> re.Pattern[str]:
         raise ValueError("anchors")
     try:
         return re.compile(value)
-    except re.error:
+    except (re.error, OverflowError, RecursionError):
         raise ValueError("pattern") from None
 
 
@@ -93,6 +137,22 @@ def _file(value: str) -> str:
     if not Path(value).is_file():
         raise ValueError("file")
     return value
+
+
+type Keys = dict[str, bytes]
+
+
+def _keys(value: str) -> Keys:
+    keys: Keys = {}
+    for entry in value.split(","):
+        kid, _, encoded = entry.strip().partition(":")
+        encoded = encoded.rstrip("=")
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,32}", kid) or kid in keys:
+            raise ValueError("kid")
+        if not re.fullmatch(r"[A-Za-z0-9_-]{43}", encoded):
+            raise ValueError("key")
+        keys[kid] = base64.urlsafe_b64decode(encoded + "=")
+    return keys
 
 
 class ConnectionSettings(BaseModel):
@@ -112,7 +172,7 @@ class ConnectionSettings(BaseModel):
         description="authority URL with the tenant, such as "
         "https://login.microsoftonline.com/contoso.com, or https://adfs.example.com/adfs",
     )
-    entra_tenant_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+$")] | None = Field(
+    entra_tenant_id: Annotated[str, AfterValidator(_tenant)] | None = Field(
         None, description="tenant id or domain; enough for the public cloud"
     )
     entra_client_id: str = Field(
@@ -139,9 +199,15 @@ class ConnectionSettings(BaseModel):
     code_ttl: int = Field(
         300, gt=0, le=86_400, description="seconds an authorization code of this provider lives"
     )
-    state_policy: StatePolicy = Field(StatePolicy.OPAQUE, description="opaque or pattern")
+    state_policy: StatePolicy = Field(StatePolicy.OPAQUE, description="opaque, pattern or signed")
     state_pattern: Annotated[re.Pattern[str], BeforeValidator(_anchored)] | None = Field(
         None, description="regular expression from ^ to $, for STATE_POLICY=pattern"
+    )
+    state_keys: Annotated[Keys, BeforeValidator(_keys)] | None = Field(
+        None,
+        repr=False,
+        description="kid:key[,kid:key…], each key 32 random bytes in base64url; "
+        "the first mints, all verify",
     )
     provider_issuer: Annotated[str, AfterValidator(_url)] | None = Field(
         None, description="issuer URL of the provider, exactly as its metadata has it"
@@ -149,9 +215,49 @@ class ConnectionSettings(BaseModel):
     provider_iss_required: bool = Field(
         default=False, description="true or false: refuse a response without iss"
     )
+    provider_client_id: Annotated[str, Field(pattern=r"^[\x20-\x7e]+$")] | None = Field(
+        None, description="client id at the provider, for /authorize and JARM"
+    )
+    provider_authorization_endpoint: Annotated[str, AfterValidator(_endpoint)] | None = Field(
+        None,
+        description="https URL of the provider's authorization endpoint, for /authorize; "
+        "what its query has stays",
+    )
+    provider_scope: (
+        Annotated[str, Field(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+( [\x21\x23-\x5b\x5d-\x7e]+)*$")]
+        | None
+    ) = Field(None, description="scopes to ask for, with a space between two")
+    provider_response_mode: (
+        Literal[
+            "query", "form_post", "fragment", "jwt", "query.jwt", "form_post.jwt", "fragment.jwt"
+        ]
+        | None
+    ) = Field(
+        None,
+        description="query, form_post, fragment, jwt, query.jwt, form_post.jwt or fragment.jwt; "
+        "with jwt (JARM) only a signed response is taken",
+    )
+    provider_redirect_uri: Annotated[str, AfterValidator(_url)] | None = Field(
+        None, description="https URL of this callback, exactly as it is registered at the provider"
+    )
+    provider_extra: Annotated[Pairs, BeforeValidator(_pairs)] = Field(
+        (),
+        description="query string of further parameters for /authorize, such as "
+        "prompt=consent&access_type=offline; none that the relay sets itself",
+    )
+    provider_jwks_uri: Annotated[str, AfterValidator(_url)] | None = Field(
+        None, description="https URL of the provider's keys; without it its metadata names one"
+    )
     provider_code_parameter: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.~-]{1,64}$")] = Field(
         "code", description="name of the parameter that holds the code"
     )
+
+
+def _fernet_keys(value: str) -> tuple[str, ...]:
+    keys = tuple(key.strip() for key in value.split(","))
+    if not all(re.fullmatch(r"[A-Za-z0-9_-]{43}=", key) for key in keys):
+        raise ValueError("key")
+    return keys
 
 
 class AppSettings(BaseModel):
@@ -164,6 +270,13 @@ class AppSettings(BaseModel):
     ca_bundle: Annotated[str, AfterValidator(_file)] | None = Field(
         None, description="path of a PEM file with further trusted CAs"
     )
+    outbox_keys: Annotated[tuple[str, ...], BeforeValidator(_fernet_keys)] = Field(
+        (), repr=False, description="Fernet keys, comma-separated; the first seals, all open"
+    )
+    # 56, because `-poison` is appended and a queue's name has 63 characters at most.
+    outbox_queue: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=56)] = Field(
+        "callback-outbox", min_length=3, description="name of the queue, in lower case"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +284,7 @@ class Settings:
     """What the app settings say. `problems` in `connections` name all that is wrong."""
 
     connections: Connections
-    ca_bundle: str | None
+    app: AppSettings
 
 
 def read(environ: Mapping[str, str]) -> Settings:
@@ -184,17 +297,17 @@ def read(environ: Mapping[str, str]) -> Settings:
     plain = _plain(given)
     by_name: dict[str, Connection | Misconfigured] = {}
     for name, own in sorted(_groups(given, problems).items()):
-        connection = _connection(name, _merge(plain, own), own)
+        connection = _connection(_merge(plain, own), _Origin(name, own, given))
         if isinstance(connection, Misconfigured):
             problems += connection.problems
         by_name[name] = connection
     if not by_name:
-        problems.append(_missing("DYNAMICS_URL", ConnectionSettings))
+        missing = ("DYNAMICS_URL", "missing", "")
+        problems.append(_wrong(missing, ConnectionSettings, str))
     elif app is None:
         by_name = dict.fromkeys(by_name, Misconfigured(tuple(problems)))
-    return Settings(
-        Connections(by_name, tuple(dict.fromkeys(problems))), app.ca_bundle if app else None
-    )
+    connections = Connections(by_name, tuple(dict.fromkeys(problems)))
+    return Settings(connections, app or AppSettings.model_validate({}))
 
 
 def names(model: type[BaseModel]) -> list[str]:
@@ -208,7 +321,7 @@ def _app(given: Mapping[str, str]) -> tuple[AppSettings | None, list[str]]:
             {name: given[name] for name in names(AppSettings) if name in given}
         ), []
     except ValidationError as error:
-        return None, [_wrong(problem, AppSettings, "") for problem in _errors(error)]
+        return None, [_wrong(problem, AppSettings, str) for problem in _errors(error)]
 
 
 def _plain(given: Mapping[str, str]) -> dict[str, str]:
@@ -250,63 +363,108 @@ def _groups(given: Mapping[str, str], problems: list[str]) -> dict[str, dict[str
         if name in groups:
             groups[name][setting] = value  # the connection answers for it
         else:
-            problems.append(_stray(_prefix(name, setting, {setting: value}), setting))
+            problems.append(_stray(_Origin(name, {setting: value}, given).spell(setting), setting))
     return groups
 
 
-def _prefix(name: str, setting: str, own: Mapping[str, str]) -> str:
-    """Return what stands before a setting: nothing, when its value is inherited."""
-    return f"{PREFIX}{name.upper().replace('-', '_')}__" if setting in own else ""
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """Where the settings of one connection come from: its `own`, or what all inherit."""
+
+    name: str
+    own: Mapping[str, str]
+    given: Mapping[str, str]
+
+    def spell(self, setting: str) -> str:
+        """Return a setting as it was given, or as it is best given."""
+        own = f"{PREFIX}{self.name.upper().replace('-', '_')}__{setting}"
+        if setting in self.own:
+            return own
+        if setting in self.given:
+            return setting
+        for old, ours in ARTICLE.items():
+            if ours == setting and old.upper() in self.given:
+                return old
+        return setting if self.name == DEFAULT else own
 
 
-def _connection(
-    name: str, values: Mapping[str, str], own: Mapping[str, str]
-) -> Connection | Misconfigured:
+def _connection(values: Mapping[str, str], origin: _Origin) -> Connection | Misconfigured:
     try:
         settings = ConnectionSettings.model_validate(values)
     except ValidationError as error:
         return Misconfigured(
-            tuple(
-                _wrong(problem, ConnectionSettings, _prefix(name, problem[0], own))
-                for problem in _errors(error)
-            )
+            tuple(_wrong(problem, ConnectionSettings, origin.spell) for problem in _errors(error))
         )
-    if problems := tuple(_contradictions(settings)):
-        return Misconfigured(problems)
+    contradictions = tuple(
+        f"{origin.spell(setting)}: {problem}" for setting, problem in _contradictions(settings)
+    )
+    if contradictions:
+        return Misconfigured(contradictions)
     target = _split(settings.dynamics_url)
-    origin = f"{target.scheme}://{target.netloc.lower()}"
+    resource = f"{target.scheme}://{target.netloc.lower()}"
     tenant = f"https://login.microsoftonline.com/{settings.entra_tenant_id}"
     return Connection(
-        name=name,
+        name=origin.name,
         provider=Provider(
-            settings.provider_issuer,
-            settings.provider_iss_required,
-            settings.provider_code_parameter,
+            issuer=settings.provider_issuer,
+            iss_required=settings.provider_iss_required,
+            code_parameter=settings.provider_code_parameter,
+            client_id=settings.provider_client_id,
+            authorization_endpoint=settings.provider_authorization_endpoint,
+            scope=settings.provider_scope,
+            response_mode=settings.provider_response_mode,
+            redirect_uri=settings.provider_redirect_uri,
+            extra=settings.provider_extra,
+            jwks_uri=settings.provider_jwks_uri,
         ),
         state_policy=settings.state_policy,
         state_pattern=settings.state_pattern,
+        state_keys=settings.state_keys or {},
         code_ttl=timedelta(seconds=settings.code_ttl),
         credentials=ClientCredentials(
             authority=settings.entra_authority or tenant,
             client_id=settings.entra_client_id,
             client_secret=settings.entra_client_secret.get_secret_value(),
-            scope=settings.dynamics_scope or f"{origin}/.default",
+            scope=settings.dynamics_scope or f"{resource}/.default",
         ),
         target=Target(settings.dynamics_url, settings.dynamics_body, settings.dynamics_timeout),
     )
 
 
-def _contradictions(settings: ConnectionSettings) -> Iterator[str]:
+def _contradictions(settings: ConnectionSettings) -> Iterator[tuple[str, str]]:
     """Name what is wrong between settings that are each right."""
     if not (settings.entra_authority or settings.entra_tenant_id):
-        yield "ENTRA_TENANT_ID: expected, or ENTRA_AUTHORITY"
+        yield "ENTRA_TENANT_ID", "expected, or ENTRA_AUTHORITY"
     policy = settings.state_policy
     if policy is StatePolicy.PATTERN and settings.state_pattern is None:
-        yield "STATE_PATTERN: expected, because STATE_POLICY is pattern"
+        yield "STATE_PATTERN", "expected, because STATE_POLICY is pattern"
+    if policy is StatePolicy.SIGNED and not settings.state_keys:
+        yield "STATE_KEYS", "expected, because STATE_POLICY is signed"
     if settings.state_pattern is not None and "state_policy" not in settings.model_fields_set:
-        yield "STATE_POLICY: expected pattern, because STATE_PATTERN is set"
+        yield "STATE_POLICY", "expected pattern, because STATE_PATTERN is set"
     if settings.provider_iss_required and settings.provider_issuer is None:
-        yield "PROVIDER_ISSUER: expected, because PROVIDER_ISS_REQUIRED is true"
+        yield "PROVIDER_ISSUER", "expected, because PROVIDER_ISS_REQUIRED is true"
+    yield from _incomplete(settings)
+
+
+def _incomplete(settings: ConnectionSettings) -> Iterator[tuple[str, str]]:
+    """Name what /authorize and JARM cannot do without."""
+    if settings.provider_authorization_endpoint is not None:
+        because = "because PROVIDER_AUTHORIZATION_ENDPOINT is set"
+        if settings.provider_client_id is None:
+            yield "PROVIDER_CLIENT_ID", f"expected, {because}"
+        if settings.provider_redirect_uri is None:
+            yield "PROVIDER_REDIRECT_URI", f"expected, {because}"
+        if settings.state_policy is not StatePolicy.SIGNED:
+            # Under any other policy the callback would take a state that no browser is bound to,
+            # and whoever leaves the signature out would be let in.
+            yield "STATE_POLICY", f"expected signed, {because}"
+    if (settings.provider_response_mode or "").endswith("jwt"):
+        because = f"because PROVIDER_RESPONSE_MODE is {settings.provider_response_mode}"
+        if settings.provider_issuer is None:
+            yield "PROVIDER_ISSUER", f"expected, {because}"
+        if settings.provider_client_id is None:
+            yield "PROVIDER_CLIENT_ID", f"expected, {because}"
 
 
 def _errors(error: ValidationError) -> list[tuple[str, str, str]]:
@@ -317,35 +475,33 @@ def _errors(error: ValidationError) -> list[tuple[str, str, str]]:
     ]
 
 
-def _wrong(problem: tuple[str, str, str], model: type[BaseModel], prefix: str) -> str:
+def _wrong(
+    problem: tuple[str, str, str], model: type[BaseModel], spell: Callable[[str], str]
+) -> str:
     setting, kind, message = problem
+    spelled = spell(setting)
     if kind == "missing":
-        # Whatever may be inherited is best given once.
-        return _missing(setting, model)
+        return f"{spelled}: missing; expected {_expected(setting, model)}"
     if kind == "extra_forbidden":
-        return _stray(prefix, setting)
-    text = f"{prefix}{setting}: expected {_expected(setting, model)}"
+        return _stray(spelled, setting)
+    text = f"{spelled}: expected {_expected(setting, model)}"
     if setting == "DYNAMICS_BODY":
         text += f" ({message.removeprefix('Value error, ')})"
     return text
-
-
-def _missing(setting: str, model: type[BaseModel]) -> str:
-    return f"{setting}: missing; expected {_expected(setting, model)}"
 
 
 def _expected(setting: str, model: type[BaseModel]) -> str:
     return str(model.model_fields[setting.lower()].description)
 
 
-def _stray(prefix: str, setting: str) -> str:
+def _stray(spelled: str, setting: str) -> str:
     from difflib import get_close_matches  # noqa: PLC0415 - only for an error
 
     if setting in names(AppSettings):
-        return f"{prefix}{setting}: is for the whole app, expected {setting}"
+        return f"{spelled}: is for the whole app, expected {setting}"
     near = get_close_matches(setting, names(ConnectionSettings), n=1)
     hint = f"; the nearest is {near[0]}" if near else ""
-    return f"{prefix}{setting}: no such setting{hint}"
+    return f"{spelled}: no such setting{hint}"
 
 
 def table() -> list[dict[str, Any]]:

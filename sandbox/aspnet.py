@@ -27,7 +27,7 @@ _LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SEGMENT = re.compile(
     r"\{(?P<name>[A-Za-z_]\w*)(?P<optional>\?)?\}|(?P<literal>[^{}?*]+)", re.ASCII
 )
-_TIMESPAN = re.compile(r"(?:(\d+)\.)?([01]?\d|2[0-3]):([0-5]\d):([0-5]\d)")
+_TIMESPAN = re.compile(r"(?:(\d+)\.)?([01]?\d|2[0-3]):([0-5]\d):([0-5]\d(?:\.\d{1,7})?)")
 _PORT = re.compile(r":\d*$")
 _NOT_FOR_HSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -183,17 +183,25 @@ def hsts(options: Mapping[str, Any]) -> str | None:
     """
     if not options.get("isEnabled"):
         return None
-    span = _TIMESPAN.fullmatch(options.get("maxAge", "30.00:00:00"))
-    if span is None:
-        raise ValueError("host.json: extensions.http.hsts.maxAge is written ddd.hh:mm:ss")
-    days, hours, minutes, seconds = (int(number or 0) for number in span.groups())
-    age = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    try:
+        age = timespan(options.get("maxAge", "30.00:00:00"))
+    except ValueError as problem:
+        raise ValueError(f"host.json: extensions.http.hsts.maxAge {problem}") from None
     value = f"max-age={int(age.total_seconds())}"
     if options.get("includeSubDomains"):
         value += "; includeSubDomains"
     if options.get("preload"):
         value += "; preload"
     return value
+
+
+def timespan(text: str) -> timedelta:
+    """Read a duration of host.json (TimeSpan.Parse). Raises `ValueError`: "is written …"."""
+    span = _TIMESPAN.fullmatch(text)
+    if span is None:
+        raise ValueError("is written ddd.hh:mm:ss")
+    days, hours, minutes, seconds = (float(number or 0) for number in span.groups())
+    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
 
 
 def gets_hsts(request: Request) -> bool:

@@ -23,8 +23,8 @@ def main() -> int:
     try:
         with World() as world:
             walk(world)
-    except (DemoError, httpx.HTTPError, OSError) as error:
-        print(f"\nThe demonstration stopped: {error}", file=sys.stderr)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the next step is the same
+        print(f"\nThe demonstration stopped: {type(error).__name__}: {error}", file=sys.stderr)
         print("Run: python3 dev.py test    Its first failure tells more.", file=sys.stderr)
         return 1
     return 0
@@ -57,14 +57,15 @@ def walk(world: World) -> None:
         show_parameters("browser → relay     GET /callback", sent)
         answer = browser.get(callback, headers={"accept": "text/html"})
         location = expect(answer, 303, "the relay's redirect").headers["location"]
+        outcome = location.removeprefix("/done/").partition("?")[0]
+        if outcome != "delivered":
+            raise DemoError(f"the relay said {outcome}; the line above names the reason.")
         say("relay checked", "method, sizes, encoding, duplicates, state, iss, characters")
         metadata, tokens = world.entra.metadata_requests, world.entra.token_requests
         say("relay → Entra", f"{metadata} metadata, {tokens} token request (client credentials)")
         post = world.dynamics.requests[-1]
         say("relay → Dynamics", f"{post.method} {post.path} → {post.status}")
-        row = world.dynamics.rows.get(state)
-        if row is None:
-            raise DemoError("Dynamics has no row for this state.")
+        row = world.dynamics.rows[state]
         stored = ", ".join(f"{name}={shorten(value)}" for name, value in row.items())
         say("Dynamics stored", f"{{{stored}}}")
         page = expect(browser.get(urljoin(world.relay_server.url, location)), 200, "the page")

@@ -6,6 +6,7 @@ bodies captured from real environments: the text that tells a duplicate repeats 
 """
 
 import json
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -148,6 +149,10 @@ class Dynamics:
         self.retry_after: int | str = 1
         """`Retry-After` of `THROTTLED` and `UNAVAILABLE`: seconds or an HTTP-date."""
 
+        self.rate: float | None = None
+        """Requests a second that it takes under /data, with a burst of one second's; 429 beyond."""
+        self._allowance = (0.0, 0.0)
+
         self.rows: dict[str, dict[str, Any]] = {}
         """What is stored, by state."""
         self.requests: list[Seen] = []
@@ -173,7 +178,20 @@ class Dynamics:
         return answer
 
     def _next_fault(self) -> Fault | None:
-        return self.faults.popleft() if self.faults else self.mode
+        if self.faults:
+            return self.faults.popleft()
+        return Fault.THROTTLED if self.mode is None and self._is_too_fast() else self.mode
+
+    def _is_too_fast(self) -> bool:
+        """Keep a token bucket: F&O's resource-based throttling, as a caller meets it."""
+        if self.rate is None:
+            return False
+        left, then = self._allowance
+        now = time.monotonic()
+        left = min(self.rate, left + (now - then) * self.rate)
+        too_fast = left < 1
+        self._allowance = (left if too_fast else left - 1, now)
+        return too_fast
 
     def _attempt(self, request: Request, body: bytes, fault: Fault | None) -> Response:
         if fault in _INSTEAD:

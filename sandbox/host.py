@@ -1,20 +1,23 @@
 """The Functions host for one's own machine.
 
 Microsoft's own worker code runs the functions (`sandbox/worker.py`); this module answers HTTP
-for the .NET host in front of it. Source files named here are those of Azure/azure-functions-host
-and, where they begin with WebJobs, of Azure/azure-webjobs-sdk-extensions.
+for the .NET host in front of it, and `sandbox/queues.py` serves queues. Source files named here
+are those of Azure/azure-functions-host and, where they begin with WebJobs, of
+Azure/azure-webjobs-sdk or Azure/azure-webjobs-sdk-extensions.
 
     python -m sandbox.host [--directory .] [--port 7071] [--certificate FILE --key FILE]
 """
 
 import argparse
+import asyncio
 import json
 import logging
 import os
 import re
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -27,7 +30,10 @@ from starlette.requests import Request as Incoming
 from starlette.types import Receive, Scope, Send
 
 from sandbox import aspnet, refuse_in_azure, worker
+from sandbox.queue_listener import LEASE
+from sandbox.queues import STORAGE, QueueExtension
 from sandbox.serving import MAX_HEAD, listen
+from sandbox.storage import AzureQueues, MemoryQueues, Queues
 
 FUNCTION_KEY = "local"
 """The one key that opens functions whose `auth_level` is not anonymous."""
@@ -81,33 +87,51 @@ class FunctionsHost:
     """ASGI application: answers as the Azure Functions host would, for the app in a folder.
 
     `settings` are the app settings: in the environment while `function_app.py` is imported, and
-    only then. `write_output` gets what functions put out through their bindings before the HTTP
-    answer leaves, as in WorkerFunctionInvoker.cs: if it raises, the answer is 500.
+    only then. `queues` is the storage of its queue bindings. Queue triggers run between the
+    startup and the shutdown of ASGI's lifespan; a server without lifespan leaves messages where
+    they are. `lease` is for how many seconds a received message is out of sight. Outputs are
+    written before the HTTP answer leaves, as in WorkerFunctionInvoker.cs: what raises there makes
+    the answer a 500. `write_output` replaces the writer.
 
-    Raises what importing or indexing the app raises. Hosts in one process share nothing and may
-    serve from different threads. Nothing here scales, throttles or times out.
+    Raises what importing or indexing the app raises, and `ValueError` for a wrong host.json. Hosts
+    in one process share nothing but `queues` and may serve from different threads. Nothing here
+    scales, throttles or times out.
     """
 
     functions: tuple[Function, ...]
     """In the order in which their routes are tried."""
+
+    errors: dict[str, str]
+    """Why functions did not load, by name. As in ScriptHost.cs the others go on without them."""
 
     def __init__(
         self,
         directory: Path,
         settings: Mapping[str, str],
         *,
+        queues: Queues | None = None,
+        lease: int = LEASE,
         write_output: WriteOutput | None = None,
     ) -> None:
         refuse_in_azure(os.environ)
         directory = directory.resolve()
-        http = _read_json(directory / "host.json").get("extensions", {}).get("http", {})
+        self._settings = {**os.environ, **settings}
+        host_json = _overridden(_read_json(directory / "host.json"), self._settings)
+        extensions = host_json.get("extensions", {})
+        http = extensions.get("http", {})
         self._custom_headers: dict[str, str] = http.get("customHeaders", {})
         self._hsts = aspnet.hsts(http.get("hsts", {}))
-        self._settings = {**os.environ, **settings}
+        self._queues: QueueExtension | None = None
         self._write_output = write_output
+        if queues is not None:
+            section = extensions.get("queues", {})
+            self._queues = QueueExtension(queues, section, self._settings, lease=lease)
+            self._write_output = write_output or self._queues.write
 
         prefix = http.get("routePrefix", "api")
         functions = [_function(indexed, prefix) for indexed in worker.index(directory, settings)]
+        self.errors = {}
+        functions = [function for function in functions if self._loads(function)]
         # FunctionMetadataManager.cs sorts by name, and WebJobsRouteBuilder.cs tries the routes in
         # that order: a literal route does not win over a parameter, unlike in ASP.NET Core.
         self.functions = tuple(sorted(functions, key=lambda function: function.name.upper()))
@@ -115,15 +139,20 @@ class FunctionsHost:
         self._routes = [
             (aspnet.route_pattern(function.route), function)
             for function in self.functions
-            if function.route is not None
+            if function.route is not None and not self._is_disabled(function)
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the server's start and stop."""
         if scope["type"] == "lifespan":
-            for event in ("startup", "shutdown"):
+            await receive()
+            async with asyncio.TaskGroup() as group:
+                listening = group.create_task(self._queues.listen()) if self._queues else None
+                await send({"type": "lifespan.startup.complete"})
                 await receive()
-                await send({"type": f"lifespan.{event}.complete"})
+                if listening is not None:
+                    listening.cancel()
+            await send({"type": "lifespan.shutdown.complete"})
         elif refused := aspnet.refusal(scope):
             await _send(send, _Answer(refused, {"connection": "close"}))
         else:
@@ -156,6 +185,33 @@ class FunctionsHost:
         for output, datum in outputs:
             await self._write(name, bindings[output], datum)
         return returned
+
+    def _loads(self, function: Function) -> bool:
+        """Take the function's trigger on, or keep the reason why not."""
+        if function.trigger_type != "queueTrigger" or self._queues is None:
+            return True
+
+        async def run(body: str, metadata: Mapping[str, Datum]) -> bool:
+            inputs = [(function.trigger["name"], Datum(body, "string"))]
+            try:
+                await self.invoke(function.name, inputs, metadata)
+            except FunctionFailedError:
+                return False
+            return True
+
+        try:
+            if not self._is_disabled(function):
+                self._queues.add_trigger(function.trigger, run)
+        except ValueError as problem:
+            self.errors[function.name] = str(problem)
+            _log.error("The '%s' function is in error: %s", function.name, problem)
+            return False
+        return True
+
+    def _is_disabled(self, function: Function) -> bool:
+        # WebJobs: HostListenerFactory.cs. FunctionInvocationMiddleware.cs then answers 404.
+        names = (f"AzureWebJobs.{function.name}.Disabled", f"AzureWebJobs_{function.name}_Disabled")
+        return any(self._settings.get(name, "").lower() in {"1", "true"} for name in names)
 
     async def _write(self, name: str, binding: Mapping[str, Any], datum: Datum) -> None:
         where = f"output {binding['name']} ({binding['type']})"
@@ -290,6 +346,27 @@ def _failed(name: str, why: str) -> FunctionFailedError:
     return FunctionFailedError(name)
 
 
+def _overridden(host_json: dict[str, Any], settings: Mapping[str, str]) -> dict[str, Any]:
+    """Let app settings such as `AzureFunctionsJobHost__extensions__queues__batchSize` win.
+
+    Documented in functions-host-json. As in .NET the case of a name does not matter.
+    """
+    for setting, value in settings.items():
+        root, *path = setting.split("__")
+        if root.lower() != "azurefunctionsjobhost" or not path:
+            continue
+        section = host_json
+        for step in path[:-1]:
+            section = section.setdefault(_spelled(step, section), {})
+        plain: Any = {"true": True, "false": False}.get(value.lower(), value)
+        section[_spelled(path[-1], section)] = plain
+    return host_json
+
+
+def _spelled(name: str, names: Iterable[str]) -> str:
+    return next((known for known in names if known.lower() == name.lower()), name)
+
+
 def _read_json(file: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(file.read_text("utf-8-sig")) if file.is_file() else {}
     return content
@@ -303,21 +380,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--certificate", type=Path, help="PEM file; the app is served by https")
     parser.add_argument("--key", type=Path, help="PEM file of the certificate's private key")
     parser.add_argument("--ready-file", type=Path, help="gets the port once it is open")
+    parser.add_argument(
+        "--require-storage",
+        action="store_true",
+        help=f"never keep queues in memory: wait for what {STORAGE} leads to",
+    )
+    parser.add_argument(
+        "--lease",
+        type=int,
+        default=LEASE,
+        help="seconds for which a received message is out of sight; %(default)s in Azure",
+    )
     options = parser.parse_args(arguments)
     # uvicorn raises the signal that stopped it once more when it is done.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit())
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("azure.core").setLevel(logging.WARNING)  # it logs every request
 
     directory = options.directory.resolve()
     local = _read_json(directory / "local.settings.json").get("Values", {})
     os.environ.update({name: local[name] for name in local if name not in os.environ})
     sys.path.insert(0, str(directory))  # for what functions import while they run
-    host = FunctionsHost(directory, {})
+    with closing(_storage(required=options.require_storage)) as queues:
+        _serve(FunctionsHost(directory, {}, queues=queues, lease=options.lease), options)
+
+
+def _serve(host: FunctionsHost, options: argparse.Namespace) -> None:
     config = uvicorn.Config(
         host,
         http="h11",
         ws="none",
+        lifespan="on",
         log_config=None,
         access_log=False,  # it would show codes and states
         proxy_headers=False,
@@ -337,6 +431,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
             draft.write_text(str(port), "ascii")
             draft.replace(options.ready_file)
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def _storage(*, required: bool) -> Queues:
+    """Give what AzureWebJobsStorage leads to, or queues in memory, and say so."""
+    connection = os.environ.setdefault(STORAGE, "UseDevelopmentStorage=true")
+    try:
+        queues = AzureQueues(connection)
+    except ValueError as problem:
+        if required:
+            sys.exit(f"{STORAGE}: {problem}")
+        why = str(problem)
+    else:
+        if required or queues.answers():
+            return queues
+        queues.close()
+        why = "Nothing answers there."
+    print(
+        f"WARNING: {STORAGE}: {why} Queues are kept in memory, and end with this process.",
+        file=sys.stderr,
+    )
+    return MemoryQueues()
 
 
 def _print_functions(host: FunctionsHost, url: str) -> None:

@@ -32,17 +32,26 @@ class Server:
     """Serves an ASGI app on 127.0.0.1 from a thread with an event loop of its own.
 
     `port` 0 takes a free one, and keeps it: `stop()` and `start()` make the same address go
-    down and come up again. Stopping breaks what is under way, as an outage does. Use it as a
-    context manager. It refuses to start inside Azure.
+    down and come up again. Stopping breaks what is under way, as an outage does. `lifespan` tells
+    the app about every start and stop, which is when a Functions host listens to its queues. Use
+    it as a context manager. It refuses to start inside Azure.
     """
 
     port: int
     """The port; 0 until the first start unless one was asked for."""
 
-    def __init__(self, app: ASGIApp, *, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        tls: ssl.SSLContext | None = None,
+        port: int = 0,
+        lifespan: bool = False,
+    ) -> None:
         self.port = port
         self._app = app
         self._tls = tls
+        self._lifespan = lifespan
         self._state = _State()
         self._uvicorn: _Uvicorn | None = None
         self._thread: threading.Thread | None = None
@@ -97,7 +106,7 @@ class Server:
             loop="asyncio:SelectorEventLoop",  # the other one, on Windows, resets with FIN first
             http=_Connection,
             ws="none",
-            lifespan="off",
+            lifespan="on" if self._lifespan else "off",
             log_config=None,
             access_log=False,
             proxy_headers=False,

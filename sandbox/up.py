@@ -4,9 +4,16 @@ import argparse
 import logging
 import signal
 import sys
+import tempfile
 import threading
+from contextlib import ExitStack
+from pathlib import Path
 from types import FrameType
 
+from cryptography.fernet import Fernet
+
+from sandbox import azurite
+from sandbox.azurite import Azurite
 from sandbox.world import PASSWORD, USER, World
 
 PORT = 7071
@@ -19,6 +26,7 @@ def main() -> int:
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("relay").setLevel(logging.INFO)
+    logging.getLogger("sandbox.queues").setLevel(logging.INFO)
 
     stop = threading.Event()
 
@@ -28,12 +36,19 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
     try:
-        with World(browser=True, port=options.port) as world:
+        with ExitStack() as stack:
+            storage, where = keep_queues(stack)
+            settings = {"OUTBOX_KEYS": Fernet.generate_key().decode()}
+            world = stack.enter_context(
+                World(settings, browser=True, port=options.port, storage=storage)
+            )
             print(f"relay      {world.redirect_uri}")
             print(f"provider   {world.provider_server.url}   (user {USER}, password {PASSWORD})")
             print(f"Dynamics   {world.dynamics_server.url}")
+            print(f"queues     {where}")
             print(f"\nOpen this, sign in and consent:\n\n{world.consumer.start()}\n")
-            print("Ctrl+C ends it.", flush=True)
+            print("d and Enter takes Dynamics down, or up again. Ctrl+C ends it.", flush=True)
+            threading.Thread(target=obey, args=(world,), daemon=True).start()
             seen: set[str] = set()
             while not stop.wait(0.5):
                 for state in set(world.dynamics.rows) - seen:
@@ -43,6 +58,31 @@ def main() -> int:
         print(f"dev.py up: {error.strerror or error}. Try another port: --port", file=sys.stderr)
         return 1
     return 0
+
+
+def obey(world: World) -> None:
+    """Take Dynamics down and up, as the lines on standard input say."""
+    down = False
+    for line in sys.stdin:
+        if line.strip().lower() != "d":
+            continue
+        if down:
+            world.dynamics_server.start()
+        else:
+            world.dynamics_server.stop()
+        down = not down
+        print(f"Dynamics is {'down' if down else 'up again'}.", flush=True)
+
+
+def keep_queues(stack: ExitStack) -> tuple[str, str]:
+    """Start Azurite if it can be; return World's `storage`, and words for where queues are."""
+    reason = azurite.unavailable()
+    if reason:
+        return "", f"in memory ({reason})"
+    # Azurite may still write for a moment: what it then leaves behind is in the temporary folder.
+    folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+    queues = stack.enter_context(Azurite(Path(folder)))
+    return queues.connection_string, f"Azurite at http://127.0.0.1:{queues.port}"
 
 
 def report(world: World, state: str) -> None:

@@ -15,7 +15,10 @@ from sandbox.dynamics import Dynamics
 from sandbox.entra import Entra
 from sandbox.host import FunctionsHost
 from sandbox.provider import Provider, Registration
+from sandbox.queue_listener import LEASE
+from sandbox.queues import STORAGE
 from sandbox.serving import Server
+from sandbox.storage import AzureQueues, MemoryQueues
 from sandbox.tls import Authority
 
 APP = Path(__file__).resolve().parent.parent
@@ -30,6 +33,10 @@ class World:
     `settings` are added to the relay's, or replace them; an empty value takes one away. `browser`
     serves what a person opens over http, because no browser trusts the sandbox's certificate
     authority; Entra and Dynamics stay behind TLS. `port` is the relay's, 0 for a free one.
+
+    `storage` is the connection string of an Azurite, or empty for queues in memory; every relay
+    of this world writes and listens to them. `lease` is for how many seconds a message that a
+    relay has received is out of sight.
     """
 
     authority: Authority
@@ -41,6 +48,8 @@ class World:
     dynamics_server: Server
     provider_server: Server
     relay_server: Server
+    queues: MemoryQueues | AzureQueues
+    """What the relays have put out: `names`, `peek`, `count`. In memory, `failing` breaks it."""
     settings: dict[str, str]
 
     def __init__(
@@ -49,11 +58,15 @@ class World:
         *,
         browser: bool = False,
         port: int = 0,
+        storage: str = "",
+        lease: int = LEASE,
         **dynamics: Any,  # noqa: ANN401 - handed on to Dynamics
     ) -> None:
         self._further = dict(settings or {})
         self._browser = browser
         self._port = port
+        self._storage = storage
+        self._lease = lease
         self._dynamics = dynamics
         self._stack = ExitStack()
         self._servers: list[Server] = []
@@ -70,11 +83,14 @@ class World:
 
     def serve(self, settings: Mapping[str, str], *, port: int = 0) -> Server:
         """Start a relay with these settings beside everything else, and return its server."""
-        return self._start(FunctionsHost(APP, settings), self._tls, port)
+        host = FunctionsHost(APP, settings, queues=self.queues, lease=self._lease)
+        return self._start(host, self._tls, port, lifespan=True)
 
-    def _start(self, app: ASGIApp, tls: ssl.SSLContext | None, port: int = 0) -> Server:
-        server = self._stack.enter_context(Server(app, tls=tls, port=port))
-        self._servers.append(server)
+    def _start(
+        self, app: ASGIApp, tls: ssl.SSLContext | None, port: int = 0, *, lifespan: bool = False
+    ) -> Server:
+        server = Server(app, tls=tls, port=port, lifespan=lifespan)
+        self._servers.append(self._stack.enter_context(server))
         return server
 
     def __enter__(self) -> Self:
@@ -83,6 +99,8 @@ class World:
             self.authority = stack.enter_context(Authority())
             tls = self.authority.server_context()
             facing = None if self._browser else tls
+            self.queues = AzureQueues(self._storage) if self._storage else MemoryQueues()
+            stack.callback(self.queues.close)
 
             self.entra = Entra(clients={CLIENT_ID: CLIENT_SECRET})
             self.entra_server = self._start(self.entra.app, tls)
@@ -100,6 +118,7 @@ class World:
                 "PROVIDER_ISSUER": self.provider_server.url,
                 "CA_BUNDLE": str(self.authority.bundle),
                 "AzureWebJobsDisableHomepage": "true",
+                STORAGE: self._storage or "UseDevelopmentStorage=true",
             } | self._further
             self._tls = facing
             self.relay_server = self.serve(self.settings, port=self._port)

@@ -810,7 +810,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     def run(*options: str, **environment: str) -> tuple[subprocess.Popen[str], int]:
         command = [sys.executable, "-m", "sandbox.host", "--directory", str(tmp_path), *options]
-        process = subprocess.Popen(  # noqa: S603 - its own interpreter
+        process = subprocess.Popen(
             [*command, "--port", "0", "--ready-file", str(ready)],
             cwd=ROOT,
             env={**os.environ, **environment},

@@ -1,0 +1,1 @@
+"""Measures, one file each: `python3 dev.py bench` runs them all."""

@@ -1,0 +1,336 @@
+"""Queue storage, as the Functions host uses it: in memory, or an Azurite on this machine.
+
+Texts go in and come out as they are; `queues.py` knows how the host encodes them.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Protocol, override
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from azure.core.exceptions import AzureError, HttpResponseError, ResourceExistsError
+from azure.storage.queue import QueueClient, QueueServiceClient
+from azure.storage.queue import QueueMessage as SdkMessage
+
+MAX_TEXT = 64 * 1024
+"""Bytes of one message's text, as encoded (the service's Put Message)."""
+
+MAX_BATCH = 32
+LIFE = timedelta(days=7)
+"""How long the service keeps a message whose sender did not say: neither the host's output binding
+nor its poison queue does."""
+
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class StorageError(Exception):
+    """The storage did not do it: it cannot be reached, or it refuses."""
+
+
+class QueueMissing(StorageError):
+    """There is no such queue."""
+
+
+class MessageLost(StorageError):
+    """The message is gone, or somebody has received it since: the pop receipt is an old one."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message as it was at one moment; times are whole seconds.
+
+    Of a message that was only looked at, `next_visible` is None and `pop_receipt` empty.
+    """
+
+    message_id: str
+    text: str
+    dequeue_count: int
+    inserted: datetime
+    expires: datetime
+    next_visible: datetime | None = None
+    pop_receipt: str = ""
+
+
+class Queues(Protocol):
+    """The part of the queue service that the host needs, and what tests look at.
+
+    Every method may be called from any thread and may raise `StorageError`; all but `names` and
+    `create` raise `QueueMissing`. Seconds are whole ones, as in the service.
+    """
+
+    def names(self) -> list[str]:
+        """Return the names of all queues, sorted."""
+
+    def create(self, queue: str) -> None:
+        """Create the queue unless it exists."""
+
+    def send(self, queue: str, text: str) -> None:
+        """Append a message. A text of more than 64 KiB is refused."""
+
+    def receive(self, queue: str, number: int, hidden: int) -> list[Message]:
+        """Take at most 32 visible messages; nobody else sees them for `hidden` seconds (≥ 1)."""
+
+    def hide(self, queue: str, message: Message, seconds: int) -> Message:
+        """Show a received message again in that many seconds (0: at once).
+
+        Return it with its new pop receipt. Raises `MessageLost`.
+        """
+
+    def delete(self, queue: str, message: Message) -> None:
+        """Delete a received message. Raises `MessageLost`."""
+
+    def peek(self, queue: str) -> list[Message]:
+        """Look at the first 32 visible messages, and change nothing."""
+
+    def count(self, queue: str) -> int:
+        """Return how many messages there are, visible or not."""
+
+    def close(self) -> None:
+        """Give up connections. Nothing else may be called afterwards."""
+
+
+@dataclass
+class _Entry:
+    message_id: str
+    text: str
+    inserted: datetime
+    visible_at: datetime
+    dequeue_count: int = 0
+    pop_receipt: str = ""
+
+    def seen(self, *, received: bool) -> Message:
+        inserted = self.inserted.replace(microsecond=0)
+        message = Message(self.message_id, self.text, self.dequeue_count, inserted, inserted + LIFE)
+        if not received:
+            return message
+        next_visible = self.visible_at.replace(microsecond=0)
+        return replace(message, next_visible=next_visible, pop_receipt=self.pop_receipt)
+
+
+@dataclass
+class MemoryQueues(Queues):
+    """Queues that live as long as this object. Ids count up, so that a run can be repeated."""
+
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    failing: set[str] = field(default_factory=set)
+    """Names of methods that raise `StorageError` from now on: `{"send"}` is a full disk."""
+
+    _queues: dict[str, list[_Entry]] = field(default_factory=dict, init=False)
+    _numbers: Iterator[int] = field(default_factory=lambda: count(1), init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    @override
+    def names(self) -> list[str]:
+        with self._doing("names"):
+            return sorted(self._queues)
+
+    @override
+    def create(self, queue: str) -> None:
+        with self._doing("create"):
+            self._queues.setdefault(queue, [])
+
+    @override
+    def send(self, queue: str, text: str) -> None:
+        with self._doing("send"):
+            entries = self._entries(queue)
+            if len(text.encode()) > MAX_TEXT:
+                raise StorageError("RequestBodyTooLarge")
+            now = self.now()
+            entries.append(_Entry(str(UUID(int=next(self._numbers))), text, now, visible_at=now))
+
+    @override
+    def receive(self, queue: str, number: int, hidden: int) -> list[Message]:
+        with self._doing("receive"):
+            entries = self._visible(queue)[: min(number, MAX_BATCH)]
+            for entry in entries:
+                entry.dequeue_count += 1
+                self._hide(entry, hidden)
+            return [entry.seen(received=True) for entry in entries]
+
+    @override
+    def hide(self, queue: str, message: Message, seconds: int) -> Message:
+        with self._doing("hide"):
+            entry = self._held(queue, message)
+            self._hide(entry, seconds)
+            return entry.seen(received=True)
+
+    @override
+    def delete(self, queue: str, message: Message) -> None:
+        with self._doing("delete"):
+            self._entries(queue).remove(self._held(queue, message))
+
+    @override
+    def peek(self, queue: str) -> list[Message]:
+        with self._doing("peek"):
+            return [entry.seen(received=False) for entry in self._visible(queue)[:MAX_BATCH]]
+
+    @override
+    def count(self, queue: str) -> int:
+        with self._doing("count"):
+            return len(self._entries(queue))
+
+    def everything(self, queue: str) -> list[Message]:
+        """Look at every message, the hidden ones too, which no real service shows."""
+        with self._doing("everything"):
+            return [entry.seen(received=False) for entry in self._entries(queue)]
+
+    @override
+    def close(self) -> None:
+        pass
+
+    @contextmanager
+    def _doing(self, what: str) -> Iterator[None]:
+        with self._lock:
+            if what in self.failing:
+                raise StorageError(f"'{what}' is made to fail.")
+            yield
+
+    def _entries(self, queue: str) -> list[_Entry]:
+        if queue not in self._queues:
+            raise QueueMissing("QueueNotFound")
+        entries = self._queues[queue]
+        expired = self.now() - LIFE
+        entries[:] = [entry for entry in entries if entry.inserted > expired]
+        return entries
+
+    def _visible(self, queue: str) -> list[_Entry]:
+        now = self.now()
+        visible = (entry for entry in self._entries(queue) if entry.visible_at <= now)
+        return sorted(visible, key=lambda entry: entry.visible_at)
+
+    def _held(self, queue: str, message: Message) -> _Entry:
+        for entry in self._entries(queue):
+            if entry.message_id == message.message_id:
+                if entry.pop_receipt != message.pop_receipt:
+                    raise MessageLost("PopReceiptMismatch")
+                return entry
+        raise MessageLost("MessageNotFound")
+
+    def _hide(self, entry: _Entry, seconds: int) -> None:
+        entry.visible_at = self.now() + timedelta(seconds=seconds)
+        entry.pop_receipt = f"receipt-{next(self._numbers)}"
+
+
+class AzureQueues(Queues):
+    """The queue service of an Azurite on this machine, through Microsoft's client.
+
+    It does not try again by itself: the host's writes fail at once, which is harsher than Azure.
+    Raises `ValueError` for what is no connection string, and for one that leads off this machine:
+    a sandbox must not take messages from a real queue.
+    """
+
+    def __init__(self, connection_string: str) -> None:
+        self._service = QueueServiceClient.from_connection_string(
+            connection_string,
+            api_version="2021-12-02",  # known to every Azurite of the last years
+            retry_total=0,
+            connection_timeout=2,
+            read_timeout=4,
+        )
+        self._clients: dict[str, QueueClient] = {}
+        if urlsplit(self._service.url).hostname not in _LOOPBACK:
+            self.close()
+            raise ValueError("It leads to a storage account that is not on this machine.")
+
+    def answers(self) -> bool:
+        """Tell whether the service is there."""
+        try:
+            self.names()
+        except StorageError:
+            return False
+        return True
+
+    @override
+    def names(self) -> list[str]:
+        with _translated():
+            return sorted(queue.name for queue in self._service.list_queues())
+
+    @override
+    def create(self, queue: str) -> None:
+        with _translated():
+            try:
+                self._client(queue).create_queue()
+            except ResourceExistsError:
+                return
+
+    @override
+    def send(self, queue: str, text: str) -> None:
+        with _translated():
+            self._client(queue).send_message(text)
+
+    @override
+    def receive(self, queue: str, number: int, hidden: int) -> list[Message]:
+        with _translated():
+            pages = self._client(queue).receive_messages(
+                messages_per_page=min(number, MAX_BATCH), visibility_timeout=hidden
+            )
+            return [_message(found) for found in next(pages.by_page(), [])]
+
+    @override
+    def hide(self, queue: str, message: Message, seconds: int) -> Message:
+        with _translated():
+            updated = self._client(queue).update_message(
+                message.message_id, message.pop_receipt, visibility_timeout=seconds
+            )
+            receipt = updated.pop_receipt or ""
+            return replace(message, next_visible=updated.next_visible_on, pop_receipt=receipt)
+
+    @override
+    def delete(self, queue: str, message: Message) -> None:
+        with _translated():
+            self._client(queue).delete_message(message.message_id, message.pop_receipt)
+
+    @override
+    def peek(self, queue: str) -> list[Message]:
+        with _translated():
+            return [_message(found) for found in self._client(queue).peek_messages(MAX_BATCH)]
+
+    @override
+    def count(self, queue: str) -> int:
+        with _translated():
+            return self._client(queue).get_queue_properties().approximate_message_count or 0
+
+    @override
+    def close(self) -> None:
+        self._service.close()
+
+    def _client(self, queue: str) -> QueueClient:
+        if queue not in self._clients:
+            self._clients[queue] = self._service.get_queue_client(queue)
+        return self._clients[queue]
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except HttpResponseError as error:
+        code = getattr(error, "error_code", None)
+        code = str(getattr(code, "value", code) or error.status_code)
+        kinds = {
+            "QueueNotFound": QueueMissing,
+            "MessageNotFound": MessageLost,
+            "PopReceiptMismatch": MessageLost,
+        }
+        raise kinds.get(code, StorageError)(code) from error
+    except AzureError as error:
+        raise StorageError(f"The storage cannot be reached ({type(error).__name__}).") from error
+
+
+def _message(found: SdkMessage) -> Message:
+    if found.inserted_on is None or found.expires_on is None:
+        raise StorageError("The storage gave a message without its times.")
+    return Message(
+        message_id=found.id,
+        text=found.content,
+        dequeue_count=found.dequeue_count or 0,
+        inserted=found.inserted_on,
+        expires=found.expires_on,
+        next_visible=found.next_visible_on,
+        pop_receipt=found.pop_receipt or "",
+    )

@@ -1,0 +1,123 @@
+"""What several tests build: a connection, requests, responses. All values are made up."""
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from urllib.parse import urlencode
+
+from relay.authorization import AuthorizationResponse, Request, VerifiedResponse
+from relay.body import Template
+from relay.connections import (
+    DEFAULT,
+    ClientCredentials,
+    Connection,
+    Provider,
+    StatePolicy,
+    Target,
+)
+
+CODE = "canary-code-5f1c"
+STATE = "canary-state-b72e"
+SECRET = "canary-secret-90ad"
+TOKEN = "canary-token-3e68"
+CANARY = "canary"
+"""Stands in every value above: what must not leak is looked for by this word."""
+
+URL = "https://contoso.operations.dynamics.com/data/OAuthCallbacks"
+FORM = "application/x-www-form-urlencoded"
+JSON = "application/json"
+
+
+def connection(
+    *,
+    name: str = DEFAULT,
+    provider: Provider | None = None,
+    pattern: str | None = None,
+    body: str = '{"code": "{code}", "state": "{state}"}',
+    url: str = URL,
+    timeout: float = 5.0,
+    code_ttl: int = 300,
+) -> Connection:
+    """Return a connection: policy `opaque`, or `pattern` when there is one."""
+    return Connection(
+        name=name,
+        provider=provider or Provider(),
+        state_policy=StatePolicy.OPAQUE if pattern is None else StatePolicy.PATTERN,
+        state_pattern=None if pattern is None else re.compile(pattern),
+        state_keys={},
+        code_ttl=timedelta(seconds=code_ttl),
+        credentials=ClientCredentials(
+            authority="https://login.microsoftonline.com/contoso.com",
+            client_id="client",
+            client_secret=SECRET,
+            scope="https://contoso.operations.dynamics.com/.default",
+        ),
+        target=Target(url, Template(body), timeout),
+    )
+
+
+def get(query: str | Mapping[str, str], headers: Mapping[str, str] | None = None) -> Request:
+    """Return the GET of `response_mode=query`; a text is taken raw."""
+    raw = query if isinstance(query, str) else urlencode(query)
+    return Request("GET", raw, headers or {}, b"")
+
+
+def post(body: str | bytes, media_type: str | None = FORM, query: str = "") -> Request:
+    """Return a POST with a body as it is."""
+    raw = body.encode() if isinstance(body, str) else body
+    headers = {"content-length": str(len(raw))}
+    if media_type is not None:
+        headers["content-type"] = media_type
+    return Request("POST", query, headers, raw)
+
+
+def post_json(members: object, query: str = "") -> Request:
+    """Return a POST of JSON."""
+    return post(json.dumps(members), JSON, query)
+
+
+def response(
+    *,
+    code: str | None = CODE,
+    state: str | None = STATE,
+    error: str | None = None,
+    iss: str | None = None,
+    implicit: bool = False,
+    extra: Mapping[str, str] | None = None,
+) -> AuthorizationResponse:
+    """Return what the provider's redirect said, not believed yet."""
+    return AuthorizationResponse(
+        code=code,
+        state=state,
+        error=error,
+        error_description=None,
+        error_uri=None,
+        iss=iss,
+        session_state=None,
+        implicit=implicit,
+        extra=extra or {},
+    )
+
+
+def verified(
+    *,
+    code: str | None = CODE,
+    state: str = STATE,
+    error: str | None = None,
+    iss: str | None = None,
+    implicit: bool = False,
+    extra: Mapping[str, str] | None = None,
+) -> VerifiedResponse:
+    """Return a response that is believed."""
+    return VerifiedResponse(
+        code=code,
+        state=state,
+        error=error,
+        error_description=None,
+        error_uri=None,
+        iss=iss,
+        session_state=None,
+        implicit=implicit,
+        extra=extra or {},
+    )

@@ -1,0 +1,831 @@
+"""App settings become connections, and wrong ones are named without their values."""
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from relay import settings
+from relay.connections import Connection, StatePolicy
+from relay.errors import Misconfigured, UnknownConnection
+
+type Change = Callable[[str], str]
+
+PLAIN = {
+    "ENTRA_TENANT_ID": "contoso.com",
+    "ENTRA_CLIENT_ID": "client",
+    "ENTRA_CLIENT_SECRET": "secret",
+    "DYNAMICS_URL": "https://contoso.operations.dynamics.com/data/OAuthCallbacks",
+}
+"""The least that makes the connection `default`."""
+
+ARTICLE = {
+    "ActiveDirectoryTenant": "https://login.microsoftonline.com/contoso.com",
+    "ActiveDirectoryClientAppId": "client",
+    "ActiveDirectoryClientAppSecret": "secret",
+    "ActiveDirectoryResource": "https://contoso.operations.dynamics.com",
+    "URIString": "https://contoso.operations.dynamics.com/data/OAuthCallbacks",
+}
+"""The same in the names of the original article."""
+
+
+def without(name: str, given: Mapping[str, str] = PLAIN) -> dict[str, str]:
+    return {key: value for key, value in given.items() if key != name}
+
+
+def read(given: Mapping[str, str], name: str = "default") -> Connection:
+    """Return a connection from settings in which nothing is wrong."""
+    connections = settings.read(given).connections
+    assert connections.problems == ()
+    return connections.get(name)
+
+
+def problems(given: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what is wrong, of which there is something."""
+    found = settings.read(given).connections.problems
+    assert found
+    return found
+
+
+# -- what is read --------------------------------------------------------------------------------
+
+
+def test_four_settings_are_enough() -> None:
+    connection = read(PLAIN)
+    assert connection.name == "default"
+    assert connection.credentials.authority == "https://login.microsoftonline.com/contoso.com"
+    assert connection.credentials.client_id == "client"
+    assert connection.credentials.client_secret == "secret"
+    assert connection.credentials.scope == "https://contoso.operations.dynamics.com/.default"
+    assert connection.target.url == PLAIN["DYNAMICS_URL"]
+
+
+def test_the_defaults_are_those_of_the_contract() -> None:
+    connection = read(PLAIN)
+    body = connection.target.body.render({"code": "c", "state": "s"})
+    assert body == b'{"code":"c","state":"s"}'
+    assert connection.target.timeout == 20
+    assert connection.code_ttl == timedelta(seconds=300)
+    assert connection.state_policy is StatePolicy.OPAQUE
+    assert connection.provider.issuer is None
+    assert not connection.provider.iss_required
+    assert connection.provider.code_parameter == "code"
+
+
+def test_every_setting_is_read() -> None:
+    connection = read(
+        {
+            "ENTRA_AUTHORITY": "https://adfs.example.com/adfs",
+            "ENTRA_CLIENT_ID": "id",
+            "ENTRA_CLIENT_SECRET": "key",
+            "DYNAMICS_URL": "https://ax.example.com/namespaces/AXSF/data/OAuthCallbacks",
+            "DYNAMICS_SCOPE": "https://ax.example.com/.default",
+            "DYNAMICS_BODY": '{"Code": "{code}"}',
+            "DYNAMICS_TIMEOUT": "7.5",
+            "CODE_TTL": "60",
+            "STATE_POLICY": "pattern",
+            "STATE_PATTERN": "^cb-[0-9]+$",
+            "PROVIDER_ISSUER": "https://as.example/tenant/",
+            "PROVIDER_ISS_REQUIRED": "true",
+            "PROVIDER_CODE_PARAMETER": "spapi_oauth_code",
+        }
+    )
+    assert connection.credentials.authority == "https://adfs.example.com/adfs"
+    assert connection.credentials.client_id == "id"
+    assert connection.credentials.client_secret == "key"
+    assert connection.credentials.scope == "https://ax.example.com/.default"
+    assert connection.target.url == "https://ax.example.com/namespaces/AXSF/data/OAuthCallbacks"
+    assert connection.target.body.render({"code": "c"}) == b'{"Code":"c"}'
+    assert connection.target.timeout == 7.5
+    assert connection.code_ttl == timedelta(seconds=60)
+    assert connection.state_policy is StatePolicy.PATTERN
+    assert connection.state_pattern is not None
+    assert connection.state_pattern.fullmatch("cb-42")
+    assert connection.provider.issuer == "https://as.example/tenant/"
+    assert connection.provider.iss_required
+    assert connection.provider.code_parameter == "spapi_oauth_code"
+
+
+def test_the_settings_of_the_article_are_enough_too() -> None:
+    assert read(ARTICLE).credentials == read(PLAIN).credentials
+    assert read(ARTICLE).target.url == read(PLAIN).target.url
+
+
+@pytest.mark.parametrize("change", [str.upper, str.lower, str.title, str.swapcase])
+@pytest.mark.parametrize("given", [PLAIN, ARTICLE], ids=["ours", "article"])
+def test_names_are_read_in_any_case(given: Mapping[str, str], change: Change) -> None:
+    read({change(name): value for name, value in given.items()})
+
+
+def test_names_of_a_connection_are_read_in_any_case() -> None:
+    given = {**PLAIN, "connections__Bank_One__Dynamics_Timeout": "3"}
+    assert read(given, "bank-one").target.timeout == 3
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("ENTRA_AUTHORITY", "ActiveDirectoryTenant"),
+        ("ENTRA_CLIENT_ID", "ActiveDirectoryClientAppId"),
+        ("ENTRA_CLIENT_SECRET", "ActiveDirectoryClientAppSecret"),
+        ("DYNAMICS_SCOPE", "ActiveDirectoryResource"),
+        ("DYNAMICS_URL", "URIString"),
+    ],
+)
+def test_our_name_counts_before_the_articles(ours: str, theirs: str) -> None:
+    new = {
+        "ENTRA_AUTHORITY": "https://new.example/tenant",
+        "ENTRA_CLIENT_ID": "new-client",
+        "ENTRA_CLIENT_SECRET": "new-secret",
+        "DYNAMICS_SCOPE": "https://new.example/.default",
+        "DYNAMICS_URL": "https://new.example/data/X",
+    }[ours]
+    assert theirs in ARTICLE
+    for given in ({**ARTICLE, ours: new}, {ours: new, **ARTICLE}):
+        connection = read(given)
+        credentials, target = connection.credentials, connection.target
+        assert new in (
+            credentials.authority,
+            credentials.client_id,
+            credentials.client_secret,
+            credentials.scope,
+            target.url,
+        )
+
+
+def test_our_tenant_counts_before_the_articles_authority() -> None:
+    connection = read({**ARTICLE, "ENTRA_TENANT_ID": "fabrikam.com"})
+    assert connection.credentials.authority == "https://login.microsoftonline.com/fabrikam.com"
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\t\n"], ids=["empty", "space", "blank"])
+def test_an_empty_value_counts_as_not_given(empty: str) -> None:
+    given = {**ARTICLE, "DYNAMICS_URL": empty, "CODE_TTL": empty, "CONNECTIONS__X__CODE_TTL": empty}
+    assert read(given).target.url == ARTICLE["URIString"]
+    assert list(settings.read(given).connections.by_name) == ["default"]
+
+
+def test_white_space_around_a_value_is_no_part_of_it() -> None:
+    connection = read({name: f" {value}\n" for name, value in PLAIN.items()})
+    assert connection.target.url == PLAIN["DYNAMICS_URL"]
+    assert connection.credentials.client_secret == "secret"
+
+
+@pytest.mark.parametrize(
+    ("given", "authority"),
+    [
+        pytest.param(
+            {"ENTRA_TENANT_ID": "72f988bf-86f1-41af-91ab-2d7cd011db47"},
+            "https://login.microsoftonline.com/72f988bf-86f1-41af-91ab-2d7cd011db47",
+            id="tenant-id",
+        ),
+        pytest.param(
+            {"ENTRA_AUTHORITY": "https://login.microsoftonline.us/contoso.com/"},
+            "https://login.microsoftonline.us/contoso.com",
+            id="another-cloud-with-a-slash",
+        ),
+        pytest.param(
+            {"ENTRA_AUTHORITY": "https://adfs.example.com/adfs"},
+            "https://adfs.example.com/adfs",
+            id="ad-fs",
+        ),
+        pytest.param(
+            {"ENTRA_AUTHORITY": "https://login.microsoftonline.us/a", "ENTRA_TENANT_ID": "b"},
+            "https://login.microsoftonline.us/a",
+            id="an-authority-says-more-than-a-tenant",
+        ),
+        pytest.param(
+            {"ActiveDirectoryTenant": "contoso.onmicrosoft.com"},
+            "https://login.microsoftonline.com/contoso.onmicrosoft.com",
+            id="the-articles-setting-with-a-tenant",
+        ),
+        pytest.param(
+            {"ActiveDirectoryTenant": "https://login.windows.net/contoso.com/oauth2/token"},
+            "https://login.windows.net/contoso.com",
+            id="the-articles-setting-with-an-endpoint",
+        ),
+        pytest.param(
+            {"ENTRA_AUTHORITY": "https://login.microsoftonline.com/x.com/oauth2/v2.0/authorize"},
+            "https://login.microsoftonline.com/x.com",
+            id="a-pasted-endpoint",
+        ),
+    ],
+)
+def test_the_authority_is_found_in_what_people_have(given: dict[str, str], authority: str) -> None:
+    connection = read({**without("ENTRA_TENANT_ID"), **given})
+    assert connection.credentials.authority == authority
+
+
+@pytest.mark.parametrize(
+    ("given", "scope"),
+    [
+        pytest.param(
+            {"DYNAMICS_URL": "https://Contoso.Operations.Dynamics.COM/data/X?cross-company=true"},
+            "https://contoso.operations.dynamics.com/.default",
+            id="origin-of-the-url-in-lower-case",
+        ),
+        pytest.param(
+            {"DYNAMICS_URL": "https://localhost:8443/data/X"},
+            "https://localhost:8443/.default",
+            id="origin-with-its-port",
+        ),
+        pytest.param(
+            {"DYNAMICS_SCOPE": "api://00000015-0000/.default"},
+            "api://00000015-0000/.default",
+            id="a-scope-as-it-is",
+        ),
+        pytest.param(
+            {"ActiveDirectoryResource": "https://ax.example.com"},
+            "https://ax.example.com/.default",
+            id="the-articles-resource",
+        ),
+        pytest.param(
+            {"ActiveDirectoryResource": "https://ax.example.com/"},
+            "https://ax.example.com/.default",
+            id="the-articles-resource-with-a-slash",
+        ),
+    ],
+)
+def test_the_scope_names_the_resource_without_a_double_slash(
+    given: dict[str, str], scope: str
+) -> None:
+    assert read({**PLAIN, **given}).credentials.scope == scope
+
+
+# -- connections ---------------------------------------------------------------------------------
+
+
+def test_without_a_plain_url_there_is_no_default_connection() -> None:
+    given = {**without("DYNAMICS_URL"), "CONNECTIONS__XERO__DYNAMICS_URL": PLAIN["DYNAMICS_URL"]}
+    assert read(given, "xero").name == "xero"
+    with pytest.raises(UnknownConnection):
+        settings.read(given).connections.get("default")
+
+
+@pytest.mark.parametrize("name", ["URIString", "DYNAMICS_URL"])
+def test_a_plain_url_makes_the_default_connection_beside_others(name: str) -> None:
+    given = {
+        **without("DYNAMICS_URL"),
+        name: PLAIN["DYNAMICS_URL"],
+        "CONNECTIONS__XERO__CODE_TTL": "60",
+    }
+    assert sorted(settings.read(given).connections.by_name) == ["default", "xero"]
+    assert read(given).code_ttl == timedelta(seconds=300)
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [("XERO", "xero"), ("BANK_ONE", "bank-one"), ("A1", "a1"), ("DEFAULT", "default")],
+)
+def test_any_setting_of_a_connection_creates_it(label: str, name: str) -> None:
+    given = {**PLAIN, f"CONNECTIONS__{label}__CODE_TTL": "60"}
+    assert read(given, name).code_ttl == timedelta(seconds=60)
+
+
+OWN = {
+    "ENTRA_AUTHORITY": "https://own.example/tenant",
+    "ENTRA_TENANT_ID": "own.example",
+    "ENTRA_CLIENT_ID": "own-client",
+    "ENTRA_CLIENT_SECRET": "own-secret",
+    "DYNAMICS_URL": "https://own.example/data/X",
+    "DYNAMICS_SCOPE": "https://own.example/.default",
+    "DYNAMICS_BODY": '{"own": "{code}"}',
+    "DYNAMICS_TIMEOUT": "11",
+    "CODE_TTL": "61",
+    "STATE_POLICY": "opaque",
+    "STATE_PATTERN": "^own$",
+    "STATE_KEYS": "own:" + "A" * 43,
+    "PROVIDER_ISSUER": "https://own.example",
+    "PROVIDER_ISS_REQUIRED": "true",
+    "PROVIDER_CLIENT_ID": "own-client",
+    "PROVIDER_AUTHORIZATION_ENDPOINT": "https://own.example/authorize",
+    "PROVIDER_SCOPE": "own offline_access",
+    "PROVIDER_RESPONSE_MODE": "form_post",
+    "PROVIDER_REDIRECT_URI": "https://own.example/callback",
+    "PROVIDER_EXTRA": "prompt=consent&own=",
+    "PROVIDER_JWKS_URI": "https://own.example/keys",
+    "PROVIDER_CODE_PARAMETER": "own_code",
+}
+"""Another right value for each setting of a connection."""
+
+
+def facts(connection: Connection) -> dict[str, object]:
+    """Return what each setting has become."""
+    credentials, provider = connection.credentials, connection.provider
+    return {
+        "ENTRA_AUTHORITY": credentials.authority,
+        "ENTRA_TENANT_ID": credentials.authority,
+        "ENTRA_CLIENT_ID": credentials.client_id,
+        "ENTRA_CLIENT_SECRET": credentials.client_secret,
+        "DYNAMICS_URL": connection.target.url,
+        "DYNAMICS_SCOPE": credentials.scope,
+        "DYNAMICS_BODY": connection.target.body.render({"code": "c"}),
+        "DYNAMICS_TIMEOUT": connection.target.timeout,
+        "CODE_TTL": connection.code_ttl,
+        "STATE_POLICY": connection.state_policy,
+        "STATE_PATTERN": connection.state_pattern,
+        "STATE_KEYS": connection.state_keys,
+        "PROVIDER_ISSUER": provider.issuer,
+        "PROVIDER_ISS_REQUIRED": provider.iss_required,
+        "PROVIDER_CLIENT_ID": provider.client_id,
+        "PROVIDER_AUTHORIZATION_ENDPOINT": provider.authorization_endpoint,
+        "PROVIDER_SCOPE": provider.scope,
+        "PROVIDER_RESPONSE_MODE": provider.response_mode,
+        "PROVIDER_REDIRECT_URI": provider.redirect_uri,
+        "PROVIDER_EXTRA": provider.extra,
+        "PROVIDER_JWKS_URI": provider.jwks_uri,
+        "PROVIDER_CODE_PARAMETER": provider.code_parameter,
+    }
+
+
+FULL = {
+    **PLAIN,
+    "STATE_POLICY": "signed",
+    "STATE_KEYS": "plain:" + "B" * 43,
+    "STATE_PATTERN": "^plain$",
+    "PROVIDER_ISSUER": "https://as.example",
+    "PROVIDER_CLIENT_ID": "client",
+    "PROVIDER_REDIRECT_URI": "https://relay.example/callback",
+}
+"""What settings that need others need."""
+OTHER = "CONNECTIONS__OTHER__ENTRA_CLIENT_ID"
+
+
+def test_every_setting_of_a_connection_is_tried_here() -> None:
+    assert sorted(OWN) == sorted(settings.names(settings.ConnectionSettings))
+
+
+@pytest.mark.parametrize("setting", OWN)
+def test_a_connections_own_setting_counts_for_it_and_for_no_other(setting: str) -> None:
+    given = {**FULL, OTHER: "client", f"CONNECTIONS__XERO__{setting}": OWN[setting]}
+    before = facts(read(FULL))
+    assert facts(read(given)) == before
+    assert facts(read(given, "other")) == before
+    assert facts(read(given, "xero"))[setting] != before[setting]
+
+
+@pytest.mark.parametrize("setting", OWN)
+def test_what_a_connection_does_not_give_it_has_from_the_plain_setting(setting: str) -> None:
+    creates_it = "CODE_TTL" if setting == "ENTRA_CLIENT_ID" else "ENTRA_CLIENT_ID"
+    given = {**FULL, f"CONNECTIONS__OTHER__{creates_it}": {**FULL, "CODE_TTL": "300"}[creates_it]}
+    given[setting] = OWN[setting]
+    assert facts(read(given, "other")) == facts(read(given))
+    assert facts(read(given, "other"))[setting] != facts(read(FULL))[setting]
+
+
+def test_a_connection_may_inherit_from_the_articles_settings() -> None:
+    given = {**ARTICLE, "CONNECTIONS__XERO__CODE_TTL": "60"}
+    assert read(given, "xero").credentials == read(ARTICLE).credentials
+
+
+def test_a_connections_own_tenant_counts_before_an_inherited_authority() -> None:
+    given = {
+        **without("ENTRA_TENANT_ID"),
+        "ENTRA_AUTHORITY": "https://login.microsoftonline.us/contoso.com",
+        "CONNECTIONS__XERO__ENTRA_TENANT_ID": "fabrikam.com",
+    }
+    assert read(given, "xero").credentials.authority == (
+        "https://login.microsoftonline.com/fabrikam.com"
+    )
+    assert read(given).credentials.authority == "https://login.microsoftonline.us/contoso.com"
+
+
+def test_connections_with_equal_credentials_share_them() -> None:
+    given = {**PLAIN, "CONNECTIONS__XERO__CODE_TTL": "60"}
+    assert read(given, "xero").credentials == read(given).credentials
+
+
+# -- what is wrong -------------------------------------------------------------------------------
+
+WRONG = {
+    "ENTRA_AUTHORITY": "http://canary.example/tenant",
+    "ENTRA_TENANT_ID": "canary tenant",
+    "DYNAMICS_URL": "http://canary.example/data/X",
+    "DYNAMICS_SCOPE": "https://canary.example",
+    "DYNAMICS_BODY": '{"code": "{canary}"}',
+    "DYNAMICS_TIMEOUT": "canary",
+    "CODE_TTL": "canary",
+    "STATE_POLICY": "canary",
+    "STATE_PATTERN": "canary",
+    "STATE_KEYS": "canary:canary",
+    "PROVIDER_ISSUER": "canary",
+    "PROVIDER_ISS_REQUIRED": "canary",
+    "PROVIDER_CLIENT_ID": "canary é",
+    "PROVIDER_AUTHORIZATION_ENDPOINT": "http://canary.example/authorize",
+    "PROVIDER_SCOPE": 'canary "scope"',
+    "PROVIDER_RESPONSE_MODE": "canary",
+    "PROVIDER_REDIRECT_URI": "http://canary.example/callback",
+    "PROVIDER_EXTRA": "canary",
+    "PROVIDER_JWKS_URI": "http://canary.example/keys",
+    "PROVIDER_CODE_PARAMETER": "canary code",
+    "CA_BUNDLE": "canary.pem",
+    "OUTBOX_KEYS": "canary",
+    "OUTBOX_QUEUE": "canary queue",
+}
+"""A wrong value for each setting that can have one."""
+WHOLE_APP = ("CA_BUNDLE", "OUTBOX_KEYS", "OUTBOX_QUEUE")
+PER_CONNECTION = [name for name in WRONG if name not in WHOLE_APP]
+
+
+def test_only_names_and_secrets_can_have_no_wrong_value() -> None:
+    every = {*settings.names(settings.ConnectionSettings), *settings.names(settings.AppSettings)}
+    assert every - set(WRONG) == {"ENTRA_CLIENT_ID", "ENTRA_CLIENT_SECRET"}
+
+
+@pytest.mark.parametrize("setting", WRONG)
+def test_a_wrong_value_is_named_by_its_setting_and_never_shown(setting: str) -> None:
+    given = {**PLAIN, "ENTRA_CLIENT_SECRET": "canary-secret", setting: WRONG[setting]}
+    if setting == "ENTRA_TENANT_ID":
+        given.pop("ENTRA_AUTHORITY", None)
+    found = problems(given)
+    assert len(found) == 1
+    assert found[0].startswith(f"{setting}: expected ")
+    assert "canary" not in found[0]
+    with pytest.raises(Misconfigured) as refused:
+        settings.read(given).connections.get("default")
+    assert refused.value.problems == found
+    assert "canary" not in repr(refused.value)
+
+
+@pytest.mark.parametrize("setting", PER_CONNECTION)
+def test_a_wrong_value_of_one_connection_is_named_in_full(setting: str) -> None:
+    full = f"CONNECTIONS__BANK_ONE__{setting}"
+    found = problems({**PLAIN, full: WRONG[setting]})
+    assert len(found) == 1
+    assert found[0].startswith(f"{full}: expected ")
+    assert "canary" not in found[0]
+
+
+@pytest.mark.parametrize("setting", PER_CONNECTION)
+def test_a_wrong_value_that_is_inherited_is_named_once_where_it_stands(setting: str) -> None:
+    given = {**PLAIN, setting: WRONG[setting], "CONNECTIONS__A__CODE_TTL": "60", OTHER: "client"}
+    found = problems(given)
+    assert len(found) == 1
+    assert found[0].startswith(f"{setting}: expected ")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "value"),
+    [
+        ("ActiveDirectoryTenant", "https://login.microsoftonline.com/common"),
+        ("ActiveDirectoryResource", "canary resource"),
+        ("URIString", "http://canary.example/data/X"),
+    ],
+)
+def test_a_wrong_value_of_an_old_name_is_named_as_the_setting_that_was_given(
+    theirs: str, value: str
+) -> None:
+    found = problems({**ARTICLE, theirs: value})
+    assert len(found) == 1
+    assert theirs in found[0]
+    assert "canary" not in found[0]
+
+
+SECRETS = {
+    "ENTRA_CLIENT_SECRET": "canary",
+    "STATE_KEYS": f"canary:{'canary_' * 6}A",
+    "OUTBOX_KEYS": f"{'canary_' * 6}A=",
+}
+
+
+@pytest.mark.parametrize("setting", SECRETS)
+def test_no_secret_is_shown_when_settings_are_printed(setting: str) -> None:
+    given = {**PLAIN, setting: SECRETS[setting], "CONNECTIONS__A__CODE_TTL": "60"}
+    if setting not in WHOLE_APP:
+        given[f"CONNECTIONS__A__{setting}"] = SECRETS[setting]
+    read(given)
+    shown = repr(settings.read(given))
+    assert "canary" not in shown
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        pytest.param("ENTRA_AUTHORITY", "https://login.microsoftonline.com", id="no-tenant"),
+        pytest.param("ENTRA_AUTHORITY", "https://login.microsoftonline.com/common", id="common"),
+        pytest.param(
+            "ENTRA_AUTHORITY",
+            "https://login.microsoftonline.com/organizations/oauth2/v2.0/token",
+            id="organizations",
+        ),
+        pytest.param("ENTRA_AUTHORITY", "http://localhost/adfs", id="authority-without-tls"),
+        pytest.param("ENTRA_TENANT_ID", "common", id="common-is-no-tenant"),
+        pytest.param("ENTRA_TENANT_ID", "organizations", id="organizations-is-no-tenant"),
+        pytest.param("ENTRA_TENANT_ID", "https://login.microsoftonline.com/x", id="tenant-url"),
+        pytest.param("ENTRA_TENANT_ID", "contoso.com/../x", id="tenant-with-a-path"),
+        pytest.param("DYNAMICS_URL", "http://contoso.operations.dynamics.com/x", id="http"),
+        pytest.param("DYNAMICS_URL", "http://localhost.evil.example/x", id="looks-like-loopback"),
+        pytest.param("DYNAMICS_URL", "http://127.0.0.1.evil.example/x", id="looks-like-127"),
+        pytest.param("DYNAMICS_URL", "http://localhost@evil.example/x", id="loopback-as-user"),
+        pytest.param("DYNAMICS_URL", "https://user:word@contoso.example/x", id="with-a-password"),
+        pytest.param("DYNAMICS_URL", "https://contoso.example/x#y", id="with-a-fragment"),
+        pytest.param("DYNAMICS_URL", "https://contoso.example/a b", id="with-a-space"),
+        pytest.param("DYNAMICS_URL", "https://contoso.example/é", id="beyond-ascii"),
+        pytest.param("DYNAMICS_URL", "https://contoso.example:99999/x", id="no-port"),
+        pytest.param("DYNAMICS_URL", "https://[::1/x", id="half-an-address"),
+        pytest.param("DYNAMICS_URL", "contoso.operations.dynamics.com/data", id="no-scheme"),
+        pytest.param("DYNAMICS_URL", "ftp://contoso.example/x", id="another-scheme"),
+        pytest.param("DYNAMICS_URL", "https:///data/X", id="no-host"),
+        pytest.param("DYNAMICS_SCOPE", "https://contoso.example/", id="scope-is-a-resource"),
+        pytest.param("DYNAMICS_SCOPE", "https://contoso.example//.default", id="double-slash"),
+        pytest.param("DYNAMICS_SCOPE", "https://a/.default https://b/.default", id="two-scopes"),
+        pytest.param("DYNAMICS_BODY", "canary", id="body-is-no-json"),
+        pytest.param("DYNAMICS_BODY", '{"code": "canary"}', id="body-without-a-code"),
+        pytest.param("DYNAMICS_BODY", '{"code": "{code}", "x": "{y}"}', id="unknown-placeholder"),
+        pytest.param("DYNAMICS_TIMEOUT", "0", id="no-time-at-all"),
+        pytest.param("DYNAMICS_TIMEOUT", "-1", id="negative-time"),
+        pytest.param("DYNAMICS_TIMEOUT", "61", id="longer-than-a-person-waits"),
+        pytest.param("DYNAMICS_TIMEOUT", "nan", id="nan"),
+        pytest.param("DYNAMICS_TIMEOUT", "inf", id="infinity"),
+        pytest.param("CODE_TTL", "0", id="no-life"),
+        pytest.param("CODE_TTL", "1.5", id="half-a-second"),
+        pytest.param("CODE_TTL", "9" * 5_000, id="a-number-of-5000-digits"),
+        pytest.param("STATE_POLICY", "any", id="no-policy"),
+        pytest.param("STATE_PATTERN", "cb-[0-9]+", id="not-anchored"),
+        pytest.param("STATE_PATTERN", "^cb-[0-9]+", id="not-anchored-at-its-end"),
+        pytest.param("STATE_PATTERN", "cb-[0-9]+$", id="not-anchored-at-its-start"),
+        pytest.param("STATE_PATTERN", r"^cost-1\$", id="a-literal-dollar-is-no-anchor"),
+        pytest.param("STATE_PATTERN", "^(canary$", id="no-pattern"),
+        pytest.param("STATE_PATTERN", "^a{1,99999999999}$", id="a-pattern-out-of-bounds"),
+        pytest.param("STATE_KEYS", "A" * 43, id="key-without-an-id"),
+        pytest.param("STATE_KEYS", "a:" + "A" * 42, id="key-too-short"),
+        pytest.param("STATE_KEYS", "a:" + "A" * 44, id="key-too-long"),
+        pytest.param("STATE_KEYS", "a:" + "A" * 42 + "+", id="key-in-another-base64"),
+        pytest.param("STATE_KEYS", "a:" + "A" * 43 + ",a:" + "B" * 43, id="one-id-for-two-keys"),
+        pytest.param("STATE_KEYS", "a:" + "A" * 43 + ",", id="half-a-list-of-keys"),
+        pytest.param("PROVIDER_ISSUER", "http://as.example", id="issuer-http"),
+        pytest.param("PROVIDER_ISSUER", "as.example", id="issuer-without-scheme"),
+        pytest.param("PROVIDER_ISS_REQUIRED", "perhaps", id="neither-true-nor-false"),
+        pytest.param("PROVIDER_CODE_PARAMETER", "a&b", id="no-parameter-name"),
+        pytest.param("PROVIDER_EXTRA", "state=x", id="a-parameter-that-the-relay-sets"),
+        pytest.param("PROVIDER_EXTRA", "a=%ff", id="a-parameter-that-is-not-utf-8"),
+        pytest.param(
+            "PROVIDER_AUTHORIZATION_ENDPOINT", "https://as.example/?state=x", id="endpoint-with-it"
+        ),
+    ],
+)
+def test_a_value_that_can_not_be_right_is_refused(setting: str, value: str) -> None:
+    given = {**FULL, "STATE_POLICY": "pattern", setting: value}
+    found = problems(given)
+    assert len(found) == 1
+    assert found[0].startswith(f"{setting}: expected ")
+    assert isinstance(settings.read(given).connections.by_name["default"], Misconfigured)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("DYNAMICS_BODY", '{"code": "{code}", "x": ' + "[" * 3_000 + "]" * 3_000 + "}"),
+        ("STATE_PATTERN", "^" + "(" * 3_000 + ")" * 3_000 + "$"),
+    ],
+)
+def test_a_value_that_is_too_deep_is_refused(setting: str, value: str) -> None:
+    try:
+        (found,) = problems({**FULL, setting: value})
+    except RecursionError:
+        pytest.fail("RecursionError", pytrace=False)  # whose traceback has a thousand lines
+    assert found.startswith(f"{setting}: expected ")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://localhost:7071/x",
+        "http://127.0.0.1:8080/x",
+        "http://[::1]:8080/x",
+        "http://LOCALHOST/x",
+        "https://contoso.example:8443/x?cross-company=true",
+    ],
+)
+def test_a_url_is_https_or_on_loopback(url: str) -> None:
+    assert read({**PLAIN, "DYNAMICS_URL": url}).target.url == url
+    assert read({**PLAIN, "PROVIDER_ISSUER": url}).provider.issuer == url
+
+
+@pytest.mark.parametrize("setting", PLAIN)
+def test_a_missing_setting_is_named_with_what_is_expected(setting: str) -> None:
+    found = problems(without(setting))
+    assert len(found) == 1
+    assert found[0].startswith(f"{setting}: ")
+    assert "expected" in found[0]
+
+
+def test_nothing_at_all_is_one_problem_and_no_connection() -> None:
+    found = problems({})
+    assert len(found) == 1
+    assert found[0].startswith("DYNAMICS_URL: missing; expected https URL")
+    with pytest.raises(Misconfigured):
+        settings.read({}).connections.get("default")
+
+
+def test_a_connection_that_misses_something_is_named() -> None:
+    given = {**without("DYNAMICS_URL"), "CONNECTIONS__XRO__CODE_TTL": "60"}
+    (found,) = problems(given)
+    assert "DYNAMICS_URL" in found
+    assert "xro" in found.lower()
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        pytest.param({"STATE_POLICY": "pattern"}, "STATE_PATTERN", id="policy-without-pattern"),
+        pytest.param({"STATE_PATTERN": "^a$"}, "STATE_POLICY", id="pattern-without-policy"),
+        pytest.param({"STATE_POLICY": "signed"}, "STATE_KEYS", id="policy-without-keys"),
+        pytest.param(
+            {"PROVIDER_RESPONSE_MODE": "jwt", "PROVIDER_CLIENT_ID": "x"},
+            "PROVIDER_ISSUER",
+            id="jarm-without-issuer",
+        ),
+        pytest.param(
+            {"PROVIDER_RESPONSE_MODE": "form_post.jwt", "PROVIDER_ISSUER": "https://as.example"},
+            "PROVIDER_CLIENT_ID",
+            id="jarm-without-client-id",
+        ),
+        pytest.param(
+            {"PROVIDER_ISS_REQUIRED": "true"}, "PROVIDER_ISSUER", id="required-issuer-unknown"
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(given: dict[str, str], named: str) -> None:
+    (found,) = problems({**PLAIN, **given})
+    assert found.startswith(f"{named}: expected")
+
+
+def test_a_contradiction_in_one_connection_is_named_as_that_connections() -> None:
+    (found,) = problems({**PLAIN, "CONNECTIONS__XERO__STATE_POLICY": "pattern"})
+    assert "STATE_PATTERN" in found
+    assert "xero" in found.lower()
+
+
+def test_a_pattern_may_be_there_for_another_connection() -> None:
+    given = {**FULL, "STATE_POLICY": "opaque", "CONNECTIONS__XERO__STATE_POLICY": "pattern"}
+    assert read(given).state_policy is StatePolicy.OPAQUE
+    assert read(given, "xero").state_policy is StatePolicy.PATTERN
+
+
+def test_all_that_is_wrong_is_named_at_once() -> None:
+    given = {**PLAIN, **WRONG}
+    assert sorted(found.partition(":")[0] for found in problems(given)) == sorted(WRONG)
+
+
+BAD_PORT, BAD_HOST = "https://as.example:canary/x", "https://[canary]/x"
+URLS = [name for name in PER_CONNECTION if name.endswith(("AUTHORITY", "URL", "URI", "ISSUER"))]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param(WRONG, id="wrong"),
+        pytest.param(WRONG | dict.fromkeys(URLS, BAD_PORT), id="ports"),
+        pytest.param(WRONG | dict.fromkeys(URLS, BAD_HOST), id="hosts"),
+    ],
+)
+@pytest.mark.parametrize("model", [settings.ConnectionSettings, settings.AppSettings])
+def test_not_even_the_error_that_is_caught_quotes_a_value(
+    model: type[BaseModel], wrong: dict[str, str]
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate(wrong | {"ENTRA_CLIENT_SECRET": "canary"})
+    assert "canary" not in str(caught.value)
+
+
+# -- unknown names -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "nearest"),
+    [
+        ("DYNAMIC_URL", "DYNAMICS_URL"),
+        ("CODE_TTLS", "CODE_TTL"),
+        ("CLIENT_SECRET", "ENTRA_CLIENT_SECRET"),
+        ("PROVIDER__ISSUER", "PROVIDER_ISSUER"),
+    ],
+)
+@pytest.mark.parametrize("known", [{}, {"CONNECTIONS__XERO__CODE_TTL": "60"}], ids=["no", "yes"])
+def test_an_unknown_setting_of_a_connection_is_named_with_the_nearest_known(
+    setting: str, nearest: str, known: dict[str, str]
+) -> None:
+    (found,) = problems({**PLAIN, **known, f"CONNECTIONS__XERO__{setting}": "canary"})
+    assert found.startswith(f"CONNECTIONS__XERO__{setting}: no such setting")
+    assert nearest in found
+    assert "canary" not in found
+
+
+def test_an_unknown_setting_that_is_like_none_is_named_too() -> None:
+    (found,) = problems({**PLAIN, "CONNECTIONS__XERO__QQQ": "canary"})
+    assert found.startswith("CONNECTIONS__XERO__QQQ: no such setting")
+
+
+def test_an_unknown_setting_alone_creates_no_connection() -> None:
+    found = settings.read({**PLAIN, "CONNECTIONS__XERO__DYNAMIC_URL": "https://x.example"})
+    assert list(found.connections.by_name) == ["default"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CONNECTIONS__XERO",
+        "CONNECTIONS__",
+        "CONNECTIONS____CODE_TTL",
+        "CONNECTIONS__A.B__CODE_TTL",
+        "CONNECTIONS___A__CODE_TTL",
+        "CONNECTIONS__A/../B__CODE_TTL",
+        "CONNECTIONS__Ä__CODE_TTL",
+    ],
+)
+def test_a_name_that_makes_no_connection_is_not_passed_over_in_silence(name: str) -> None:
+    given = {**PLAIN, name: "canary"}
+    assert all("canary" not in found for found in problems(given))
+    assert list(settings.read(given).connections.by_name) == ["default"]
+
+
+@pytest.mark.parametrize("known", [{}, {"CONNECTIONS__XERO__CODE_TTL": "60"}], ids=["no", "yes"])
+@pytest.mark.parametrize("setting", WHOLE_APP)
+def test_a_setting_of_the_whole_app_is_none_of_a_connection(
+    setting: str, known: dict[str, str]
+) -> None:
+    (found,) = problems({**PLAIN, **known, f"CONNECTIONS__XERO__{setting}": "canary"})
+    assert found.startswith(f"CONNECTIONS__XERO__{setting}: is for the whole app")
+    assert "canary" not in found
+
+
+def test_settings_of_others_are_none_of_ours() -> None:
+    read({**PLAIN, "FUNCTIONS_WORKER_RUNTIME": "python", "PATH": "/bin", "DYNAMICS_URLS": "x"})
+
+
+# -- one bad connection leaves the others working ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *(
+            pytest.param({f"CONNECTIONS__BAD__{name}": value}, id=name)
+            for name, value in WRONG.items()
+            if name in PER_CONNECTION
+        ),
+        pytest.param({"CONNECTIONS__BAD__STATE_POLICY": "pattern"}, id="contradiction"),
+        pytest.param(
+            {"CONNECTIONS__BAD__CODE_TTL": "60", "CONNECTIONS__BAD__QQQ": "x"}, id="unknown-name"
+        ),
+    ],
+)
+def test_a_bad_connection_leaves_the_others_working(bad: dict[str, str]) -> None:
+    found = settings.read({**PLAIN, **bad, "CONNECTIONS__GOOD__CODE_TTL": "60"}).connections
+    assert found.get("default").name == "default"
+    assert found.get("good").code_ttl == timedelta(seconds=60)
+    with pytest.raises(Misconfigured):
+        found.get("bad")
+    with pytest.raises(UnknownConnection):
+        found.get("nobody")
+
+
+def test_a_bad_default_connection_leaves_the_others_working() -> None:
+    given = {
+        **PLAIN,
+        "DYNAMICS_URL": "http://contoso.example/x",
+        "CONNECTIONS__GOOD__DYNAMICS_URL": PLAIN["DYNAMICS_URL"],
+    }
+    found = settings.read(given).connections
+    assert found.get("good").name == "good"
+    with pytest.raises(Misconfigured):
+        found.get("default")
+
+
+@pytest.mark.parametrize("setting", WHOLE_APP)
+def test_what_is_wrong_for_the_whole_app_is_wrong_for_every_connection(setting: str) -> None:
+    given = {**PLAIN, "CONNECTIONS__A__CODE_TTL": "60", setting: WRONG[setting]}
+    found = settings.read(given).connections
+    for name in ("default", "a"):
+        with pytest.raises(Misconfigured):
+            found.get(name)
+
+
+def test_a_ca_bundle_that_is_there_is_kept(tmp_path: Path) -> None:
+    bundle = tmp_path / "ca.pem"
+    bundle.touch()
+    assert settings.read({**PLAIN, "CA_BUNDLE": str(bundle)}).app.ca_bundle == str(bundle)
+    assert settings.read(PLAIN).app.ca_bundle is None
+
+
+# -- the table -----------------------------------------------------------------------------------
+
+
+def test_the_table_has_a_row_for_each_setting_and_names_the_old_one() -> None:
+    rows = {row["setting"]: row for row in settings.table()}
+    assert set(rows) == {*OWN, *WHOLE_APP}
+    assert {row["article"]: name for name, row in rows.items() if row["article"]} == {
+        "ActiveDirectoryTenant": "ENTRA_AUTHORITY",
+        "ActiveDirectoryClientAppId": "ENTRA_CLIENT_ID",
+        "ActiveDirectoryClientAppSecret": "ENTRA_CLIENT_SECRET",
+        "ActiveDirectoryResource": "DYNAMICS_SCOPE",
+        "URIString": "DYNAMICS_URL",
+    }
+    assert {name for name, row in rows.items() if row["required"]} == {
+        "ENTRA_CLIENT_ID",
+        "ENTRA_CLIENT_SECRET",
+        "DYNAMICS_URL",
+    }
+    assert all(row["expected"] for row in rows.values())

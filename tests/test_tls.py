@@ -1,0 +1,128 @@
+"""Whom the relay trusts. Handshakes are real ones, in memory."""
+
+import ssl
+from pathlib import Path
+
+import pytest
+import trustme
+
+from relay import tls
+
+HOST = "dynamics.example"
+
+
+@pytest.fixture(autouse=True)
+def _nobody_is_trusted_by_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the system's trust a stranger's CA, so that a test knows whom it trusts."""
+    bundle = tmp_path / "system.pem"
+    trustme.CA().cert_pem.write_to_path(str(bundle))
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "nothing"))
+
+
+class Authority:
+    """A CA with its file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.ca = trustme.CA()
+        self.ca.cert_pem.write_to_path(str(path))
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "one.pem")
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "two.pem")
+
+
+def handshake(context: ssl.SSLContext, authority: Authority, host: str = HOST) -> None:
+    """Connect to a server that `authority` has certified. Raises `ssl.SSLError`."""
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.ca.issue_cert(HOST).configure_cert(server_context)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(to_client, to_server, server_hostname=host)
+    server = server_context.wrap_bio(to_server, to_client, server_side=True)
+    waiting = [client, server]
+    while waiting:
+        side = waiting.pop(0)
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            waiting.append(side)
+
+
+def trusts(context: ssl.SSLContext, authority: Authority) -> bool:
+    try:
+        handshake(context, authority)
+    except ssl.SSLCertVerificationError:
+        return False
+    return True
+
+
+def test_a_stranger_is_not_trusted(one: Authority) -> None:
+    assert not trusts(tls.trust(None, {}), one)
+
+
+def test_a_further_ca_is_trusted_and_no_other(one: Authority, two: Authority) -> None:
+    context = tls.trust(str(one.path), {})
+    assert trusts(context, one)
+    assert not trusts(context, two)
+
+
+def test_whom_the_system_trusts_stays_trusted(
+    one: Authority, two: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(one.path))
+    assert trusts(tls.trust(None, {}), one)
+    assert trusts(tls.trust(str(two.path), {}), one)
+    assert trusts(tls.trust(None, {"REQUESTS_CA_BUNDLE": str(two.path)}), one)
+
+
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_the_variables_that_requests_reads_add_and_never_replace(
+    name: str, one: Authority, two: Authority
+) -> None:
+    context = tls.trust(str(one.path), {name: str(two.path)})
+    assert trusts(context, one)
+    assert trusts(context, two)
+
+
+def test_an_empty_variable_counts_as_none(one: Authority) -> None:
+    environ = {"REQUESTS_CA_BUNDLE": "", "CURL_CA_BUNDLE": ""}
+    assert trusts(tls.trust(str(one.path), environ), one)
+
+
+def test_the_name_in_the_certificate_has_to_be_the_hosts(one: Authority) -> None:
+    with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+        handshake(tls.trust(str(one.path), {}), one, host="evil.example")
+
+
+def test_nothing_older_than_tls_1_2_is_spoken() -> None:
+    assert tls.trust(None, {}).minimum_version >= ssl.TLSVersion.TLSv1_2
+
+
+@pytest.fixture(params=["nothing", "text", "empty"])
+def unreadable(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    path = tmp_path / "bundle.pem"
+    if request.param != "nothing":
+        path.write_text("no certificate\n" if request.param == "text" else "")
+    return str(path)
+
+
+def test_a_file_that_is_no_bundle_is_an_os_error(unreadable: str) -> None:
+    with pytest.raises(OSError):  # noqa: PT011 - every kind of it
+        tls.trust(unreadable, {})
+    with pytest.raises(OSError):  # noqa: PT011 - every kind of it
+        tls.trust(None, {"REQUESTS_CA_BUNDLE": unreadable})
+
+
+def test_a_python_that_knows_no_cas_at_all_has_those_of_certifi(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nothing = ssl.DefaultVerifyPaths("", "", "", "", "", "")
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: nothing)
+    assert len(tls.trust(None, {}).get_ca_certs()) > 50
