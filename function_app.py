@@ -1,5 +1,9 @@
 """Azure in, Azure out. The story itself is in `relay/flow.py`."""
 
+from collections.abc import Iterable, Mapping
+from http.cookies import SimpleCookie
+from typing import Any, override
+
 import azure.functions as func
 
 import relay
@@ -7,6 +11,7 @@ from relay import bootstrap, pages
 from relay.authorization import Request
 from relay.connections import DEFAULT
 from relay.pages import Reply
+from relay.start import Started
 
 # ANONYMOUS everywhere, and not by neglect: the Functions host reads `?code=` as its own key, so any
 # other level answers an authorization response with 401. What guards the endpoint is its state.
@@ -30,14 +35,8 @@ async def callback(req: func.HttpRequest, outbox: func.Out[str]) -> func.HttpRes
     The host writes `outbox` before it sends the answer, and answers 500 when it cannot: nobody is
     told "held" of something that is not.
     """
-    request = Request(
-        method=req.method,
-        # Not `req.params`: the host has joined duplicates with a comma and dropped empty values.
-        query=req.url.partition("?")[2],
-        headers={name.lower(): value for name, value in req.headers.items()},
-        body=req.get_body(),
-    )
-    answer = await _relay.receive(req.route_params.get("connection") or DEFAULT, request)
+    request = _request(req)
+    answer = await _relay.receive(_name(req), request)
     if answer.held is not None:
         outbox.set(answer.held)
     return _response(pages.render(answer, html=request.wants_html))
@@ -52,6 +51,17 @@ async def redeliver(message: func.QueueMessage, dead: func.Out[str]) -> None:
     letter = await _relay.redeliver(message.get_body(), (message.dequeue_count or 0) + 1)
     if letter is not None:
         dead.set(letter.to_json())
+
+
+@app.function_name("authorize")
+@app.route("authorize/{connection?}", methods=["GET"])
+async def authorize(req: func.HttpRequest) -> func.HttpResponse:
+    """Start a flow at the relay, for a person whom Dynamics sends here with a ticket."""
+    request = _request(req)
+    answer = _relay.authorize(_name(req), request)
+    if isinstance(answer, Started):
+        return _response(pages.begin(answer))
+    return _response(pages.render(answer, html=request.wants_html))
 
 
 @app.function_name("done")
@@ -70,5 +80,66 @@ async def health(req: func.HttpRequest) -> func.HttpResponse:  # noqa: ARG001 - 
     return _response(pages.health(relay.__version__, healthy=healthy))
 
 
+def _name(req: func.HttpRequest) -> str:
+    return req.route_params.get("connection") or DEFAULT
+
+
+def _request(req: func.HttpRequest) -> Request:
+    return Request(
+        method=req.method,
+        # Not `req.params`: the host has joined duplicates with a comma and dropped empty values.
+        query=req.url.partition("?")[2],
+        headers={name.lower(): value for name, value in req.headers.items()},
+        body=req.get_body(),
+    )
+
+
 def _response(reply: Reply) -> func.HttpResponse:
-    return func.HttpResponse(reply.body, status_code=reply.status, headers=dict(reply.headers))
+    if not reply.cookies:
+        return func.HttpResponse(reply.body, status_code=reply.status, headers=dict(reply.headers))
+    return _WithCookies(reply)
+
+
+class _WithCookies(func.HttpResponse):
+    """A response whose cookies reach the browser as they were written.
+
+    The worker reads a Set-Cookie header into parts and sends an absent Domain as an empty one; the
+    host writes `domain=`, Azure's front end fills it in, and browsers drop a `__Host-` cookie that
+    has a domain (azure-functions-python-worker#1902). So the first cookie goes as a plain header,
+    of which the host takes one of each name, and further ones as parts with no Domain at all.
+    """
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.body, status_code=reply.status)
+        self._headers = _Headers(reply.headers, reply.cookies)
+
+    @property
+    @override
+    def headers(self) -> Any:
+        return self._headers
+
+
+class _Headers(dict[str, str]):
+    """What `HttpResponseConverter.encode` of azure-functions asks of a response's headers."""
+
+    def __init__(self, headers: Mapping[str, str], cookies: Iterable[str]) -> None:
+        first, *others = cookies
+        super().__init__({name.lower(): value for name, value in headers.items()})
+        self["set-cookie"] = first
+        self._others = [SimpleCookie(cookie) for cookie in others]
+        for jar in self._others:
+            for cookie in jar.values():
+                cookie["domain"] = None
+
+    @override
+    def __contains__(self, name: object) -> bool:
+        return bool(self._others) if name == "Set-Cookie" else super().__contains__(name)
+
+    def get_all(self, _name: str) -> list[SimpleCookie]:
+        """Return the cookies that go as parts; `SimpleCookie` takes one of these as it is."""
+        return self._others
+
+    @override
+    def pop(self, name: str, *_: object) -> str:
+        """Keep the plain one, which the converter would throw away."""
+        return self[name.lower()]

@@ -11,6 +11,7 @@ from relay.connections import Connections
 from relay.dynamics import DynamicsClient
 from relay.errors import Misconfigured
 from relay.flow import Relay
+from relay.jwks import KeyStore
 from relay.once import Once
 from relay.sealing import Sealer
 from relay.tokens import TokenCache
@@ -43,6 +44,7 @@ def app(environ: Mapping[str, str] = os.environ) -> App:
         connections,
         TokenCache(context),
         DynamicsClient(context),
+        KeyStore(context),
         deliveries=Once[Receipt](),
         sealer=Sealer(read.app.outbox_keys) if read.app.outbox_keys else None,
     )

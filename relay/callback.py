@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Self
 
-from relay.authorization import VerifiedResponse
+from relay.authorization import AuthorizationResponse, VerifiedResponse
 from relay.body import PARAM
 from relay.connections import Connection
 
@@ -93,6 +93,8 @@ class Callback:
             "error_uri": response.error_uri,
             "iss": response.iss,
             "session_state": response.session_state,
+            "code_verifier": response.code_verifier,
+            "redirect_uri": response.redirect_uri,
             "connection": self.connection.name,
             "delivery_id": self.delivery_id,
             "state_hash": hashlib.sha256(response.state.encode()).hexdigest(),
@@ -102,11 +104,11 @@ class Callback:
         } | {PARAM + name: value for name, value in response.extra.items()}
 
 
-def delivery_id(connection: str, response: VerifiedResponse) -> str:
+def delivery_id(connection: str, response: AuthorizationResponse) -> str:
     """Return the first 32 hex digits of a SHA-256 over connection, state and code or error."""
-    parts = [connection, response.state, response.code or ""]
+    parts = [connection, response.state or "", response.code or ""]
     if response.error is not None:
-        parts = ["error", connection, response.state, response.error]
+        parts = ["error", connection, response.state or "", response.error]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 

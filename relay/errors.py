@@ -4,6 +4,7 @@ RelayError
 ├── Misconfigured               settings do not validate
 ├── UnknownConnection           no such redirect URI
 ├── InvalidResponse             the authorization response or its state
+│   └── CookieMissing           the state is good, the browser that it is bound to has no cookie
 ├── Unopenable                  a message of the outbox that no key opens
 └── Undelivered                 Dynamics does not have it
     ├── Unavailable             Entra or Dynamics cannot be reached now: try again
@@ -77,6 +78,19 @@ class InvalidResponse(RelayError):
         super().__init__(reason, message, status)
         self.in_place = in_place or bare
         self.bare = bare
+
+
+class CookieMissing(InvalidResponse):
+    """A good state came without the cookie of the browser that it is bound to.
+
+    That is another browser, or the same one's second click after the first has ended the flow.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "state_cookie_missing",
+            "The state was not issued for this address and this browser, or it has expired.",
+        )
 
 
 class Unopenable(RelayError):

@@ -1,4 +1,7 @@
-"""The story of one callback. Read `Relay._walk` from top to bottom, then `redeliver`."""
+"""The story of one callback. Read `Relay._walk` from top to bottom, then `redeliver`.
+
+`authorize` is the prologue of those flows that begin at the relay.
+"""
 
 import asyncio
 import secrets
@@ -7,11 +10,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
-from relay import authorization, log, state
-from relay.authorization import Request
-from relay.callback import AccessToken, Callback, Receipt
-from relay.connections import ClientCredentials, Connections, Target
+from relay import authorization, jarm, log, start, state
+from relay.authorization import AuthorizationResponse, Request
+from relay.callback import AccessToken, Callback, Receipt, delivery_id
+from relay.connections import ClientCredentials, Connection, Connections, Provider, Target
 from relay.errors import (
+    CookieMissing,
     Rejected,
     RelayError,
     Unauthorized,
@@ -19,9 +23,11 @@ from relay.errors import (
     Undelivered,
     Unopenable,
 )
+from relay.jarm import Jwk
 from relay.once import Once
 from relay.outcome import STATUS, Answer, Outcome
 from relay.sealing import DeadLetter, Sealer
+from relay.start import Started
 
 PATIENCE = 10.0
 """Seconds that a redelivery waits for the end of a pause; the queue's own delay is as long."""
@@ -55,6 +61,13 @@ class Dynamics(Protocol):
         """POST one body once."""
 
 
+class Keys(Protocol):
+    """The provider's public keys, as far as the story needs them. Raises `KeysUnavailable`."""
+
+    async def get(self, provider: Provider, kid: str | None) -> tuple[Jwk, ...]:
+        """Return the keys, which need not hold one with this id."""
+
+
 @dataclass(frozen=True, slots=True)
 class Relay:
     """The wired relay: `bootstrap` makes one for the life of the process."""
@@ -62,6 +75,7 @@ class Relay:
     connections: Connections
     tokens: Tokens
     dynamics: Dynamics
+    keys: Keys
     deliveries: Once[Receipt]
     sealer: Sealer | None
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -75,22 +89,39 @@ class Relay:
         line = log.Line(reference=secrets.token_hex(8))
         try:
             answer = await self._walk(name, request, line)
-        except RelayError as error:
-            answer = _refusal(error, line)
         except Exception as error:  # noqa: BLE001 - the host would log the message, with its values
-            log.crash(error, line.reference)
-            line.reason = "unforeseen"
-            answer = _answer(Outcome.REJECTED, line)
+            answer = _refusal(error, line)
         log.write(line, answer.outcome)
         return answer
+
+    def authorize(self, name: str, request: Request) -> Answer | Started:
+        """Start a flow at the relay: where to send the browser, or what to tell it instead.
+
+        In as for `receive`. Whatever happens is an answer, and one line in the log. Raises nothing.
+        """
+        line = log.Line(reference=secrets.token_hex(8))
+        try:
+            connection = self.connections.get(name)
+            line.connection = connection.name
+            started = start.begin(request, connection, self.now())
+        except Exception as error:  # noqa: BLE001 - as above
+            answer = _refusal(error, line)
+            log.write(line, answer.outcome)
+            return answer
+        log.started(line)
+        return started
 
     async def _walk(self, name: str, request: Request, line: log.Line) -> Answer:
         # The order is the contract's. Nothing reaches Entra or Dynamics before all of it holds.
         authorization.guard(request)
         connection = self.connections.get(name)
         line.connection = connection.name
-        response = authorization.parse(request, connection)
-        verified = state.verify(response, connection)
+        response = await self._read(request, connection)
+        cookies = request.headers.get("cookie", "")
+        try:
+            verified = state.verify(response, connection, cookies, self.now())
+        except CookieMissing:
+            return self._answer_again(connection, response, line)
         authorization.check(verified, connection)
 
         callback = Callback.received(connection, verified, line.reference, self.now())
@@ -100,8 +131,30 @@ class Relay:
         try:
             receipt = await self._deliver_once(callback, line)
         except Unavailable as error:
-            return self._hold(callback, error, line)
-        return _answer(Outcome.DUPLICATE if receipt.existed else Outcome.DELIVERED, line)
+            answer = self._hold(callback, error, line)
+        else:
+            answer = _delivered(receipt, line)
+        return replace(answer, clear=start.end(verified))
+
+    def _answer_again(
+        self, connection: Connection, response: AuthorizationResponse, line: log.Line
+    ) -> Answer:
+        """Tell the second click what the first one heard, which has used up the flow's cookie."""
+        receipt = self.deliveries.remembered(delivery_id(connection.name, response))
+        if receipt is None:
+            raise CookieMissing
+        line.delivery_id = delivery_id(connection.name, response)
+        line.dynamics_status = receipt.status
+        return _delivered(receipt, line)
+
+    async def _read(self, request: Request, connection: Connection) -> AuthorizationResponse:
+        """Read the response out of the request, or out of the JWT that it is (JARM)."""
+        token = authorization.secured(request, connection)
+        if token is None:
+            return authorization.parse(request, connection)
+        secured = jarm.read(token, connection, self.now())
+        keys = await self.keys.get(connection.provider, secured.kid)
+        return jarm.unpack(secured, keys, connection)
 
     def _hold(self, callback: Callback, error: Unavailable, line: log.Line) -> Answer:
         """Seal the callback for the outbox; the host writes it before the answer leaves."""
@@ -130,6 +183,7 @@ class Relay:
             error=callback.response.error,
             error_description=callback.response.error_description,
             held=held,
+            clear=start.end(callback.response),
         )
 
     async def redeliver(self, message: bytes, attempt: int) -> DeadLetter | None:
@@ -217,12 +271,20 @@ def _answer(outcome: Outcome, line: log.Line) -> Answer:
     return Answer(outcome, line.reference, STATUS[outcome])
 
 
+def _delivered(receipt: Receipt, line: log.Line) -> Answer:
+    return _answer(Outcome.DUPLICATE if receipt.existed else Outcome.DELIVERED, line)
+
+
 def _note(error: RelayError, line: log.Line) -> None:
     line.reason = error.reason
     line.dynamics_status = error.dynamics_status
 
 
-def _refusal(error: RelayError, line: log.Line) -> Answer:
+def _refusal(error: Exception, line: log.Line) -> Answer:
+    if not isinstance(error, RelayError):
+        log.crash(error, line.reference)
+        line.reason = "unforeseen"
+        return _answer(Outcome.REJECTED, line)
     _note(error, line)
     return Answer(
         error.outcome,

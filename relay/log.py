@@ -71,6 +71,12 @@ def write(line: Line, outcome: Outcome) -> None:
     logger.log(LEVEL.get(outcome, logging.INFO), "callback %s %s", outcome, shown, extra=values)
 
 
+def started(line: Line) -> None:
+    """Write that a flow has begun at the relay."""
+    values = {"connection": line.connection, "reference": line.reference}
+    logger.info("authorize started connection=%(connection)s reference=%(reference)s", values)
+
+
 def crash(error: BaseException, reference: str) -> None:
     """Write where an unforeseen error happened, and not its message, which may quote a value."""
     logger.error(

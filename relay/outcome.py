@@ -37,7 +37,7 @@ class Answer:
     `detail` is a sentence of the relay's own. `error` and `error_description` are the provider's
     words, only for `declined`. Nothing else that came from outside is in it. `in_place` and `bare`
     as in `RelayError`. `held` is the sealed message for the outbox: whoever answers must have it
-    written first.
+    written first. `clear` is the Set-Cookie that ends a flow which began at the relay.
     """
 
     outcome: Outcome
@@ -49,3 +49,4 @@ class Answer:
     error: str | None = field(default=None, repr=False)
     error_description: str | None = field(default=None, repr=False)
     held: str | None = field(default=None, repr=False)
+    clear: str | None = field(default=None, repr=False)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import NamedTuple
@@ -17,15 +17,17 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from relay.outcome import Answer, Outcome
+from relay.start import Started
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An HTTP answer."""
+    """An HTTP answer. `cookies` are values of Set-Cookie headers, the most important one first."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes = b""
+    cookies: tuple[str, ...] = ()
 
 
 class _Text(NamedTuple):
@@ -91,6 +93,13 @@ _BARE = _Text(
     "authorization to Dynamics 365. There is nothing to see without one.",
     "To connect a system, start from Dynamics 365. Administrators: register this address, exactly "
     "as it stands, as the redirect URI at the provider.",
+)
+
+_UNPROVEN = _Text(
+    "Not checked yet",
+    "The keys of the other system cannot be had just now, and without them its answer cannot be "
+    "checked. Nothing was stored.",
+    "Reload this page in a moment.",
 )
 
 _STYLE = Markup(
@@ -196,12 +205,14 @@ def render(answer: Answer, *, html: bool) -> Reply:
     A browser is sent on to `/done/…` so that no code stays in its address bar, its history or a
     Referer (RFC 6749 §3.1.2.5). The Location never holds anything that was sent.
     """
-    if not html:
-        return _json(answer)
-    if answer.in_place:
-        return _page(answer)
-    location = f"/done/{answer.outcome}?ref={answer.reference}"
-    return Reply(HTTPStatus.SEE_OTHER, {**SECURITY_HEADERS, "Location": location})
+    reply = _reply_to(answer, html=html)
+    return reply if answer.clear is None else replace(reply, cookies=(answer.clear,))
+
+
+def begin(started: Started) -> Reply:
+    """Return the way to the provider (RFC 6749 §4.1.1): the one Location that is not ours."""
+    headers = {**SECURITY_HEADERS, "Location": started.location}
+    return Reply(HTTPStatus.FOUND, headers, cookies=started.cookies)
 
 
 _REFERENCE = re.compile(r"[0-9a-f]{16}")
@@ -235,6 +246,15 @@ def health(version: str, *, healthy: bool) -> Reply:
     return _reply(HTTPStatus.SERVICE_UNAVAILABLE, {"status": "misconfigured"})
 
 
+def _reply_to(answer: Answer, *, html: bool) -> Reply:
+    if not html:
+        return _json(answer)
+    if answer.in_place:
+        return _page(answer)
+    location = f"/done/{answer.outcome}?ref={answer.reference}"
+    return Reply(HTTPStatus.SEE_OTHER, {**SECURITY_HEADERS, "Location": location})
+
+
 def _json(answer: Answer) -> Reply:
     members: dict[str, object] = {"outcome": answer.outcome, "reference": answer.reference}
     if answer.status < HTTPStatus.BAD_REQUEST:
@@ -255,7 +275,7 @@ def _reply(
 
 
 def _page(answer: Answer) -> Reply:
-    text = _BARE if answer.bare else _TEXTS[answer.outcome]
+    text = _text(answer)
     facts = [
         ("What the provider said", answer.error),
         ("Its explanation", answer.error_description),
@@ -282,6 +302,14 @@ def _page(answer: Answer) -> Reply:
         **_allow(answer.status),
     }
     return Reply(answer.status, headers, page.encode())
+
+
+def _text(answer: Answer) -> _Text:
+    if answer.bare:
+        return _BARE
+    if answer.outcome is Outcome.REJECTED and answer.in_place:
+        return _UNPROVEN
+    return _TEXTS[answer.outcome]
 
 
 def _allow(status: HTTPStatus) -> dict[str, str]:

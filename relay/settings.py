@@ -66,12 +66,15 @@ _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 def _split(url: str) -> SplitResult:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises when it is no number
+    except ValueError:  # these quote the value
+        raise ValueError("url") from None
     secure = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
     plain = url.isascii() and url.isprintable() and " " not in url
     if not (plain and secure and parts.hostname) or parts.username is not None or parts.fragment:
         raise ValueError("url")
-    _ = parts.port  # raises ValueError when it is none
     return parts
 
 

@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from relay import jws
 from relay.authorization import AuthorizationResponse, VerifiedResponse
 from relay.connections import Connection, StatePolicy
-from relay.errors import InvalidResponse
+from relay.errors import CookieMissing, InvalidResponse
 
 ALGORITHM = "HS256"
 CALLBACK = "callback"
@@ -185,7 +185,7 @@ def _bound(claims: StateClaims, cookies: str) -> str:
     name = cookie_name(claims.jti)
     values = [value for crumb, value in crumbs(cookies) if crumb == name]
     if not values:
-        raise STATE.refused("cookie_missing")
+        raise CookieMissing
     if len(values) > 1:
         # Cookie tossing: a second one of that name comes from somebody else.
         raise STATE.refused("cookie_repeated")

@@ -165,8 +165,8 @@ def set_cookie(cookie: Morsel[str]) -> str:
         parts.append(f"max-age={int(age)}")
     # The worker turns an absent Domain or Path into an empty one, and ASP.NET Core writes it.
     # Azure's front end then fills in the domain: a `__Host-` cookie is lost there
-    # (azure-functions-python-worker, issue 1902).
-    parts += [f"domain={cookie['domain']}", f"path={cookie['path']}"]
+    # (azure-functions-python-worker, issue 1902). One that is None it leaves out.
+    parts += [f"{name}={cookie[name]}" for name in ("domain", "path") if cookie[name] is not None]
     if cookie["secure"]:
         parts.append("secure")
     if cookie["samesite"].lower() in {"lax", "none", "strict"}:

@@ -26,6 +26,7 @@ from relay.flow import Relay
 from relay.once import Once
 from relay.outcome import Answer
 from relay.sealing import Sealer
+from tests.fakes import Keys
 from tests.helpers import CANARY, CODE, FORM, STATE, TOKEN, connection, get, post
 
 NOON = datetime(2027, 3, 4, 12, 0, 0, tzinfo=UTC)
@@ -145,6 +146,7 @@ class Stage:
             self.connections,
             self.entra,
             self.dynamics,
+            Keys(),
             deliveries=Once[Receipt](clock=self.clock),
             sealer=Sealer([OUTBOX_KEY]) if outbox else None,
             now=lambda: NOON,

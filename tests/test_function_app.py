@@ -91,6 +91,7 @@ def indexed() -> Indexed:
     ("name", "route", "methods"),
     [
         ("callback", "callback/{connection?}", ["GET", "POST"]),
+        ("authorize", "authorize/{connection}", ["GET"]),
         ("done", "done/{outcome}", ["GET"]),
         ("health", "health", ["GET"]),
     ],
@@ -112,7 +113,7 @@ def test_every_http_function_is_anonymous_or_the_host_takes_the_code_for_its_key
         for name, types in indexed.bindings.items()
         if "httpTrigger" in types
     }
-    assert {"callback", "done", "health"} <= set(levels)
+    assert {"callback", "authorize", "done", "health"} <= set(levels)
     assert set(levels.values()) == {"anonymous"}
 
 

@@ -9,7 +9,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from relay.callback import AccessToken, Callback, Receipt
-from relay.connections import ClientCredentials, Connection, Connections, Target
+from relay.connections import ClientCredentials, Connection, Connections, Provider, Target
 from relay.errors import (
     CredentialRefused,
     Misconfigured,
@@ -20,6 +20,7 @@ from relay.errors import (
     Unopenable,
 )
 from relay.flow import PATIENCE, Relay
+from relay.jarm import Jwk
 from relay.once import Once
 from relay.sealing import Sealer
 from tests.helpers import CANARY, CODE, STATE, connection, verified
@@ -72,6 +73,13 @@ class Dynamics:
         return Receipt(self.existed, 201)
 
 
+class NoKeys:
+    """A provider's keys: what is held was proven when it came in."""
+
+    async def get(self, provider: Provider, kid: str | None) -> tuple[Jwk, ...]:
+        raise AssertionError("nobody asks for keys again")
+
+
 @dataclass
 class Stage:
     """A relay whose Entra, Dynamics and clock are the test's."""
@@ -84,7 +92,9 @@ class Stage:
     def __post_init__(self) -> None:
         sealer = Sealer([Fernet.generate_key().decode()])
         known = Connections({self.connection.name: self.connection})
-        self.relay = Relay(known, self.tokens, self.dynamics, Once(), sealer, lambda: self.now)
+        self.relay = Relay(
+            known, self.tokens, self.dynamics, NoKeys(), Once(), sealer, lambda: self.now
+        )
 
     def message(self, **parts: str) -> bytes:
         callback = Callback.received(self.connection, verified(**parts), "0011223344556677", NOW)  # type: ignore[arg-type]
