@@ -54,7 +54,7 @@ async def redeliver(message: func.QueueMessage, dead: func.Out[str]) -> None:
 
 
 @app.function_name("authorize")
-@app.route("authorize/{connection?}", methods=["GET"])
+@app.route("authorize/{connection}", methods=["GET"])
 async def authorize(req: func.HttpRequest) -> func.HttpResponse:
     """Start a flow at the relay, for a person whom Dynamics sends here with a ticket."""
     request = _request(req)

@@ -31,8 +31,8 @@ MAX_DESCRIPTION = 1_000
 FORM = "application/x-www-form-urlencoded"
 JSON = "application/json"
 
-_IMPLICIT = ("access_token", "id_token", "token")
-_RESPONSE = ("state", "error", "error_description", "error_uri", "iss", "session_state")
+IMPLICIT = ("access_token", "id_token", "token")
+RESPONSE = ("state", "error", "error_description", "error_uri", "iss", "session_state")
 
 # RFC 6749 Appendix A: `code` and `state` are VSCHAR, `error` is NQSCHAR.
 _VSCHAR = re.compile(r"[\x20-\x7e]+")
@@ -248,8 +248,6 @@ def _check_size(request: Request) -> None:
 
 
 def _query_pairs(query: str) -> list[tuple[str, str]]:
-    if query.count("&") >= MAX_PARAMETERS:
-        raise _too_large("more than 50 parameters")
     try:
         return parse_qsl(query, keep_blank_values=True, encoding="utf-8", errors="strict")
     except UnicodeError:
@@ -295,7 +293,7 @@ def _strings(members: Iterable[tuple[str, object]]) -> list[tuple[str, str]]:
     for name, value in members:
         if isinstance(value, str):
             pairs.append((name, value))
-        elif value is not None and name in ("code", *_RESPONSE, *_IMPLICIT):
+        elif value is not None and name in ("code", *RESPONSE, *IMPLICIT):
             raise InvalidResponse("json", f"The member {name} is not a string.")
         else:
             pairs.append((name, ""))
@@ -316,8 +314,8 @@ def _no_constant(_name: str) -> NoReturn:
 
 def _response(pairs: list[tuple[str, str]], connection: Connection) -> AuthorizationResponse:
     code_parameter = connection.provider.code_parameter
-    wanted = {code_parameter, *_RESPONSE, *connection.target.body.params}
-    _check_duplicates(pairs, wanted | set(_IMPLICIT))
+    wanted = {code_parameter, *RESPONSE, *connection.target.body.params}
+    _check_duplicates(pairs, wanted | set(IMPLICIT))
     sent = {name: value for name, value in pairs if value}
     kept = {name: sent[name] for name in wanted if name in sent}
     if description := _legible(kept.pop("error_description", None)):
@@ -336,7 +334,7 @@ def _response(pairs: list[tuple[str, str]], connection: Connection) -> Authoriza
         error_uri=_absolute(kept.get("error_uri")),
         iss=kept.get("iss"),
         session_state=kept.get("session_state"),
-        implicit=any(name in sent for name in _IMPLICIT),
+        implicit=any(name in sent for name in IMPLICIT),
         extra={name: kept[name] for name in connection.target.body.params if name in kept},
     )
 

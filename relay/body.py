@@ -31,6 +31,8 @@ PLACEHOLDERS = (
 """What may stand between braces; further parameters of a provider as `{param:NAME}`."""
 
 PARAM = "param:"
+MAX_DEPTH = 32
+"""Objects within objects; what is deeper could end the stack while a callback waits."""
 
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
@@ -133,16 +135,18 @@ def _float(text: str) -> float:
     return number if math.isfinite(number) else _constant(text)
 
 
-def _compile(node: object, names: set[str]) -> _Node:
+def _compile(node: object, names: set[str], depth: int = 0) -> _Node:
+    if depth > MAX_DEPTH:
+        raise TemplateError("objects in objects, too many")
     match node:
         case str():
             text = _Text(node)
             names.update(text.names)
             return text
         case dict():
-            return {key: _compile(value, names) for key, value in node.items()}
+            return {key: _compile(value, names, depth + 1) for key, value in node.items()}
         case list():
-            return [_compile(item, names) for item in node]
+            return [_compile(item, names, depth + 1) for item in node]
         case int() | float() | None:
             return node
     raise TypeError(type(node).__name__)

@@ -11,12 +11,12 @@ import ssl
 import time
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import NoReturn
 from urllib.parse import urlsplit
 
 import httpx
 
+from relay import cookies
 from relay.callback import AccessToken, Receipt
 from relay.connections import Target
 from relay.errors import Rejected, Unauthorized, Unavailable
@@ -53,8 +53,7 @@ class DynamicsClient:
             headers=_HEADERS,
             limits=LIMITS,
             follow_redirects=False,
-            # Every callback stands for itself: nothing that Dynamics sets is carried to the next.
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+            cookies=cookies.none(),
         )
         self._clock = clock
         self._closed_until: dict[str, float] = {}
@@ -175,7 +174,10 @@ def _own_words(message: str, sent: Iterable[str]) -> str:
     """Cut out of Dynamics' message what it only repeats: a state may read "already exists" too."""
     message = message.casefold()
     for value in sorted((value.casefold() for value in sent), key=len, reverse=True):
+        before, phrase, _ = value.partition(_EXISTS)
         # A piece of the very phrase proves nothing on its own, and cutting it would hide the truth.
-        if value == _EXISTS or (value and value not in _EXISTS):
+        if value and (phrase or value not in _EXISTS):
             message = message.replace(value, "\ufffd")
+        if phrase:  # and what is left of it where Dynamics cuts long values short
+            message = message.replace(before + phrase, "\ufffd")
     return message

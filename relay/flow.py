@@ -141,7 +141,8 @@ class Relay:
     ) -> Answer:
         """Tell the second click what the first one heard, which has used up the flow's cookie."""
         receipt = self.deliveries.remembered(delivery_id(connection.name, response))
-        if receipt is None:
+        # Of an error that was delivered the person has heard "declined", not "delivered".
+        if receipt is None or response.error is not None:
             raise CookieMissing
         line.delivery_id = delivery_id(connection.name, response)
         line.dynamics_status = receipt.status

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from relay import cookies
 from relay.connections import Provider
 from relay.errors import KeysUnavailable
 from relay.jarm import Jwk
@@ -47,7 +48,11 @@ class KeyStore:
         self, context: ssl.SSLContext, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._http = httpx.AsyncClient(
-            verify=context, headers=_HEADERS, timeout=TIMEOUT, follow_redirects=False
+            verify=context,
+            headers=_HEADERS,
+            timeout=TIMEOUT,
+            follow_redirects=False,
+            cookies=cookies.none(),
         )
         self._clock = clock
         self._issuers: dict[tuple[str | None, str | None], _Issuer] = {}

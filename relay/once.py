@@ -57,7 +57,6 @@ class Once[T]:
         try:
             result = await work()
             self._done[key] = (self._clock() + keep.total_seconds(), result)
-            self._done.move_to_end(key)
             while len(self._done) > self._capacity:
                 self._done.popitem(last=False)
             return result

@@ -124,17 +124,19 @@ _STYLE = Markup(
 )
 
 # response_mode=fragment: what stands behind # never reaches a server, so the page posts it back.
-# It posts to its own URL only, and `form.submit` is taken from the prototype because a parameter
-# may be named "submit". The post carries `Origin: null` under no-referrer: nobody checks Origin.
+# It posts to its own URL only. A field takes the place of the form's property of that name, so the
+# form is not asked for anything once it has fields: one may be named "submit" or "appendChild". The
+# post carries `Origin: null` under no-referrer: nobody checks Origin.
 _SCRIPT = Markup(
     "(function(){"
     "var p=new URLSearchParams(location.hash.slice(1));"
     "if(!p.has('code')&&!p.has('error')&&!p.has('response'))return;"
     "history.replaceState(null,'',location.pathname);"
     "var f=document.createElement('form');f.method='post';f.action=location.pathname;"
+    "var d=document.createDocumentFragment();"
     "p.forEach(function(v,k){var i=document.createElement('input');"
-    "i.type='hidden';i.name=k;i.value=v;f.appendChild(i)});"
-    "document.body.appendChild(f);HTMLFormElement.prototype.submit.call(f)"
+    "i.type='hidden';i.name=k;i.value=v;d.appendChild(i)});"
+    "f.appendChild(d);document.body.appendChild(f);HTMLFormElement.prototype.submit.call(f)"
     "})()"
 )
 

@@ -23,6 +23,7 @@ from pydantic import (
     ValidationError,
 )
 
+from relay.authorization import IMPLICIT, RESPONSE
 from relay.body import Template
 from relay.connections import (
     DEFAULT,
@@ -103,6 +104,12 @@ def _pairs(value: str) -> Pairs:
         if not re.fullmatch(r"[A-Za-z0-9._-]+", name) or name in RESERVED:
             raise ValueError("parameter")
     return tuple(pairs)
+
+
+def _parameter(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.~-]{1,64}", name) or name in (*RESPONSE, *IMPLICIT):
+        raise ValueError("parameter")
+    return name
 
 
 def _authority(value: str) -> str:
@@ -251,7 +258,7 @@ class ConnectionSettings(BaseModel):
     provider_jwks_uri: Annotated[str, AfterValidator(_url)] | None = Field(
         None, description="https URL of the provider's keys; without it its metadata names one"
     )
-    provider_code_parameter: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.~-]{1,64}$")] = Field(
+    provider_code_parameter: Annotated[str, AfterValidator(_parameter)] = Field(
         "code", description="name of the parameter that holds the code"
     )
 
@@ -330,7 +337,8 @@ def _app(given: Mapping[str, str]) -> tuple[AppSettings | None, list[str]]:
 def _plain(given: Mapping[str, str]) -> dict[str, str]:
     article = {ours: given[old.upper()] for old, ours in ARTICLE.items() if old.upper() in given}
     if "DYNAMICS_SCOPE" in article:  # it is a resource there
-        article["DYNAMICS_SCOPE"] = article["DYNAMICS_SCOPE"].strip().rstrip("/") + "/.default"
+        resource = article["DYNAMICS_SCOPE"].strip().removesuffix("/.default").rstrip("/")
+        article["DYNAMICS_SCOPE"] = f"{resource}/.default"
     ours = {name: given[name] for name in names(ConnectionSettings) if name in given}
     return _merge(article, ours)
 

@@ -91,7 +91,7 @@ def _add(endpoint: str, pairs: list[tuple[str, str]]) -> str:
     # RFC 6749 §3.1: a query that the endpoint has already is retained. %20 and not + for a space:
     # every decoder reads it the same.
     url, _, query = endpoint.partition("?")
-    added = urlencode(pairs, quote_via=quote, safe="")
+    added = urlencode(pairs, quote_via=quote)
     return f"{url}?{query}&{added}" if query else f"{url}?{added}"
 
 

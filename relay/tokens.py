@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 
+from relay import cookies
 from relay.callback import AccessToken
 from relay.connections import ClientCredentials
 from relay.errors import CredentialRefused, RelayError, Unavailable
@@ -44,7 +45,9 @@ class TokenCache:
     def __init__(
         self, context: ssl.SSLContext, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._http = httpx.Client(verify=context, timeout=TIMEOUT, follow_redirects=False)
+        self._http = httpx.Client(
+            verify=context, timeout=TIMEOUT, follow_redirects=False, cookies=cookies.none()
+        )
         self._clock = clock
         self._sources: dict[ClientCredentials, _Source] = {}
 

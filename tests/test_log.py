@@ -133,6 +133,19 @@ def test_a_library_that_prints_what_it_sends_reaches_no_handler(
 
 
 @pytest.mark.usefixtures("_restored")
+@pytest.mark.parametrize("name", CHATTY)
+def test_not_even_a_part_of_a_library_that_was_told_to_speak_reaches_a_handler(
+    name: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log.quiet()
+    part = logging.getLogger(f"{name}.told_to_speak")
+    part.setLevel(logging.DEBUG)
+    part.critical("canary")
+    assert "canary" not in caplog.text
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("_restored")
 def test_silence_does_not_reach_the_relays_own_log(caplog: pytest.LogCaptureFixture) -> None:
     log.quiet()
     assert written(caplog, Line("r"), Outcome.DELIVERED).levelname == "INFO"

@@ -113,6 +113,11 @@ def test_what_is_minted_is_exactly_the_contracts_format() -> None:
     assert len(text) < 300
 
 
+def test_a_right_state_is_believed_whatever_its_parts_end_with() -> None:
+    for number in range(300):
+        assert accepted(token({"pad": number}, {"pad": number}))
+
+
 def test_each_key_verifies_and_the_first_one_mints() -> None:
     assert accepted(token({"kid": "k0"}, key=OLD_KEY))
     minted = state.mint(signed(), JTI, NOW, timedelta(minutes=1))

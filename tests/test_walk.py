@@ -1,9 +1,8 @@
 """One callback from end to end: real servers, loopback TLS, Microsoft's worker code in between."""
 
+import asyncio
 import json
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
 import httpx
@@ -86,22 +85,22 @@ def test_the_first_callback_costs_one_token_request_and_one_post_the_next_only_a
     assert (world.entra_server.connections, world.dynamics_server.connections) == connections
 
 
-def at_once(count: int, hit: Callable[[int], httpx.Response]) -> list[httpx.Response]:
-    """Let `count` people click in the same moment."""
-    start = threading.Barrier(count)
+def at_once(world: World, urls: list[str]) -> list[httpx.Response]:
+    """Let many people click in the same moment."""
 
-    def click(number: int) -> httpx.Response:
-        start.wait(timeout=30)
-        return hit(number)
+    async def click() -> list[httpx.Response]:
+        tls = world.authority.client_context()
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(
+            verify=tls, headers=JSON, timeout=60, limits=limits, trust_env=False
+        ) as people:
+            return await asyncio.gather(*(people.get(url) for url in urls))
 
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(click, range(count)))
+    return asyncio.run(click())
 
 
-def test_two_hundred_callbacks_on_a_cold_start_share_one_token_request(
-    world: World, program: httpx.Client
-) -> None:
-    answers = at_once(200, lambda number: program.get(good(world, number)))
+def test_two_hundred_callbacks_on_a_cold_start_share_one_token_request(world: World) -> None:
+    answers = at_once(world, [good(world, number) for number in range(200)])
 
     assert {answer.json()["outcome"] for answer in answers} == {"delivered"}
     assert world.entra.token_requests == 1
@@ -112,7 +111,7 @@ def test_fifty_identical_callbacks_make_one_post_and_all_hear_delivered(
     world: World, program: httpx.Client
 ) -> None:
     world.dynamics.delay = 0.2
-    answers = at_once(50, lambda _: program.get(good(world)))
+    answers = at_once(world, [good(world)] * 50)
     later = program.get(good(world))
 
     assert {answer.json()["outcome"] for answer in [*answers, later]} == {"delivered"}

@@ -1,0 +1,108 @@
+"""Stand-ins for Entra, Dynamics and a provider's keys, and tokens that are made by hand.
+
+They answer at once, as they are told to, and keep what they were given.
+"""
+
+import base64
+import hmac
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from relay.callback import AccessToken, Receipt
+from relay.connections import ClientCredentials, Provider, Target
+from relay.jarm import Jwk
+from tests.helpers import TOKEN
+
+CREATED = Receipt(existed=False, status=201)
+
+
+@dataclass
+class Entra:
+    """Has a token for everybody, or one trouble for ever."""
+
+    trouble: Exception | None = None
+    asked: int = 0
+
+    async def get(self, credentials: ClientCredentials) -> AccessToken:
+        self.asked += 1
+        if self.trouble is not None:
+            raise self.trouble
+        return AccessToken(TOKEN, fresh_until=1e9, expires_at=1e9)
+
+    async def renew(self, credentials: ClientCredentials, refused: AccessToken) -> AccessToken:
+        return await self.get(credentials)
+
+
+@dataclass
+class Dynamics:
+    """Gives one answer for each post, the last one for ever. `stored`: what it has taken."""
+
+    answers: list[Receipt | Exception] = field(default_factory=lambda: [CREATED])
+    posted: list[bytes] = field(default_factory=list)
+    stored: list[bytes] = field(default_factory=list)
+
+    def pause(self, target: Target) -> float:
+        return 0.0
+
+    async def deliver(
+        self,
+        target: Target,
+        token: AccessToken,
+        body: bytes,
+        *,
+        reference: str,
+        sent: Iterable[str],
+    ) -> Receipt:
+        self.posted.append(body)
+        answer = self.answers[min(len(self.posted), len(self.answers)) - 1]
+        if isinstance(answer, Exception):
+            raise answer
+        self.stored.append(body)
+        return answer
+
+
+@dataclass
+class Keys:
+    """Publishes the keys of a provider, or has one trouble for ever."""
+
+    published: tuple[Jwk, ...] = ()
+    trouble: Exception | None = None
+    asked: int = 0
+
+    async def get(self, provider: Provider, kid: str | None) -> tuple[Jwk, ...]:
+        self.asked += 1
+        if self.trouble is not None:
+            raise self.trouble
+        return self.published
+
+
+# -- tokens, made without the relay's own code and without PyJWT ---------------------------------
+
+
+def b64(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def compact(header: object, claims: object, sign: Callable[[bytes], bytes]) -> str:
+    """Return a compact JWS (RFC 7515 §7.1). A header or claims that are a text are taken raw."""
+    parts = [part if isinstance(part, str) else json.dumps(part) for part in (header, claims)]
+    text = ".".join(b64(part.encode()) for part in parts)
+    return f"{text}.{b64(sign(text.encode()))}"
+
+
+def hs256(key: bytes) -> Callable[[bytes], bytes]:
+    return lambda text: hmac.digest(key, text, "sha256")
+
+
+def but(members: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:
+    """Return the members with these changes; `...` leaves one out."""
+    return {name: value for name, value in {**members, **changes}.items() if value is not ...}
+
+
+def published(private: Ed25519PrivateKey, kid: str) -> Jwk:
+    """Return the public key as a provider publishes it (RFC 8037 §2)."""
+    x = b64(private.public_key().public_bytes_raw())
+    return {"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": kid, "x": x}
