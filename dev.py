@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Everything that a developer does with this project. Needs Python 3.13 or later, nothing else.
 
-python3 dev.py demo   one callback from end to end, printed, on this machine alone
-python3 dev.py up     the same servers for a browser, until Ctrl+C
-python3 dev.py test   lint, types, imports and all tests; what follows goes to pytest
-python3 dev.py bench  what the relay can take, measured on this machine
+python3 dev.py demo     one callback from end to end, printed, on this machine alone
+python3 dev.py up       the same servers for a browser, until Ctrl+C
+python3 dev.py test     lint, types, imports, bandit, advisories, all tests; more goes to pytest
+python3 dev.py mutants  which changes of the code no test would see; minutes, see docs/mutants.md
+python3 dev.py bench    what the relay can take, measured on this machine
 
 The first run makes .venv and installs what requirements-dev.txt names. `test` also installs Azurite
 into sandbox/node_modules where there is npm; without it the tests that need it are left out.
@@ -13,13 +14,16 @@ into sandbox/node_modules where there is npm; without it the tests that need it 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
 import venv
+from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 HERE = Path(__file__).resolve().parent
 VENV = HERE / ".venv"
@@ -31,11 +35,33 @@ OLDEST = (3, 13)
 SANDBOX = HERE / "sandbox"
 NPM_MARK = SANDBOX / "node_modules" / "installed"
 
+MUTANTS = HERE / ".mutants"
+MUTATED = ("authorization", "state", "jws", "jarm", "sealing", "body")
+"""Modules of the relay that decide what is believed, and what leaves it."""
+LEAST_SCORE = 95
+MUTMUT = """[mutmut]
+source_paths = relay
+only_mutate = {modules}
+also_copy =
+    docs
+    sandbox
+pytest_add_cli_args_test_selection = {tests}
+# The first reads the sources, which hold all mutants at once; the others cost half of the time.
+pytest_add_cli_args =
+    --deselect=tests/test_signed_state.py::test_the_page_names_every_reason
+    -pno:cacheprovider
+    -pno:threadexception
+    -pno:unraisableexception
+use_git_change_detection = false
+"""
+MUTANTS_TESTS = (*MUTATED, "callback", "edges", "redeliver", "signed_state", "start")
+
 CHECKS = (
     ("lint", ("-m", "ruff", "check", ".")),
     ("format", ("-m", "ruff", "format", "--check", ".")),
     ("types", ("-m", "mypy")),
     ("imports", ("-c", "from importlinter.cli import lint_imports_command as c; c()")),
+    ("bandit", ("-m", "bandit", "-q", "-c", "pyproject.toml", "-r", "relay", "function_app.py")),
 )
 
 
@@ -43,7 +69,7 @@ def main(arguments: list[str]) -> int:
     """Run one command; return its exit code."""
     if sys.version_info < OLDEST:
         return newer_python(arguments)
-    commands = {"demo": demo, "up": up, "test": test, "bench": bench}
+    commands = {"demo": demo, "up": up, "test": test, "mutants": mutants, "bench": bench}
     if not arguments or arguments[0] not in commands:
         print(__doc__)
         return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
@@ -64,8 +90,8 @@ def up(arguments: list[str]) -> int:
 def test(arguments: list[str]) -> int:
     """Run every check, then say which failed, and what could not be run."""
     failed = []
-    left_out = install_azurite()
-    if left_out and os.environ.get("CI") == "true":
+    left_out = {"the tests against Azurite": install_azurite()}
+    if any(left_out.values()) and os.environ.get("CI") == "true":
         failed.append("azurite")
     for name, command in (*CHECKS, ("tests", ("-m", "pytest", *arguments))):
         print(f"\n== {name}", flush=True)
@@ -73,10 +99,89 @@ def test(arguments: list[str]) -> int:
         if run(*command) != 0:
             failed.append(name)
         print(f"-- {name}: {time.monotonic() - started:.1f} s", flush=True)
-    if left_out:
-        print(f"\nleft out: the tests against Azurite. {left_out}")
+    print("\n== advisories", flush=True)
+    vulnerable, left_out["advisories, by pip-audit"] = advisories()
+    if vulnerable:
+        failed.append("advisories")
+    for what, why in left_out.items():
+        if why:
+            print(f"\nleft out: {what}. {why}")
     print(f"\nfailed: {', '.join(failed)}" if failed else "\nall green", flush=True)
     return 1 if failed else 0
+
+
+def mutants(arguments: list[str]) -> int:
+    """Change one thing at a time in a copy of the project, and tell what no test has seen."""
+    shutil.rmtree(MUTANTS, ignore_errors=True)
+    left = shutil.ignore_patterns(".*", "__pycache__", "node_modules")
+    shutil.copytree(HERE, MUTANTS, ignore=left)
+    modules = "".join(f"\n    relay/{name}.py" for name in MUTATED)
+    files = [f"tests/test_{name}.py" for name in MUTANTS_TESTS]
+    tests = "".join(f"\n    {name}" for name in files if (HERE / name).exists())
+    (MUTANTS / "setup.cfg").write_text(MUTMUT.format(modules=modules, tests=tests))
+
+    log = MUTANTS / "mutmut.log"
+    print(f"some minutes; what happens meanwhile is in {log.relative_to(HERE)}", flush=True)
+    with log.open("w") as output:
+        # In CI Hypothesis tries the same examples each time, and none can be too slow.
+        settings = {**os.environ, "CI": "true"}
+        code = run("-m", "mutmut", "run", *arguments, cwd=MUTANTS, env=settings, stdout=output)
+    if code != 0:
+        print("dev.py: mutmut could not run all of it; the end of that file says why.")
+        return 1
+    return scores(MUTANTS)
+
+
+def scores(folder: Path) -> int:
+    """Print the score of each module and what survived; return 1 when a score is too low."""
+    results = subprocess.run(
+        [str(PYTHON), "-m", "mutmut", "results", "--all", "true"],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        encoding="utf-8",
+    )
+    ends = [line.strip().split(": ") for line in results.stdout.splitlines() if ": " in line]
+    survivors = [name for name, end in ends if end not in ("killed", "timeout")]
+    low = False
+    print(f"\n{'module':15}{'mutants':>9}{'killed':>9}{'survived':>9}{'score':>9}")
+    for module in (*MUTATED, "total"):
+        start = "relay." if module == "total" else f"relay.{module}."
+        every = sum(name.startswith(start) for name, _ in ends)
+        survived = sum(name.startswith(start) for name in survivors)
+        score = 100 * (every - survived) / max(every, 1)
+        low = low or score < LEAST_SCORE
+        print(f"{module:15}{every:9}{every - survived:9}{survived:9}{score:7.1f} %")
+    print("\nsurvived:", *survivors, sep="\n  ")
+    return 1 if low else 0
+
+
+def advisories() -> tuple[bool, str]:
+    """Ask which of the deployed packages have known vulnerabilities; say who could not be asked.
+
+    pip-audit ends well where the service knows none of the packages, as behind a mirror without
+    advisories: so what it says counts, and not its exit code.
+    """
+    options = ("--no-deps", "--disable-pip", "--progress-spinner", "off", "--timeout", "10")
+    answer = subprocess.run(
+        [str(PYTHON), "-m", "pip_audit", "-r", REQUIREMENTS[0], *options, "-f", "json"],
+        cwd=HERE,
+        check=False,
+        capture_output=True,
+        encoding="utf-8",
+    )
+    try:
+        packages = json.loads(answer.stdout)["dependencies"]
+    except (ValueError, KeyError, TypeError):
+        return False, f"It says: {answer.stderr.strip().rpartition('\n')[2] or 'nothing'}"
+    found = [package for package in packages if package.get("vulns")]
+    for package in found:
+        numbers = ", ".join(advisory["id"] for advisory in package["vulns"])
+        print(f"{package['name']} {package['version']}: {numbers}")
+    unknown = [package["name"] for package in packages if "skip_reason" in package]
+    if len(unknown) == len(packages):
+        return False, "No advisory service answers here."
+    return bool(found), f"The service does not know {', '.join(unknown)}." if unknown else ""
 
 
 def bench(arguments: list[str]) -> int:
@@ -117,9 +222,14 @@ def install_azurite() -> str:
     return ""
 
 
-def run(*arguments: str) -> int:
+def run(
+    *arguments: str,
+    cwd: Path = HERE,
+    env: Mapping[str, str] | None = None,
+    stdout: IO[str] | None = None,
+) -> int:
     """Run the environment's Python; return its exit code. Ctrl+C is the child's to handle."""
-    child = subprocess.Popen([str(PYTHON), *arguments], cwd=HERE)
+    child = subprocess.Popen([str(PYTHON), *arguments], cwd=cwd, env=env, stdout=stdout)
     while True:
         try:
             return child.wait()

@@ -167,17 +167,18 @@ def _says_exists(answer: bytes, sent: Iterable[str]) -> bool:
         return False
     if not isinstance(kind, str) or not isinstance(message, str):
         return False
+    sent = tuple(value.casefold() for value in sent)
+    if any(_EXISTS in value for value in sent):
+        # Repeated whole, in part or rewritten, it could not be told from Dynamics' own words.
+        return False
     return kind.endswith(".AxODataWriteException") and _EXISTS in _own_words(message, sent)
 
 
-def _own_words(message: str, sent: Iterable[str]) -> str:
-    """Cut out of Dynamics' message what it only repeats: a state may read "already exists" too."""
+def _own_words(message: str, sent: tuple[str, ...]) -> str:
+    """Cut out of Dynamics' message what it only repeats of what was sent, in lower case."""
     message = message.casefold()
-    for value in sorted((value.casefold() for value in sent), key=len, reverse=True):
-        before, phrase, _ = value.partition(_EXISTS)
+    for value in sorted(sent, key=len, reverse=True):
         # A piece of the very phrase proves nothing on its own, and cutting it would hide the truth.
-        if value and (phrase or value not in _EXISTS):
+        if value and value not in _EXISTS:
             message = message.replace(value, "\ufffd")
-        if phrase:  # and what is left of it where Dynamics cuts long values short
-            message = message.replace(before + phrase, "\ufffd")
     return message

@@ -206,6 +206,14 @@ def test_two_keys_with_one_id_are_told_apart_by_their_kind() -> None:
     assert unpack(token(header={"kid": "1"}), published).code == CODE
 
 
+def test_nothing_of_it_is_shown_when_it_is_printed() -> None:
+    read = jarm.read(token(header={"kid": "canary-key"}), secured(), NOW)
+    assert "canary" not in repr(read)
+    assert read.token.text not in repr(read)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        read.algorithm = "HS256"  # type: ignore[misc]
+
+
 # -- what is refused before any key is fetched ---------------------------------------------------
 
 
