@@ -4,7 +4,7 @@
 python3 dev.py demo     one callback from end to end, printed, on this machine alone
 python3 dev.py up       the same servers for a browser, until Ctrl+C
 python3 dev.py test     lint, types, imports, bandit, advisories, all tests; more goes to pytest
-python3 dev.py mutants  which changes of the code no test would see; minutes, see docs/mutants.md
+python3 dev.py mutants  which changes of the code no test would see; minutes
 python3 dev.py bench    what the relay can take, measured on this machine
 
 The first run makes .venv and installs what requirements-dev.txt names. `test` also installs Azurite
@@ -21,9 +21,7 @@ import subprocess
 import sys
 import time
 import venv
-from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
 
 HERE = Path(__file__).resolve().parent
 VENV = HERE / ".venv"
@@ -34,27 +32,6 @@ OLDEST = (3, 13)
 
 SANDBOX = HERE / "sandbox"
 NPM_MARK = SANDBOX / "node_modules" / "installed"
-
-MUTANTS = HERE / ".mutants"
-MUTATED = ("authorization", "state", "jws", "jarm", "sealing", "body")
-"""Modules of the relay that decide what is believed, and what leaves it."""
-LEAST_SCORE = 95
-MUTMUT = """[mutmut]
-source_paths = relay
-only_mutate = {modules}
-also_copy =
-    docs
-    sandbox
-pytest_add_cli_args_test_selection = {tests}
-# The first reads the sources, which hold all mutants at once; the others cost half of the time.
-pytest_add_cli_args =
-    --deselect=tests/test_signed_state.py::test_the_page_names_every_reason
-    -pno:cacheprovider
-    -pno:threadexception
-    -pno:unraisableexception
-use_git_change_detection = false
-"""
-MUTANTS_TESTS = (*MUTATED, "callback", "edges", "redeliver", "signed_state", "start")
 
 CHECKS = (
     ("lint", ("-m", "ruff", "check", ".")),
@@ -111,49 +88,8 @@ def test(arguments: list[str]) -> int:
 
 
 def mutants(arguments: list[str]) -> int:
-    """Change one thing at a time in a copy of the project, and tell what no test has seen."""
-    shutil.rmtree(MUTANTS, ignore_errors=True)
-    left = shutil.ignore_patterns(".*", "__pycache__", "node_modules")
-    shutil.copytree(HERE, MUTANTS, ignore=left)
-    modules = "".join(f"\n    relay/{name}.py" for name in MUTATED)
-    files = [f"tests/test_{name}.py" for name in MUTANTS_TESTS]
-    tests = "".join(f"\n    {name}" for name in files if (HERE / name).exists())
-    (MUTANTS / "setup.cfg").write_text(MUTMUT.format(modules=modules, tests=tests))
-
-    log = MUTANTS / "mutmut.log"
-    print(f"some minutes; what happens meanwhile is in {log.relative_to(HERE)}", flush=True)
-    with log.open("w") as output:
-        # In CI Hypothesis tries the same examples each time, and none can be too slow.
-        settings = {**os.environ, "CI": "true"}
-        code = run("-m", "mutmut", "run", *arguments, cwd=MUTANTS, env=settings, stdout=output)
-    if code != 0:
-        print("dev.py: mutmut could not run all of it; the end of that file says why.")
-        return 1
-    return scores(MUTANTS)
-
-
-def scores(folder: Path) -> int:
-    """Print the score of each module and what survived; return 1 when a score is too low."""
-    results = subprocess.run(
-        [str(PYTHON), "-m", "mutmut", "results", "--all", "true"],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-        encoding="utf-8",
-    )
-    ends = [line.strip().split(": ") for line in results.stdout.splitlines() if ": " in line]
-    survivors = [name for name, end in ends if end not in ("killed", "timeout")]
-    low = False
-    print(f"\n{'module':15}{'mutants':>9}{'killed':>9}{'survived':>9}{'score':>9}")
-    for module in (*MUTATED, "total"):
-        start = "relay." if module == "total" else f"relay.{module}."
-        every = sum(name.startswith(start) for name, _ in ends)
-        survived = sum(name.startswith(start) for name in survivors)
-        score = 100 * (every - survived) / max(every, 1)
-        low = low or score < LEAST_SCORE
-        print(f"{module:15}{every:9}{every - survived:9}{survived:9}{score:7.1f} %")
-    print("\nsurvived:", *survivors, sep="\n  ")
-    return 1 if low else 0
+    """Tell which changes of the code no test would see."""
+    return run("-m", "benchmarks.mutants", *arguments)
 
 
 def advisories() -> tuple[bool, str]:
@@ -222,14 +158,9 @@ def install_azurite() -> str:
     return ""
 
 
-def run(
-    *arguments: str,
-    cwd: Path = HERE,
-    env: Mapping[str, str] | None = None,
-    stdout: IO[str] | None = None,
-) -> int:
+def run(*arguments: str) -> int:
     """Run the environment's Python; return its exit code. Ctrl+C is the child's to handle."""
-    child = subprocess.Popen([str(PYTHON), *arguments], cwd=cwd, env=env, stdout=stdout)
+    child = subprocess.Popen([str(PYTHON), *arguments], cwd=HERE)
     while True:
         try:
             return child.wait()

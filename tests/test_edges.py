@@ -259,6 +259,34 @@ def test_the_largest_callback_fits_a_queue_message_in_any_script() -> None:
     assert len(base64.b64encode(message.encode())) <= 64 * KIB
 
 
+def test_what_yesterdays_relay_has_sealed_is_opened_after_the_update() -> None:
+    held = Callback.received(PLAIN, verified(extra={"realmId": "9"}), REFERENCE, NOW)
+    sealed = {
+        "version": 1,
+        "connection": "default",
+        "reference": REFERENCE,
+        "delivery_id": held.delivery_id,
+        "response": {
+            "code": CODE,
+            "state": STATE,
+            "error": None,
+            "error_description": None,
+            "error_uri": None,
+            "iss": None,
+            "session_state": None,
+            "implicit": False,
+            "extra": {"realmId": "9"},
+            "code_verifier": None,
+            "redirect_uri": None,
+        },
+        "received_at": NOW.timestamp(),
+        "expires_at": NOW.timestamp() + 300,
+    }
+    key = Fernet.generate_key()
+    message = Fernet(key).encrypt(json.dumps(sealed).encode())
+    assert Sealer([key.decode()]).open(message, Connections({PLAIN.name: PLAIN})) == held
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
