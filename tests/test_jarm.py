@@ -654,9 +654,11 @@ async def test_an_address_from_the_settings_needs_no_metadata(stage: Stage) -> N
 async def test_keys_are_fetched_once_for_five_minutes(stage: Stage) -> None:
     for _ in range(3):
         await stage.get()
-        stage.clock.seconds += 99.9
+        stage.clock.seconds += 99.75
+    stage.clock.seconds += 0.5
+    await stage.get()
     assert stage.issuer.fetches == 1
-    stage.clock.seconds += 1
+    stage.clock.seconds += 0.25
     await stage.get()
     assert stage.issuer.fetches == 2
 
@@ -840,6 +842,21 @@ async def test_an_outage_is_asked_about_less_and_less(stage: Stage) -> None:
     assert stage.issuer.fetches == 12
 
 
+async def test_an_issuer_that_breaks_off_is_asked_less_and_less_too(stage: Stage) -> None:
+    stage.issuer.answers = {"/keys": Reset()}
+    reasons = [await stage.refusal() for _ in range(5)]
+    assert reasons == ["jwks_ReadError"] * 2 + ["jwks_pause"] * 3
+
+
+async def test_an_issuers_cookies_are_not_carried_along(stage: Stage) -> None:
+    answer = JSONResponse({"keys": stage.issuer.keys}, headers={"set-cookie": "canary=1; Path=/"})
+    stage.issuer.answers = {"/keys": answer}
+    await stage.get()
+    stage.clock.seconds += 300
+    await stage.get()
+    assert not any("cookie" in head for head in stage.issuer.heads)
+
+
 async def test_keys_serve_for_an_hour_while_the_issuer_is_down(stage: Stage) -> None:
     await stage.get()
     stage.server.stop()
@@ -847,7 +864,9 @@ async def test_keys_serve_for_an_hour_while_the_issuer_is_down(stage: Stage) -> 
         stage.clock.seconds += 100
         assert await stage.get() == ["k1"]
         assert await stage.get(None) == ["k1"]
-    stage.clock.seconds += 100
+    stage.clock.seconds += 99.75
+    assert await stage.get() == ["k1"]
+    stage.clock.seconds += 0.25
     assert await stage.refusal() in ("jwks_ConnectError", "jwks_pause")
     stage.server.start()
 
