@@ -40,6 +40,8 @@ def app(environ: Mapping[str, str] = os.environ) -> App:
         connections = _unusable(connections, problem)
     for problem in connections.problems:
         logger.error("setting %s", problem)
+    for warning in read.warnings:
+        logger.warning("setting %s", warning)
     relay = Relay(
         connections,
         TokenCache(context),

@@ -48,13 +48,54 @@ class Provider:
 
 
 @dataclass(frozen=True, slots=True)
-class ClientCredentials:
-    """Who the relay is at Entra, and for what. Equal credentials share one token."""
+class ClientSecret:
+    """A client secret (RFC 6749 §2.3.1): its value, not its id."""
 
-    authority: str
-    client_id: str
-    client_secret: str = field(repr=False)
+    value: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """A certificate and its private key, for assertions (RFC 7523).
+
+    `source` is PEM text, or the path of a PEM or PFX file, which may be replaced while the relay
+    runs. `password` opens it.
+    """
+
+    source: str = field(repr=False)
+    password: str | None = field(default=None, repr=False)
+
+    @property
+    def path(self) -> str | None:
+        """The path of the file, if it is one."""
+        return None if "-----BEGIN" in self.source else self.source
+
+
+@dataclass(frozen=True, slots=True)
+class ManagedIdentity:
+    """An identity of the platform: the user-assigned one with this id, or the system's (`None`)."""
+
+    client_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCredentials:
+    """Who the relay is at Entra, and for what. Equal credentials share one token.
+
+    With a managed identity as the `credential`, `client_id` is the app registration that trusts it
+    (a federated credential), or `None` where the identity itself is the client; it then needs no
+    `authority` either. `scope` is the resource and `/.default`.
+    """
+
+    authority: str | None
+    client_id: str | None
+    credential: ClientSecret | ClientCertificate | ManagedIdentity
     scope: str
+
+    @property
+    def resource(self) -> str:
+        """The application id URI of what the token is for."""
+        return self.scope.removesuffix("/.default")
 
 
 @dataclass(frozen=True, slots=True)

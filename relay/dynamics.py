@@ -156,22 +156,31 @@ _EXISTS = "already exists"
 
 
 def _says_exists(answer: bytes, sent: Iterable[str]) -> bool:
-    """Tell whether F&O says that the record exists: an AxODataWriteException with English text.
+    """Tell whether an answer says that the record exists, in the manner of any of the targets.
 
-    The status says nothing: it is 500, and 400 in other versions.
+    The status says nothing: for F&O it is 500, and 400 in other versions.
     """
     try:
-        error = json.loads(answer)["error"]["innererror"]
-        kind, message = error["type"], error["message"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        document = json.loads(answer)
+    except (ValueError, RecursionError):
         return False
-    if not isinstance(kind, str) or not isinstance(message, str):
-        return False
+    match document:
+        case {"error": {"code": "Internal_EntityWithSameKeyExists" | "0x80060892"}}:
+            return True  # Business Central; Dataverse, for an alternate key
+        case {"ExceptionType": str(kind)}:  # F&O custom service
+            return kind.rpartition(".")[2] == "DuplicateKeyException"
+        case {"error": {"innererror": {"type": str(kind), "message": str(message)}}}:
+            return kind.endswith(".AxODataWriteException") and _write_found_it(message, sent)
+    return False
+
+
+def _write_found_it(message: str, sent: Iterable[str]) -> bool:
+    """Tell whether F&O OData's own words, which are all it has, are "already exists"."""
     sent = tuple(value.casefold() for value in sent)
     if any(_EXISTS in value for value in sent):
         # Repeated whole, in part or rewritten, it could not be told from Dynamics' own words.
         return False
-    return kind.endswith(".AxODataWriteException") and _EXISTS in _own_words(message, sent)
+    return _EXISTS in _own_words(message, sent)
 
 
 def _own_words(message: str, sent: tuple[str, ...]) -> str:

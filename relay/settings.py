@@ -23,13 +23,17 @@ from pydantic import (
     ValidationError,
 )
 
+from relay import clouds
 from relay.authorization import IMPLICIT, RESPONSE
 from relay.body import Template
 from relay.connections import (
     DEFAULT,
+    ClientCertificate,
     ClientCredentials,
+    ClientSecret,
     Connection,
     Connections,
+    ManagedIdentity,
     Provider,
     StatePolicy,
     Target,
@@ -61,7 +65,16 @@ RESERVED = frozenset(
 )
 """Parameters of an authorization request that the relay sets itself; none may stand twice."""
 
-_NO_TENANT = ("", "common", "organizations", "consumers")
+CREDENTIALS = (
+    "ENTRA_CLIENT_SECRET",
+    "ENTRA_CLIENT_CERTIFICATE",
+    "ENTRA_MANAGED_IDENTITY_CLIENT_ID",
+)
+"""The kinds of credential; a connection has one of them."""
+PASSWORD = "ENTRA_CLIENT_CERTIFICATE_PASSWORD"  # noqa: S105 - its name
+SYSTEM = "system"
+"""The system-assigned managed identity, which has no client id to be named by."""
+
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -117,13 +130,13 @@ def _authority(value: str) -> str:
     url = value if "://" in value else f"https://login.microsoftonline.com/{value}"
     url = re.sub(r"/oauth2(/v2\.0)?/(authorize|token)/?$", "", url).rstrip("/")
     tenant = _split(url).path.strip("/")
-    if not url.startswith("https://") or tenant.lower() in _NO_TENANT:
+    if not url.startswith("https://") or tenant.lower() in clouds.NO_TENANT:
         raise ValueError("authority")
     return url
 
 
 def _tenant(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9.-]+", value) or value.lower() in _NO_TENANT:
+    if not re.fullmatch(r"[A-Za-z0-9.-]+", value) or value.lower() in clouds.NO_TENANT:
         raise ValueError("tenant")
     return value
 
@@ -144,8 +157,23 @@ def _anchored(value: str) -> re.Pattern[str]:
 
 
 def _file(value: str) -> str:
-    if not Path(value).is_file():
+    try:
+        found = Path(value).is_file()
+    except OSError:  # far too long for a name; it quotes the value
+        found = False
+    if not found:
         raise ValueError("file")
+    return value
+
+
+def _certificate(value: SecretStr) -> SecretStr:
+    # Whether the key opens is known when it is needed: the parsers would cost each cold start.
+    text = value.get_secret_value()
+    if "-----BEGIN" in text:
+        if not ("PRIVATE KEY-----" in text and "-----BEGIN CERTIFICATE-----" in text):
+            raise ValueError("blocks")
+    else:
+        _file(text)
     return value
 
 
@@ -185,11 +213,29 @@ class ConnectionSettings(BaseModel):
     entra_tenant_id: Annotated[str, AfterValidator(_tenant)] | None = Field(
         None, description="tenant id or domain; enough for the public cloud"
     )
-    entra_client_id: str = Field(
-        min_length=1, description="application (client) id of the app registration"
+    entra_client_id: str | None = Field(
+        None, description="application (client) id of the app registration"
     )
-    entra_client_secret: SecretStr = Field(
-        min_length=1, description="client secret: its value, not its id"
+    entra_client_secret: SecretStr | None = Field(
+        None, description="client secret: its value, not its id"
+    )
+    entra_client_certificate: Annotated[SecretStr, AfterValidator(_certificate)] | None = Field(
+        None,
+        description="PEM text with the private key and the certificate, or the path of a PEM or "
+        "PFX file that is there",
+    )
+    entra_client_certificate_password: SecretStr | None = Field(
+        None, description="passphrase of ENTRA_CLIENT_CERTIFICATE"
+    )
+    entra_managed_identity_client_id: (
+        Annotated[
+            str, Field(pattern=r"^([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|system)$")
+        ]
+        | None
+    ) = Field(
+        None,
+        description="client id (a GUID) of a user-assigned managed identity, or system; with "
+        "ENTRA_CLIENT_ID the app registration trusts that identity (federated credential)",
     )
     dynamics_url: Annotated[str, AfterValidator(_url)] = Field(
         description="https URL to POST to, such as "
@@ -295,6 +341,8 @@ class Settings:
 
     connections: Connections
     app: AppSettings
+    warnings: tuple[str, ...] = ()
+    """What validates, and will hardly be meant so. Without values, like the problems."""
 
 
 def read(environ: Mapping[str, str]) -> Settings:
@@ -305,11 +353,15 @@ def read(environ: Mapping[str, str]) -> Settings:
     given = {name.upper(): value for name, value in environ.items() if value.strip()}
     app, problems = _app(given)
     plain = _plain(given)
+    warnings: list[str] = []
     by_name: dict[str, Connection | Misconfigured] = {}
     for name, own in sorted(_groups(given, problems).items()):
-        connection = _connection(_merge(plain, own), _Origin(name, own, given))
+        origin = _Origin(name, own, given)
+        connection = _connection(_merge(plain, own), origin)
         if isinstance(connection, Misconfigured):
             problems += connection.problems
+        else:
+            warnings += _doubts(connection, origin)
         by_name[name] = connection
     if not by_name:
         missing = ("DYNAMICS_URL", "missing", "")
@@ -317,7 +369,9 @@ def read(environ: Mapping[str, str]) -> Settings:
     elif app is None:
         by_name = dict.fromkeys(by_name, Misconfigured(tuple(problems)))
     connections = Connections(by_name, tuple(dict.fromkeys(problems)))
-    return Settings(connections, app or AppSettings.model_validate({}))
+    return Settings(
+        connections, app or AppSettings.model_validate({}), tuple(dict.fromkeys(warnings))
+    )
 
 
 def names(model: type[BaseModel]) -> list[str]:
@@ -348,6 +402,13 @@ def _merge(outer: Mapping[str, str], inner: Mapping[str, str]) -> dict[str, str]
     if "ENTRA_TENANT_ID" in inner and "ENTRA_AUTHORITY" not in inner:
         # The nearer tenant counts, not an authority that is inherited from further away.
         merged.pop("ENTRA_AUTHORITY", None)
+    if any(setting in inner for setting in CREDENTIALS):
+        # The nearer credential counts, not one of another kind that is inherited beside it.
+        for setting in (*CREDENTIALS, PASSWORD):
+            if setting not in inner:
+                merged.pop(setting, None)
+    if inner.get("ENTRA_MANAGED_IDENTITY_CLIENT_ID") == SYSTEM and "ENTRA_CLIENT_ID" not in inner:
+        merged.pop("ENTRA_CLIENT_ID", None)  # it can only be a client by itself
     return merged
 
 
@@ -413,7 +474,6 @@ def _connection(values: Mapping[str, str], origin: _Origin) -> Connection | Misc
         return Misconfigured(contradictions)
     target = _split(settings.dynamics_url)
     resource = f"{target.scheme}://{target.netloc.lower()}"
-    tenant = f"https://login.microsoftonline.com/{settings.entra_tenant_id}"
     return Connection(
         name=origin.name,
         provider=Provider(
@@ -432,20 +492,34 @@ def _connection(values: Mapping[str, str], origin: _Origin) -> Connection | Misc
         state_pattern=settings.state_pattern,
         state_keys=settings.state_keys or {},
         code_ttl=timedelta(seconds=settings.code_ttl),
-        credentials=ClientCredentials(
-            authority=settings.entra_authority or tenant,
-            client_id=settings.entra_client_id,
-            client_secret=settings.entra_client_secret.get_secret_value(),
-            scope=settings.dynamics_scope or f"{resource}/.default",
-        ),
+        credentials=_credentials(settings, settings.dynamics_scope or f"{resource}/.default"),
         target=Target(settings.dynamics_url, settings.dynamics_body, settings.dynamics_timeout),
     )
 
 
+def _credentials(settings: ConnectionSettings, scope: str) -> ClientCredentials:
+    client_id, identity = settings.entra_client_id, settings.entra_managed_identity_client_id
+    credential: ClientSecret | ClientCertificate | ManagedIdentity
+    if identity is not None:
+        credential = ManagedIdentity(None if identity == SYSTEM else identity)
+    elif settings.entra_client_certificate is not None:
+        password = settings.entra_client_certificate_password
+        credential = ClientCertificate(
+            settings.entra_client_certificate.get_secret_value(),
+            password.get_secret_value() if password else None,
+        )
+    else:
+        secret = settings.entra_client_secret
+        credential = ClientSecret(secret.get_secret_value() if secret else "")
+    if client_id is None:  # the identity itself is the client, and the platform knows its tenant
+        return ClientCredentials(None, None, credential, scope)
+    tenant = f"https://{clouds.PUBLIC.login}/{settings.entra_tenant_id}"
+    return ClientCredentials(settings.entra_authority or tenant, client_id, credential, scope)
+
+
 def _contradictions(settings: ConnectionSettings) -> Iterator[tuple[str, str]]:
     """Name what is wrong between settings that are each right."""
-    if not (settings.entra_authority or settings.entra_tenant_id):
-        yield "ENTRA_TENANT_ID", "expected, or ENTRA_AUTHORITY"
+    yield from _unproven(settings)
     policy = settings.state_policy
     if policy is StatePolicy.PATTERN and settings.state_pattern is None:
         yield "STATE_PATTERN", "expected, because STATE_POLICY is pattern"
@@ -456,6 +530,42 @@ def _contradictions(settings: ConnectionSettings) -> Iterator[tuple[str, str]]:
     if settings.provider_iss_required and settings.provider_issuer is None:
         yield "PROVIDER_ISSUER", "expected, because PROVIDER_ISS_REQUIRED is true"
     yield from _incomplete(settings)
+
+
+def _unproven(settings: ConnectionSettings) -> Iterator[tuple[str, str]]:
+    """Name what keeps the relay from proving to Entra who it is."""
+    kinds = [name for name in CREDENTIALS if getattr(settings, name.lower()) is not None]
+    identity = settings.entra_managed_identity_client_id
+    if not kinds:
+        yield "ENTRA_CLIENT_SECRET", f"missing; expected one of {', '.join(CREDENTIALS)}"
+    for name in kinds[1:]:
+        yield name, f"conflicts with {kinds[0]}; expected one of them"
+    if settings.entra_client_certificate_password and not settings.entra_client_certificate:
+        yield PASSWORD, "expected only together with ENTRA_CLIENT_CERTIFICATE"
+    if settings.entra_client_id is None:
+        if identity is None:
+            yield "ENTRA_CLIENT_ID", f"missing; expected {_expected('ENTRA_CLIENT_ID')}"
+        return
+    if not (settings.entra_authority or settings.entra_tenant_id):
+        yield "ENTRA_TENANT_ID", "expected, or ENTRA_AUTHORITY"
+    if identity == SYSTEM:
+        yield (
+            "ENTRA_MANAGED_IDENTITY_CLIENT_ID",
+            "expected a client id: ENTRA_CLIENT_ID trusts user-assigned identities only",
+        )
+
+
+def _doubts(connection: Connection, origin: _Origin) -> Iterator[str]:
+    """Name what validates and will hardly be meant so."""
+    authority = connection.credentials.authority
+    login = clouds.of_login(authority) if authority else None
+    dynamics = clouds.of_dynamics(connection.target.url)
+    if login is not None and dynamics is not None and login is not dynamics:
+        yield (
+            f"{origin.spell('ENTRA_AUTHORITY')}: is of {login.name}, but "
+            f"{origin.spell('DYNAMICS_URL')} of {dynamics.name}; expected "
+            f"https://{dynamics.login}/ and the tenant"
+        )
 
 
 def _incomplete(settings: ConnectionSettings) -> Iterator[tuple[str, str]]:
@@ -501,7 +611,7 @@ def _wrong(
     return text
 
 
-def _expected(setting: str, model: type[BaseModel]) -> str:
+def _expected(setting: str, model: type[BaseModel] = ConnectionSettings) -> str:
     return str(model.model_fields[setting.lower()].description)
 
 

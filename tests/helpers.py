@@ -11,6 +11,7 @@ from relay.body import Template
 from relay.connections import (
     DEFAULT,
     ClientCredentials,
+    ClientSecret,
     Connection,
     Provider,
     StatePolicy,
@@ -50,7 +51,7 @@ def connection(
         credentials=ClientCredentials(
             authority="https://login.microsoftonline.com/contoso.com",
             client_id="client",
-            client_secret=SECRET,
+            credential=ClientSecret(SECRET),
             scope="https://contoso.operations.dynamics.com/.default",
         ),
         target=Target(url, Template(body), timeout),

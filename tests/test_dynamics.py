@@ -301,6 +301,55 @@ async def test_anything_less_than_f_and_o_saying_so_is_no_duplicate(
     await failure(Rejected, dynamics)
 
 
+def custom_service(kind: object) -> object:
+    message = f"An exception occured when invoking the operation - {STATE} already exists"
+    return {"Message": message, "ExceptionType": kind, "ActivityId": "0"}
+
+
+def coded(code: object) -> object:
+    return {"error": {"code": code, "message": f"State='{STATE}' already exists."}}
+
+
+@pytest.mark.parametrize("status", [400, 409, 412, 500])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(custom_service("DuplicateKeyException"), id="custom-service"),
+        pytest.param(
+            custom_service("Microsoft.Dynamics.Ax.Xpp.DuplicateKeyException"), id="by-full-name"
+        ),
+        pytest.param(coded("Internal_EntityWithSameKeyExists"), id="business-central"),
+        pytest.param(coded("0x80060892"), id="dataverse"),
+    ],
+)
+async def test_each_target_says_in_its_own_way_that_a_record_exists(
+    dynamics: DynamicsClient, httpx_mock: HTTPXMock, answer: object, status: int
+) -> None:
+    httpx_mock.add_response(status_code=status, json=answer)
+    sent = ["the record already exists"]  # told by a code, which no value can imitate
+    assert await deliver(dynamics, sent=sent) == Receipt(existed=True, status=status)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(custom_service("XppException"), id="another-x++-exception"),
+        pytest.param(custom_service("NoDuplicateKeyException"), id="another-name"),
+        pytest.param(custom_service(None), id="no-exception-type"),
+        pytest.param(coded("Application_StringExceededLength"), id="another-code-of-bc"),
+        pytest.param(coded("0x80060891"), id="another-code-of-dataverse"),
+        pytest.param(coded(None), id="no-code"),
+        pytest.param({"code": "0x80060892"}, id="a-code-outside-of-the-error"),
+        pytest.param({"error": {"message": "DuplicateKeyException 0x80060892"}}, id="in-words"),
+    ],
+)
+async def test_any_other_refusal_of_a_target_is_no_duplicate(
+    dynamics: DynamicsClient, httpx_mock: HTTPXMock, answer: object
+) -> None:
+    httpx_mock.add_response(status_code=400, json=answer)
+    await failure(Rejected, dynamics)
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -8,7 +8,13 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from relay import settings
-from relay.connections import Connection, StatePolicy
+from relay.connections import (
+    ClientCertificate,
+    ClientSecret,
+    Connection,
+    ManagedIdentity,
+    StatePolicy,
+)
 from relay.errors import Misconfigured, UnknownConnection
 
 type Change = Callable[[str], str]
@@ -57,7 +63,7 @@ def test_four_settings_are_enough() -> None:
     assert connection.name == "default"
     assert connection.credentials.authority == "https://login.microsoftonline.com/contoso.com"
     assert connection.credentials.client_id == "client"
-    assert connection.credentials.client_secret == "secret"
+    assert connection.credentials.credential == ClientSecret("secret")
     assert connection.credentials.scope == "https://contoso.operations.dynamics.com/.default"
     assert connection.target.url == PLAIN["DYNAMICS_URL"]
 
@@ -94,7 +100,7 @@ def test_every_setting_is_read() -> None:
     )
     assert connection.credentials.authority == "https://adfs.example.com/adfs"
     assert connection.credentials.client_id == "id"
-    assert connection.credentials.client_secret == "key"
+    assert connection.credentials.credential == ClientSecret("key")
     assert connection.credentials.scope == "https://ax.example.com/.default"
     assert connection.target.url == "https://ax.example.com/namespaces/AXSF/data/OAuthCallbacks"
     assert connection.target.body.render({"code": "c"}) == b'{"Code":"c"}'
@@ -146,10 +152,11 @@ def test_our_name_counts_before_the_articles(ours: str, theirs: str) -> None:
     for given in ({**ARTICLE, ours: new}, {ours: new, **ARTICLE}):
         connection = read(given)
         credentials, target = connection.credentials, connection.target
+        assert isinstance(credentials.credential, ClientSecret)
         assert new in (
             credentials.authority,
             credentials.client_id,
-            credentials.client_secret,
+            credentials.credential.value,
             credentials.scope,
             target.url,
         )
@@ -170,7 +177,7 @@ def test_an_empty_value_counts_as_not_given(empty: str) -> None:
 def test_white_space_around_a_value_is_no_part_of_it() -> None:
     connection = read({name: f" {value}\n" for name, value in PLAIN.items()})
     assert connection.target.url == PLAIN["DYNAMICS_URL"]
-    assert connection.credentials.client_secret == "secret"
+    assert connection.credentials.credential == ClientSecret("secret")
 
 
 @pytest.mark.parametrize(
@@ -284,11 +291,20 @@ def test_any_setting_of_a_connection_creates_it(label: str, name: str) -> None:
     assert read(given, name).code_ttl == timedelta(seconds=60)
 
 
+PEM = "\n".join(
+    f"-----BEGIN {what}-----\nMIIB\n-----END {what}-----" for what in ("PRIVATE KEY", "CERTIFICATE")
+)
+"""What has the shape of a key and its certificate."""
+IDENTITY = "11111111-2222-3333-4444-555555555555"
+
 OWN = {
     "ENTRA_AUTHORITY": "https://own.example/tenant",
     "ENTRA_TENANT_ID": "own.example",
     "ENTRA_CLIENT_ID": "own-client",
     "ENTRA_CLIENT_SECRET": "own-secret",
+    "ENTRA_CLIENT_CERTIFICATE": PEM + "own",
+    "ENTRA_CLIENT_CERTIFICATE_PASSWORD": "own-password",
+    "ENTRA_MANAGED_IDENTITY_CLIENT_ID": IDENTITY,
     "DYNAMICS_URL": "https://own.example/data/X",
     "DYNAMICS_SCOPE": "https://own.example/.default",
     "DYNAMICS_BODY": '{"own": "{code}"}',
@@ -318,7 +334,10 @@ def facts(connection: Connection) -> dict[str, object]:
         "ENTRA_AUTHORITY": credentials.authority,
         "ENTRA_TENANT_ID": credentials.authority,
         "ENTRA_CLIENT_ID": credentials.client_id,
-        "ENTRA_CLIENT_SECRET": credentials.client_secret,
+        "ENTRA_CLIENT_SECRET": credentials.credential,
+        "ENTRA_CLIENT_CERTIFICATE": credentials.credential,
+        "ENTRA_CLIENT_CERTIFICATE_PASSWORD": credentials.credential,
+        "ENTRA_MANAGED_IDENTITY_CLIENT_ID": credentials.credential,
         "DYNAMICS_URL": connection.target.url,
         "DYNAMICS_SCOPE": credentials.scope,
         "DYNAMICS_BODY": connection.target.body.render({"code": "c"}),
@@ -353,14 +372,22 @@ FULL = {
 OTHER = "CONNECTIONS__OTHER__ENTRA_CLIENT_ID"
 
 
+def full(setting: str) -> dict[str, str]:
+    """Return settings beside which this one may stand, whether it is given or not."""
+    if setting == "ENTRA_CLIENT_CERTIFICATE_PASSWORD":
+        return {**without("ENTRA_CLIENT_SECRET", FULL), "ENTRA_CLIENT_CERTIFICATE": PEM}
+    return FULL
+
+
 def test_every_setting_of_a_connection_is_tried_here() -> None:
     assert sorted(OWN) == sorted(settings.names(settings.ConnectionSettings))
 
 
 @pytest.mark.parametrize("setting", OWN)
 def test_a_connections_own_setting_counts_for_it_and_for_no_other(setting: str) -> None:
-    given = {**FULL, OTHER: "client", f"CONNECTIONS__XERO__{setting}": OWN[setting]}
-    before = facts(read(FULL))
+    plain = full(setting)
+    given = {**plain, OTHER: "client", f"CONNECTIONS__XERO__{setting}": OWN[setting]}
+    before = facts(read(plain))
     assert facts(read(given)) == before
     assert facts(read(given, "other")) == before
     assert facts(read(given, "xero"))[setting] != before[setting]
@@ -369,10 +396,13 @@ def test_a_connections_own_setting_counts_for_it_and_for_no_other(setting: str) 
 @pytest.mark.parametrize("setting", OWN)
 def test_what_a_connection_does_not_give_it_has_from_the_plain_setting(setting: str) -> None:
     creates_it = "CODE_TTL" if setting == "ENTRA_CLIENT_ID" else "ENTRA_CLIENT_ID"
-    given = {**FULL, f"CONNECTIONS__OTHER__{creates_it}": {**FULL, "CODE_TTL": "300"}[creates_it]}
+    plain = full(setting)
+    given = {**plain, f"CONNECTIONS__OTHER__{creates_it}": {**FULL, "CODE_TTL": "300"}[creates_it]}
+    if setting in settings.CREDENTIALS:
+        given.pop("ENTRA_CLIENT_SECRET")
     given[setting] = OWN[setting]
     assert facts(read(given, "other")) == facts(read(given))
-    assert facts(read(given, "other"))[setting] != facts(read(FULL))[setting]
+    assert facts(read(given, "other"))[setting] != facts(read(plain))[setting]
 
 
 def test_a_connection_may_inherit_from_the_articles_settings() -> None:
@@ -397,11 +427,195 @@ def test_connections_with_equal_credentials_share_them() -> None:
     assert read(given, "xero").credentials == read(given).credentials
 
 
+# -- credentials ---------------------------------------------------------------------------------
+
+CLIENT = {name: PLAIN[name] for name in ("ENTRA_TENANT_ID", "ENTRA_CLIENT_ID", "DYNAMICS_URL")}
+WITH = {
+    "secret": {"ENTRA_CLIENT_SECRET": "secret"},
+    "certificate": {
+        "ENTRA_CLIENT_CERTIFICATE": PEM,
+        "ENTRA_CLIENT_CERTIFICATE_PASSWORD": "password",
+    },
+    "federated": {"ENTRA_MANAGED_IDENTITY_CLIENT_ID": IDENTITY},
+}
+
+
+def test_an_identity_without_a_client_id_is_itself_the_client() -> None:
+    given = {"DYNAMICS_URL": PLAIN["DYNAMICS_URL"], "ENTRA_MANAGED_IDENTITY_CLIENT_ID": IDENTITY}
+    credentials = read(given).credentials
+    assert credentials.credential == ManagedIdentity(IDENTITY)
+    assert (credentials.client_id, credentials.authority) == (None, None)
+    assert credentials.resource == "https://contoso.operations.dynamics.com"
+    system = read({**given, "ENTRA_MANAGED_IDENTITY_CLIENT_ID": "system"}).credentials
+    assert system.credential == ManagedIdentity(None)
+
+
+def test_an_identity_beside_a_client_id_is_that_apps_federated_credential() -> None:
+    credentials = read({**CLIENT, **WITH["federated"]}).credentials
+    assert credentials.client_id == "client"
+    assert credentials.authority == "https://login.microsoftonline.com/contoso.com"
+    assert credentials.credential == ManagedIdentity(IDENTITY)
+
+
+@pytest.mark.parametrize("inner", WITH)
+@pytest.mark.parametrize("outer", WITH)
+def test_a_connections_own_credential_takes_the_place_of_any_inherited(
+    outer: str, inner: str
+) -> None:
+    own = {f"CONNECTIONS__XERO__{name}": value for name, value in WITH[inner].items()}
+    given = {**CLIENT, **WITH[outer], **own}
+    assert read(given, "xero").credentials == read({**CLIENT, **WITH[inner]}).credentials
+    assert read(given).credentials == read({**CLIENT, **WITH[outer]}).credentials
+
+
+def test_an_inherited_password_is_not_tried_on_a_connections_own_certificate() -> None:
+    own = {"CONNECTIONS__XERO__ENTRA_CLIENT_CERTIFICATE": PEM}
+    given = {**CLIENT, **WITH["certificate"], **own}
+    assert read(given, "xero").credentials.credential == ClientCertificate(PEM, None)
+
+
+def test_an_app_of_the_article_is_switched_to_an_identity_by_adding_one_setting() -> None:
+    given = {**ARTICLE, **WITH["federated"]}
+    assert read(given).credentials.credential == ManagedIdentity(IDENTITY)
+
+
+def test_the_systems_identity_does_not_inherit_a_client_id() -> None:
+    own = {"CONNECTIONS__XERO__ENTRA_MANAGED_IDENTITY_CLIENT_ID": "system"}
+    assert read({**PLAIN, **own}, "xero").credentials.client_id is None
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        pytest.param(
+            CLIENT,
+            "ENTRA_CLIENT_SECRET: missing; expected one of ENTRA_CLIENT_SECRET, "
+            "ENTRA_CLIENT_CERTIFICATE, ENTRA_MANAGED_IDENTITY_CLIENT_ID",
+            id="none",
+        ),
+        pytest.param(
+            {**CLIENT, **WITH["secret"], "ENTRA_CLIENT_CERTIFICATE": PEM},
+            "ENTRA_CLIENT_CERTIFICATE: conflicts with ENTRA_CLIENT_SECRET; expected one of them",
+            id="secret-and-certificate",
+        ),
+        pytest.param(
+            {**CLIENT, **WITH["secret"], **WITH["federated"]},
+            "ENTRA_MANAGED_IDENTITY_CLIENT_ID: conflicts with ENTRA_CLIENT_SECRET; expected one "
+            "of them",
+            id="secret-and-identity",
+        ),
+        pytest.param(
+            {**CLIENT, **WITH["certificate"], **WITH["federated"]},
+            "ENTRA_MANAGED_IDENTITY_CLIENT_ID: conflicts with ENTRA_CLIENT_CERTIFICATE; expected "
+            "one of them",
+            id="certificate-and-identity",
+        ),
+        pytest.param(
+            {**CLIENT, **WITH["secret"], "ENTRA_CLIENT_CERTIFICATE_PASSWORD": "canary"},
+            "ENTRA_CLIENT_CERTIFICATE_PASSWORD: expected only together with "
+            "ENTRA_CLIENT_CERTIFICATE",
+            id="password-of-nothing",
+        ),
+        pytest.param(
+            {**without("ENTRA_CLIENT_ID", CLIENT), **WITH["secret"]},
+            "ENTRA_CLIENT_ID: missing; expected application (client) id of the app registration",
+            id="secret-of-nobody",
+        ),
+        pytest.param(
+            {**CLIENT, "ENTRA_MANAGED_IDENTITY_CLIENT_ID": "system"},
+            "ENTRA_MANAGED_IDENTITY_CLIENT_ID: expected a client id: ENTRA_CLIENT_ID trusts "
+            "user-assigned identities only",
+            id="app-that-trusts-the-system",
+        ),
+        pytest.param(
+            {**without("ENTRA_TENANT_ID", CLIENT), **WITH["federated"]},
+            "ENTRA_TENANT_ID: expected, or ENTRA_AUTHORITY",
+            id="federated-nowhere",
+        ),
+    ],
+)
+def test_credentials_that_contradict_each_other_are_named(
+    given: dict[str, str], problem: str
+) -> None:
+    assert problems(given) == (problem,)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param(PEM.replace("PRIVATE KEY", "NO KEY"), id="no-key"),
+        pytest.param(PEM.replace("CERTIFICATE", "NO"), id="no-certificate"),
+        pytest.param("x" * 5_000, id="too-long-for-a-path"),
+        pytest.param("a\0b", id="no-path-at-all"),
+    ],
+)
+def test_a_certificate_that_is_none_is_named(wrong: str) -> None:
+    [problem] = problems({**CLIENT, "ENTRA_CLIENT_CERTIFICATE": wrong})
+    assert problem.startswith("ENTRA_CLIENT_CERTIFICATE: expected PEM text")
+
+
+def test_a_certificate_may_be_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "client.pfx"
+    path.write_bytes(b"whatever it holds is read when it is needed")
+    credential = read({**CLIENT, "ENTRA_CLIENT_CERTIFICATE": str(path)}).credentials.credential
+    assert credential == ClientCertificate(str(path), None)
+
+
+PUBLIC, GOV, CHINA = (
+    "https://login.microsoftonline.com/x",
+    "https://login.microsoftonline.us/x",
+    "https://login.partner.microsoftonline.cn/x",
+)
+
+
+@pytest.mark.parametrize(
+    ("authority", "host", "expected"),
+    [
+        (PUBLIC, "contoso.operations.dynamics.us", "login.microsoftonline.us"),
+        (PUBLIC, "contoso.crm.microsoftdynamics.us", "login.microsoftonline.us"),
+        (PUBLIC, "contoso.operations.dynamics.cn", "login.partner.microsoftonline.cn"),
+        (GOV, "contoso.operations.dynamics.com", "login.microsoftonline.com"),
+        (CHINA, "contoso.crm4.dynamics.com", "login.microsoftonline.com"),
+    ],
+)
+def test_a_dynamics_of_another_cloud_is_warned_of_and_still_tried(
+    authority: str, host: str, expected: str
+) -> None:
+    url = f"https://{host}/data/X"
+    found = settings.read({**PLAIN, "ENTRA_AUTHORITY": authority, "DYNAMICS_URL": url})
+    assert found.connections.problems == ()
+    assert found.connections.get("default").target.url == url
+    [warning] = found.warnings
+    assert warning.startswith("ENTRA_AUTHORITY: ")
+    assert f"expected https://{expected}/" in warning
+
+
+@pytest.mark.parametrize(
+    ("authority", "host"),
+    [
+        (PUBLIC, "contoso.operations.dynamics.com"),
+        (PUBLIC, "contoso.crm9.dynamics.com"),
+        (GOV, "contoso.operations.dynamics.us"),
+        (CHINA, "contoso.crm.dynamics.cn"),
+        ("https://adfs.contoso.com/adfs", "contoso.operations.dynamics.us"),
+        (PUBLIC, "ax.contoso.com"),
+        (PUBLIC, "notdynamics.us"),
+    ],
+)
+def test_what_belongs_together_or_cannot_be_told_is_not_warned_of(
+    authority: str, host: str
+) -> None:
+    given = {**PLAIN, "ENTRA_AUTHORITY": authority, "DYNAMICS_URL": f"https://{host}/data/X"}
+    assert settings.read(given).warnings == ()
+
+
 # -- what is wrong -------------------------------------------------------------------------------
 
 WRONG = {
     "ENTRA_AUTHORITY": "http://canary.example/tenant",
     "ENTRA_TENANT_ID": "canary tenant",
+    "ENTRA_CLIENT_CERTIFICATE": "canary.pem",
+    "ENTRA_MANAGED_IDENTITY_CLIENT_ID": "canary",
     "DYNAMICS_URL": "http://canary.example/data/X",
     "DYNAMICS_SCOPE": "https://canary.example",
     "DYNAMICS_BODY": '{"code": "{canary}"}',
@@ -431,7 +645,11 @@ PER_CONNECTION = [name for name in WRONG if name not in WHOLE_APP]
 
 def test_only_names_and_secrets_can_have_no_wrong_value() -> None:
     every = {*settings.names(settings.ConnectionSettings), *settings.names(settings.AppSettings)}
-    assert every - set(WRONG) == {"ENTRA_CLIENT_ID", "ENTRA_CLIENT_SECRET"}
+    assert every - set(WRONG) == {
+        "ENTRA_CLIENT_ID",
+        "ENTRA_CLIENT_SECRET",
+        "ENTRA_CLIENT_CERTIFICATE_PASSWORD",
+    }
 
 
 @pytest.mark.parametrize("setting", WRONG)
@@ -485,6 +703,8 @@ def test_a_wrong_value_of_an_old_name_is_named_as_the_setting_that_was_given(
 
 SECRETS = {
     "ENTRA_CLIENT_SECRET": "canary",
+    "ENTRA_CLIENT_CERTIFICATE": PEM + "canary",
+    "ENTRA_CLIENT_CERTIFICATE_PASSWORD": "canary",
     "STATE_KEYS": f"canary:{'canary_' * 6}A",
     "OUTBOX_KEYS": f"{'canary_' * 6}A=",
 }
@@ -492,7 +712,10 @@ SECRETS = {
 
 @pytest.mark.parametrize("setting", SECRETS)
 def test_no_secret_is_shown_when_settings_are_printed(setting: str) -> None:
-    given = {**PLAIN, setting: SECRETS[setting], "CONNECTIONS__A__CODE_TTL": "60"}
+    given = {**full(setting), "CONNECTIONS__A__CODE_TTL": "60"}
+    if setting in settings.CREDENTIALS:
+        given.pop("ENTRA_CLIENT_SECRET")
+    given[setting] = SECRETS[setting]
     if setting not in WHOLE_APP:
         given[f"CONNECTIONS__A__{setting}"] = SECRETS[setting]
     read(given)
@@ -823,9 +1046,5 @@ def test_the_table_has_a_row_for_each_setting_and_names_the_old_one() -> None:
         "ActiveDirectoryResource": "DYNAMICS_SCOPE",
         "URIString": "DYNAMICS_URL",
     }
-    assert {name for name, row in rows.items() if row["required"]} == {
-        "ENTRA_CLIENT_ID",
-        "ENTRA_CLIENT_SECRET",
-        "DYNAMICS_URL",
-    }
+    assert {name for name, row in rows.items() if row["required"]} == {"DYNAMICS_URL"}
     assert all(row["expected"] for row in rows.values())

@@ -9,9 +9,10 @@ import pytest
 
 from relay import log, tls
 from relay.callback import AccessToken
-from relay.connections import ClientCredentials
+from relay.connections import ClientCredentials, ClientSecret
+from relay.entra import EARLY
 from relay.errors import CredentialRefused, Unavailable
-from relay.tokens import EARLY, LAST_GOOD, RENEWAL_INTERVAL, TokenCache
+from relay.tokens import LAST_GOOD, RENEWAL_INTERVAL, TokenCache
 from sandbox.entra import Entra, Fault
 from sandbox.serving import Server
 from sandbox.tls import Authority
@@ -49,9 +50,8 @@ def stage() -> Iterator[Stage]:
         clock = Clock()
         cache = TokenCache(tls.trust(str(authority.bundle), {}), clock=clock)
         url = f"{server.url}/{entra.tenant}"
-        yield Stage(
-            entra, cache, ClientCredentials(url, "relay", SECRET, f"{RESOURCE}/.default"), clock
-        )
+        credentials = ClientCredentials(url, "relay", ClientSecret(SECRET), f"{RESOURCE}/.default")
+        yield Stage(entra, cache, credentials, clock)
         cache.close()
 
 
@@ -94,7 +94,7 @@ async def test_a_token_is_renewed_minutes_before_it_ends(stage: Stage) -> None:
     assert await stage.get() is token
     stage.clock.seconds = token.expires_at - EARLY
     stage.entra.lifetime = 100  # MSAL's own clock does not go along: let it think it is old
-    stage.cache._sources[stage.credentials]._app.token_cache = _empty_cache()
+    stage.cache._sources[stage.credentials]._client._app.token_cache = _empty_cache()
     assert await stage.get() is not token
     assert stage.entra.token_requests == 2
 
@@ -108,7 +108,7 @@ def _empty_cache() -> object:
 @pytest.mark.parametrize("fault", [Fault.UNAVAILABLE, Fault.NOT_JSON, Fault.RESET, Fault.THROTTLED])
 async def test_the_last_good_token_serves_while_entra_is_down(stage: Stage, fault: Fault) -> None:
     token = await stage.get()
-    stage.cache._sources[stage.credentials]._app.token_cache = _empty_cache()
+    stage.cache._sources[stage.credentials]._client._app.token_cache = _empty_cache()
     stage.entra.mode = fault
     stage.clock.seconds = token.expires_at - LAST_GOOD - 1
     assert await stage.get() is token
@@ -186,7 +186,7 @@ async def test_no_failure_tells_a_secret(stage: Stage, caplog: pytest.LogCapture
     caplog.set_level(logging.DEBUG)
     stage.entra.lifetime = 100
     await stage.get()
-    stage.cache._sources[stage.credentials]._app.token_cache = _empty_cache()
+    stage.cache._sources[stage.credentials]._client._app.token_cache = _empty_cache()
     for fault in (Fault.NOT_JSON, Fault.NOT_JSON_ERROR, Fault.UNAVAILABLE_HTML, Fault.HALF_BODY):
         stage.entra.mode = fault
         stage.clock.seconds += 1_000

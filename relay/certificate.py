@@ -1,0 +1,80 @@
+"""A client certificate and its private key, out of PEM text, a PEM file or a PFX file.
+
+Loaded only where a connection uses one: `cryptography`'s parsers cost a cold start 30 ms.
+"""
+
+import re
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    pkcs12,
+)
+
+from relay.connections import ClientCertificate
+from relay.errors import CredentialRefused
+
+_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END \1-----", re.DOTALL)
+
+
+def load(certificate: ClientCertificate) -> tuple[str, str]:
+    """Return the private key and the chain as PEM, the certificate of the key first.
+
+    The file is read anew each time. Raises `CredentialRefused` when there is no key, no certificate
+    that belongs to it, or the passphrase is wrong.
+    """
+    password = certificate.password.encode() if certificate.password else None
+    try:
+        key, chain = _read(certificate, password)
+        public = _public(key)
+        leaf = next(found for found in chain if _public(found) == public)
+    except (OSError, ValueError, TypeError, StopIteration):  # these texts may quote the file
+        raise CredentialRefused(
+            "certificate_unreadable",
+            "ENTRA_CLIENT_CERTIFICATE and its password do not open a private key and a certificate"
+            " that belong together.",
+        ) from None
+    ordered = [leaf, *(other for other in chain if other is not leaf)]
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return pem.decode(), "".join(each.public_bytes(Encoding.PEM).decode() for each in ordered)
+
+
+def _read(
+    certificate: ClientCertificate, password: bytes | None
+) -> tuple[PrivateKeyTypes, list[x509.Certificate]]:
+    if certificate.path is None:
+        return _pem(certificate.source, password)
+    content = Path(certificate.path).read_bytes()
+    if b"-----BEGIN" in content:
+        return _pem(content.decode(), password)
+    key, leaf, others = pkcs12.load_key_and_certificates(content, password)
+    if key is None:
+        raise ValueError("key")
+    return key, [each for each in (leaf, *others) if each is not None]
+
+
+def _pem(text: str, password: bytes | None) -> tuple[PrivateKeyTypes, list[x509.Certificate]]:
+    blocks = [(label, _block(label, body)) for label, body in _BLOCK.findall(text)]
+    key = next(block for label, block in blocks if label.endswith("PRIVATE KEY"))
+    chain = [
+        x509.load_pem_x509_certificate(block) for label, block in blocks if label == "CERTIFICATE"
+    ]
+    return load_pem_private_key(key, password), chain
+
+
+def _block(label: str, body: str) -> bytes:
+    """Give a block its lines back, which an app setting in one line has lost."""
+    if ":" not in body:  # no headers, which the older kind of encrypted key has
+        body = "\n".join(["", *body.replace("\\n", " ").split(), ""])
+    return f"-----BEGIN {label}-----{body}-----END {label}-----\n".encode()
+
+
+def _public(holder: PrivateKeyTypes | x509.Certificate) -> bytes:
+    key = holder.public_key()
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

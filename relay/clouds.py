@@ -1,0 +1,74 @@
+"""Microsoft's clouds: which login hosts, which Dynamics hosts and which audience belong together.
+
+Sources: https://learn.microsoft.com/entra/identity-platform/authentication-national-cloud and
+https://learn.microsoft.com/entra/workload-id/workload-identity-federation-config-app-trust-managed-identity
+"""
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """One national cloud.
+
+    `exchange` is the audience of a managed identity's token that an app registration takes as its
+    federated credential. `dynamics` are endings of host names.
+    """
+
+    name: str
+    logins: tuple[str, ...]
+    dynamics: tuple[str, ...]
+    exchange: str
+
+    @property
+    def login(self) -> str:
+        """The login host to put into ENTRA_AUTHORITY."""
+        return self.logins[0]
+
+
+PUBLIC = Cloud(
+    "the public cloud",
+    ("login.microsoftonline.com", "login.windows.net", "login.microsoft.com", "sts.windows.net"),
+    (".dynamics.com",),
+    "api://AzureADTokenExchange",
+)
+CLOUDS = (
+    PUBLIC,
+    Cloud(
+        "the US Government cloud",
+        ("login.microsoftonline.us", "login-us.microsoftonline.com"),
+        (".dynamics.us", ".microsoftdynamics.us", ".appsplatform.us"),
+        "api://AzureADTokenExchangeUSGov",
+    ),
+    Cloud(
+        "the cloud in China",
+        ("login.partner.microsoftonline.cn", "login.chinacloudapi.cn"),
+        (".dynamics.cn",),
+        "api://AzureADTokenExchangeChina",
+    ),
+)
+
+NO_TENANT = ("", "common", "organizations", "consumers")
+"""What may stand in a tenant's place, but names none: an app-only token needs its own."""
+
+
+def of_login(authority: str) -> Cloud | None:
+    """Return the cloud whose login host an authority URL names, if any."""
+    host = _host(authority)
+    return next((cloud for cloud in CLOUDS if host in cloud.logins), None)
+
+
+def of_dynamics(url: str) -> Cloud | None:
+    """Return the cloud that a Dynamics host belongs to, if its name tells."""
+    host = _host(url)
+    return next((cloud for cloud in CLOUDS if host.endswith(cloud.dynamics)), None)
+
+
+def is_adfs(authority: str) -> bool:
+    """Tell whether an authority is AD FS, which has `adfs` where Entra has the tenant."""
+    return urlsplit(authority).path.strip("/").partition("/")[0].lower() == "adfs"
+
+
+def _host(url: str) -> str:
+    return (urlsplit(url).hostname or "").rstrip(".")

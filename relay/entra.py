@@ -1,0 +1,258 @@
+"""Entra and AD FS through MSAL: one token by the client credentials grant (RFC 6749 §4.4).
+
+MSAL blocks, replays failures for up to an hour, waits for ever without a time-out, and tells
+errors as dictionaries or as exceptions that quote whole responses. None of that leaves this file:
+`Client.acquire` returns an `AccessToken`, or raises `Unavailable` or `CredentialRefused`.
+"""
+
+import json
+import logging
+import os
+import re
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from relay import clouds, cookies
+from relay.callback import AccessToken
+from relay.connections import ClientCertificate, ClientCredentials, ClientSecret, ManagedIdentity
+from relay.errors import CredentialRefused, RelayError, Unavailable
+from relay.retry_after import TRANSIENT, seconds
+
+TIMEOUT = httpx.Timeout(10.0, connect=5.0)
+"""Seconds for one request to Entra; a first token takes two, metadata and token."""
+EARLY = 300.0
+"""Seconds before its end at which a token is renewed; MSAL counts it as expired then too."""
+
+logger = logging.getLogger(__name__)
+
+
+def http(context: ssl.SSLContext) -> httpx.Client:
+    """Return the HTTP client for all requests to Entra and to the identity endpoint."""
+    return httpx.Client(
+        verify=context, timeout=TIMEOUT, follow_redirects=False, cookies=cookies.none()
+    )
+
+
+class Client:
+    """One client of Entra, in whatever way it proves who it is. Not to be used by two at once."""
+
+    def __init__(
+        self,
+        credentials: ClientCredentials,
+        http: httpx.Client,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._credentials = credentials
+        self._http = _Http(http)
+        self._clock = clock
+        self._http_cache: dict[str, object] = {}
+        self._app: Any = None
+        self._stamp: object = None
+
+    def acquire(self, *, anew: bool = False) -> AccessToken:
+        """Return a token. It blocks for a request or two: call it in a thread.
+
+        `anew`: not one that MSAL still has. Raises `Unavailable` when Entra cannot be reached now,
+        and `CredentialRefused` when it does not give one.
+        """
+        started = self._clock()
+        self._http.forget()
+        try:
+            result = self._ask(anew=anew)
+        except RelayError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the door at which MSAL's many errors end
+            # What is no JSON did not come from Entra but from something on the way to it.
+            # `from None`: these errors quote responses in full.
+            foreign = isinstance(error, json.JSONDecodeError)
+            raise self._refusal({}, type(error).__name__, passing=foreign) from None
+        finally:
+            self._http_cache.clear()  # or MSAL replays a failure for up to an hour
+        if "access_token" not in result:
+            raise self._refusal(result, "no_token")
+        lifetime = float(result["expires_in"])
+        expires_at = started + lifetime
+        return AccessToken(
+            value=result["access_token"],
+            fresh_until=expires_at - min(EARLY, lifetime / 2),
+            expires_at=expires_at,
+        )
+
+    def _ask(self, *, anew: bool) -> Mapping[str, Any]:
+        credentials = self._credentials
+        if credentials.authority is None or credentials.client_id is None:
+            return self._identity(credentials.resource)
+        app = self._application(credentials.authority, credentials.client_id)
+        if anew:
+            app.remove_tokens_for_client()
+        # AD FS before 2019 does not know `scope`; later ones take both.
+        adfs = clouds.is_adfs(credentials.authority)
+        further = {"data": {"resource": credentials.resource}} if adfs else {}
+        answer: Mapping[str, Any] = app.acquire_token_for_client([credentials.scope], **further)
+        return answer
+
+    def _application(self, authority: str, client_id: str) -> Any:  # noqa: ANN401 - MSAL has no types
+        """Return MSAL's client, made anew when the file of its certificate is another one."""
+        stamp = _stamp(self._credentials.credential)
+        if self._app is not None and stamp == self._stamp:
+            return self._app
+        import msal  # noqa: PLC0415 - 100 ms that a process which only answers /health never pays
+
+        try:
+            credential = self._credential(authority)
+        except CredentialRefused:
+            if self._app is None:
+                raise
+            # A file that is just being written. The client that works goes on until it can be read.
+            return self._app
+        self._app = msal.ConfidentialClientApplication(
+            client_id,
+            authority=authority,
+            client_credential=credential,
+            # The authority comes from the settings, where it was checked. Asking a public cloud
+            # about a private one would only add a request to every failure.
+            instance_discovery=False,
+            http_client=self._http,
+            http_cache=self._http_cache,
+        )
+        self._stamp = stamp
+        return self._app
+
+    def _credential(self, authority: str) -> Any:  # noqa: ANN401 - MSAL has no types
+        match self._credentials.credential:
+            case ClientSecret(value):
+                return value
+            case ClientCertificate() as certificate:
+                from relay import certificate as certificates  # noqa: PLC0415 - 30 ms, only here
+
+                key, chain = certificates.load(certificate)
+                return {"private_key": key, "public_certificate": chain}
+            case ManagedIdentity():
+                cloud = clouds.of_login(authority) or clouds.PUBLIC
+                return {"client_assertion": lambda: self._assertion(cloud.exchange)}
+
+    def _assertion(self, audience: str) -> str:
+        """Return the identity's token, by which Entra knows the app registration that trusts it."""
+        result = self._identity(audience)
+        if "access_token" not in result:
+            raise self._refusal(result, "no_token")
+        token: str = result["access_token"]
+        return token
+
+    def _identity(self, resource: str) -> Mapping[str, Any]:
+        """Ask the platform for a token of its managed identity."""
+        import msal  # noqa: PLC0415 - as above
+
+        if "IDENTITY_ENDPOINT" not in os.environ:
+            # MSAL would take this for a virtual machine and wait for an address without an answer.
+            raise CredentialRefused(
+                "identity_missing", "No managed identity is assigned to the relay."
+            )
+        credential = self._credentials.credential
+        identity: Any = msal.SystemAssignedManagedIdentity()
+        if isinstance(credential, ManagedIdentity) and credential.client_id is not None:
+            identity = msal.UserAssignedManagedIdentity(client_id=credential.client_id)
+        # A new client each time: the platform keeps the tokens, and MSAL would keep refused ones.
+        self._http.asked = "identity"
+        client = msal.ManagedIdentityClient(identity, http_client=self._http, http_cache={})
+        answer: Mapping[str, Any] = client.acquire_token_for_client(resource=resource)
+        self._http.asked = "entra"
+        return answer
+
+    def _refusal(
+        self, result: Mapping[str, Any], otherwise: str, *, passing: bool = False
+    ) -> RelayError:
+        http = self._http
+        status = http.status
+        passing = passing or status is None or status < HTTPStatus.BAD_REQUEST
+        reason = _reason(http.asked, status, result, otherwise)
+        if passing or status in TRANSIENT:
+            error: RelayError = Unavailable(
+                reason, "Entra cannot be reached just now.", retry_after=http.retry_after
+            )
+        else:
+            error = CredentialRefused(reason, "Entra does not give the relay a token.")
+        logger.warning("no token from Entra: reason=%s entra_status=%s", reason, status)
+        return error
+
+
+class _Http:
+    """The HTTP client that MSAL is given. It keeps what MSAL leaves out of its answers."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+        self.asked = "entra"
+        """Who was asked last, `entra` or `identity`: MSAL tells both failures alike."""
+        self.status: int | None = None
+        self.retry_after: float | None = None
+
+    def forget(self) -> None:
+        self.status = self.retry_after = None
+
+    def get(
+        self,
+        url: str,
+        *,
+        params: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> httpx.Response:
+        return self._keep(lambda: self._client.get(url, params=params or None, headers=headers))
+
+    def post(
+        self,
+        url: str,
+        *,
+        params: dict[str, str] | None = None,
+        data: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> httpx.Response:
+        return self._keep(
+            lambda: self._client.post(url, params=params or None, data=data, headers=headers)
+        )
+
+    def close(self) -> None:
+        """Leave the client open: it is shared, and MSAL has no business with its end."""
+
+    def _keep(self, send: Callable[[], httpx.Response]) -> httpx.Response:
+        self.forget()
+        response = send()
+        self.status = response.status_code
+        self.retry_after = seconds(response.headers.get("retry-after"))
+        return response
+
+
+def _stamp(credential: ClientSecret | ClientCertificate | ManagedIdentity) -> object:
+    """Return what changes when the platform puts another certificate into the file."""
+    if not isinstance(credential, ClientCertificate) or credential.path is None:
+        return None
+    try:
+        status = Path(credential.path).stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+_WORD = re.compile(r"[a-z_]{1,40}")
+
+
+def _reason(asked: str, status: int | None, result: Mapping[str, Any], otherwise: str) -> str:
+    """Return one word for the log: AADSTS and its number, or OAuth's `error`, or what is known.
+
+    Only numbers and plain words pass: the descriptions quote what was sent. For the identity
+    endpoint it is the status, because MSAL calls all its errors `invalid_scope`.
+    """
+    if asked == "identity" and status is not None:
+        return f"identity_{status}"
+    codes = result.get("error_codes")
+    if isinstance(codes, list) and codes and isinstance(codes[0], int):
+        return f"AADSTS{codes[0]}"
+    error = result.get("error")
+    if isinstance(error, str) and _WORD.fullmatch(error):
+        return f"{asked}_{error}"
+    return f"{asked}_{otherwise}"
