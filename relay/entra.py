@@ -171,14 +171,14 @@ class Client:
         http = self._http
         status = http.status
         passing = passing or status is None or status < HTTPStatus.BAD_REQUEST
-        reason = _reason(http.asked, status, result, otherwise)
+        reason = _reason(http.asked, status, result or http.answer, otherwise)
         if passing or status in TRANSIENT:
             error: RelayError = Unavailable(
                 reason, "Entra cannot be reached just now.", retry_after=http.retry_after
             )
         else:
             error = CredentialRefused(reason, "Entra does not give the relay a token.")
-        logger.warning("no token from Entra: reason=%s entra_status=%s", reason, status)
+        logger.warning("no token from Entra: reason=%s entra_status=%s", reason, self._http.status)
         return error
 
 
@@ -191,9 +191,12 @@ class _Http:
         """Who was asked last, `entra` or `identity`: MSAL tells both failures alike."""
         self.status: int | None = None
         self.retry_after: float | None = None
+        self.answer: Mapping[str, Any] = {}
+        """The last error as Entra words it: of a wrong tenant MSAL only says "ValueError"."""
 
     def forget(self) -> None:
         self.status = self.retry_after = None
+        self.answer = {}
 
     def get(
         self,
@@ -224,7 +227,17 @@ class _Http:
         response = send()
         self.status = response.status_code
         self.retry_after = seconds(response.headers.get("retry-after"))
+        if response.is_error:
+            self.answer = _object(response.content)
         return response
+
+
+def _object(content: bytes) -> Mapping[str, Any]:
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _stamp(credential: ClientSecret | ClientCertificate | ManagedIdentity) -> object:

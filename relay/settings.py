@@ -461,17 +461,15 @@ class _Origin:
 
 
 def _connection(values: Mapping[str, str], origin: _Origin) -> Connection | Misconfigured:
+    problems = [f"{origin.spell(name)}: {problem}" for name, problem in _unproven(values)]
     try:
         settings = ConnectionSettings.model_validate(values)
     except ValidationError as error:
-        return Misconfigured(
-            tuple(_wrong(problem, ConnectionSettings, origin.spell) for problem in _errors(error))
-        )
-    contradictions = tuple(
-        f"{origin.spell(setting)}: {problem}" for setting, problem in _contradictions(settings)
-    )
-    if contradictions:
-        return Misconfigured(contradictions)
+        wrong = [_wrong(problem, ConnectionSettings, origin.spell) for problem in _errors(error)]
+        return Misconfigured((*wrong, *problems))
+    problems += [f"{origin.spell(name)}: {problem}" for name, problem in _contradictions(settings)]
+    if problems:
+        return Misconfigured(tuple(problems))
     target = _split(settings.dynamics_url)
     resource = f"{target.scheme}://{target.netloc.lower()}"
     return Connection(
@@ -519,7 +517,6 @@ def _credentials(settings: ConnectionSettings, scope: str) -> ClientCredentials:
 
 def _contradictions(settings: ConnectionSettings) -> Iterator[tuple[str, str]]:
     """Name what is wrong between settings that are each right."""
-    yield from _unproven(settings)
     policy = settings.state_policy
     if policy is StatePolicy.PATTERN and settings.state_pattern is None:
         yield "STATE_PATTERN", "expected, because STATE_POLICY is pattern"
@@ -532,21 +529,21 @@ def _contradictions(settings: ConnectionSettings) -> Iterator[tuple[str, str]]:
     yield from _incomplete(settings)
 
 
-def _unproven(settings: ConnectionSettings) -> Iterator[tuple[str, str]]:
-    """Name what keeps the relay from proving to Entra who it is."""
-    kinds = [name for name in CREDENTIALS if getattr(settings, name.lower()) is not None]
-    identity = settings.entra_managed_identity_client_id
+def _unproven(values: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Name what keeps the relay from proving to Entra who it is; by what is given, right or not."""
+    kinds = [name for name in CREDENTIALS if name in values]
+    identity = values.get("ENTRA_MANAGED_IDENTITY_CLIENT_ID")
     if not kinds:
         yield "ENTRA_CLIENT_SECRET", f"missing; expected one of {', '.join(CREDENTIALS)}"
     for name in kinds[1:]:
         yield name, f"conflicts with {kinds[0]}; expected one of them"
-    if settings.entra_client_certificate_password and not settings.entra_client_certificate:
+    if PASSWORD in values and "ENTRA_CLIENT_CERTIFICATE" not in values:
         yield PASSWORD, "expected only together with ENTRA_CLIENT_CERTIFICATE"
-    if settings.entra_client_id is None:
+    if "ENTRA_CLIENT_ID" not in values:
         if identity is None:
             yield "ENTRA_CLIENT_ID", f"missing; expected {_expected('ENTRA_CLIENT_ID')}"
         return
-    if not (settings.entra_authority or settings.entra_tenant_id):
+    if not ("ENTRA_AUTHORITY" in values or "ENTRA_TENANT_ID" in values):
         yield "ENTRA_TENANT_ID", "expected, or ENTRA_AUTHORITY"
     if identity == SYSTEM:
         yield (

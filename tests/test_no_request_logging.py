@@ -19,7 +19,7 @@ AT_A_TERMINAL = ("__main__.py", "doctor.py")
 
 FIXED = {
     # Names of settings and what is expected of them; test_settings.py holds them free of values.
-    "bootstrap.py": {"connections.problems"},
+    "bootstrap.py": {"connections.problems", "read.warnings"},
     # The fields of a line, each of them filled in by `flow` alone, with what it is allowed below.
     "log.py": {
         "LEVEL.get(outcome, logging.INFO)",
@@ -37,7 +37,10 @@ FIXED = {
         "traceback.format_tb(error.__traceback__)",
     },
     # The reason is one word (`_reason`), the status a number.
-    "tokens.py": {"_reason(result, otherwise)", "self._http.status"},
+    "entra.py": {
+        "_reason(http.asked, status, result or http.answer, otherwise)",
+        "self._http.status",
+    },
 }
 
 FIELDS = {

@@ -372,6 +372,11 @@ FULL = {
 OTHER = "CONNECTIONS__OTHER__ENTRA_CLIENT_ID"
 
 
+def base(setting: str) -> dict[str, str]:
+    """Return the least, without a credential if this is another one."""
+    return without("ENTRA_CLIENT_SECRET") if setting in settings.CREDENTIALS else PLAIN
+
+
 def full(setting: str) -> dict[str, str]:
     """Return settings beside which this one may stand, whether it is given or not."""
     if setting == "ENTRA_CLIENT_CERTIFICATE_PASSWORD":
@@ -654,7 +659,9 @@ def test_only_names_and_secrets_can_have_no_wrong_value() -> None:
 
 @pytest.mark.parametrize("setting", WRONG)
 def test_a_wrong_value_is_named_by_its_setting_and_never_shown(setting: str) -> None:
-    given = {**PLAIN, "ENTRA_CLIENT_SECRET": "canary-secret", setting: WRONG[setting]}
+    given = {**base(setting), setting: WRONG[setting]}
+    if setting not in settings.CREDENTIALS:
+        given["ENTRA_CLIENT_SECRET"] = "canary-secret"
     if setting == "ENTRA_TENANT_ID":
         given.pop("ENTRA_AUTHORITY", None)
     found = problems(given)
@@ -678,7 +685,8 @@ def test_a_wrong_value_of_one_connection_is_named_in_full(setting: str) -> None:
 
 @pytest.mark.parametrize("setting", PER_CONNECTION)
 def test_a_wrong_value_that_is_inherited_is_named_once_where_it_stands(setting: str) -> None:
-    given = {**PLAIN, setting: WRONG[setting], "CONNECTIONS__A__CODE_TTL": "60", OTHER: "client"}
+    given = {**base(setting), "CONNECTIONS__A__CODE_TTL": "60", OTHER: "client"}
+    given[setting] = WRONG[setting]
     found = problems(given)
     assert len(found) == 1
     assert found[0].startswith(f"{setting}: expected ")
@@ -890,7 +898,17 @@ def test_a_pattern_may_be_there_for_another_connection() -> None:
 
 def test_all_that_is_wrong_is_named_at_once() -> None:
     given = {**PLAIN, **WRONG}
-    assert sorted(found.partition(":")[0] for found in problems(given)) == sorted(WRONG)
+    conflicts = settings.CREDENTIALS[1:]
+    named = sorted(found.partition(":")[0] for found in problems(given))
+    assert named == sorted([*WRONG, *conflicts])
+
+
+def test_a_missing_credential_is_named_beside_other_faults() -> None:
+    given = {**without("ENTRA_CLIENT_SECRET"), "CODE_TTL": "canary"}
+    assert [found.partition(":")[0] for found in problems(given)] == [
+        "CODE_TTL",
+        "ENTRA_CLIENT_SECRET",
+    ]
 
 
 BAD_PORT, BAD_HOST = "https://as.example:canary/x", "https://[canary]/x"
