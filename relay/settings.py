@@ -92,7 +92,8 @@ def _split(url: str) -> SplitResult:
     return parts
 
 
-def _url(url: str) -> str:
+def secure_url(url: str) -> str:
+    """Return an absolute https URL as it is, http on loopback too, or raise `ValueError`."""
     _split(url)
     return url
 
@@ -237,7 +238,7 @@ class ConnectionSettings(BaseModel):
         description="client id (a GUID) of a user-assigned managed identity, or system; with "
         "ENTRA_CLIENT_ID the app registration trusts that identity (federated credential)",
     )
-    dynamics_url: Annotated[str, AfterValidator(_url)] = Field(
+    dynamics_url: Annotated[str, AfterValidator(secure_url)] = Field(
         description="https URL to POST to, such as "
         "https://contoso.operations.dynamics.com/data/OAuthCallbacks"
     )
@@ -265,7 +266,7 @@ class ConnectionSettings(BaseModel):
         description="kid:key[,kid:key…], each key 32 random bytes in base64url; "
         "the first mints, all verify",
     )
-    provider_issuer: Annotated[str, AfterValidator(_url)] | None = Field(
+    provider_issuer: Annotated[str, AfterValidator(secure_url)] | None = Field(
         None, description="issuer URL of the provider, exactly as its metadata has it"
     )
     provider_iss_required: bool = Field(
@@ -293,7 +294,7 @@ class ConnectionSettings(BaseModel):
         description="query, form_post, fragment, jwt, query.jwt, form_post.jwt or fragment.jwt; "
         "with jwt (JARM) only a signed response is taken",
     )
-    provider_redirect_uri: Annotated[str, AfterValidator(_url)] | None = Field(
+    provider_redirect_uri: Annotated[str, AfterValidator(secure_url)] | None = Field(
         None, description="https URL of this callback, exactly as it is registered at the provider"
     )
     provider_extra: Annotated[Pairs, BeforeValidator(_pairs)] = Field(
@@ -301,7 +302,7 @@ class ConnectionSettings(BaseModel):
         description="query string of further parameters for /authorize, such as "
         "prompt=consent&access_type=offline; none that the relay sets itself",
     )
-    provider_jwks_uri: Annotated[str, AfterValidator(_url)] | None = Field(
+    provider_jwks_uri: Annotated[str, AfterValidator(secure_url)] | None = Field(
         None, description="https URL of the provider's keys; without it its metadata names one"
     )
     provider_code_parameter: Annotated[str, AfterValidator(_parameter)] = Field(

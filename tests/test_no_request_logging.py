@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCES = [ROOT / "function_app.py", *sorted((ROOT / "relay").glob("*.py"))]
 
-AT_A_TERMINAL = ("__main__.py", "doctor.py")
+AT_A_TERMINAL = ("__main__.py", "commands.py")
 """Commands that answer the person who typed them. They may print; in the host they never run."""
 
 FIXED = {

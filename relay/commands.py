@@ -1,0 +1,126 @@
+"""What the smaller commands do. Each takes the parsed options and returns an exit code."""
+
+import argparse
+import base64
+import secrets
+import ssl
+import textwrap
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+
+from relay import clouds, cookies, environment, settings, tls
+from relay import discover as discovery
+from relay import state as states
+from relay.connections import Connection
+from relay.errors import Misconfigured, UnknownConnection
+
+TRIAL = timedelta(minutes=10)
+"""How long a state or a ticket lives that is minted for trying out."""
+
+
+class Stop(Exception):
+    """A command cannot go on. The message says why, `code` is the exit code."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def discover(options: argparse.Namespace) -> int:
+    """Print which authority an environment trusts, and what to put into which setting."""
+    try:
+        url = settings.secure_url(options.url)
+    except ValueError:
+        raise Stop("expected an https URL, such as https://contoso.crm4.dynamics.com", 2) from None
+    context = trust(environment.read())
+    with httpx.Client(
+        verify=context, timeout=20, follow_redirects=False, cookies=cookies.none()
+    ) as http:
+        found = discovery.discover(url, http)
+    print(f"{found.url} says:\n")
+    print(f"  authority  {found.authority}")
+    print(f"  resource   {found.resource or '(not told)'}")
+    print("\nPut into the app settings:\n")
+    for name, value in found.settings().items():
+        print(f"  {name}={value}")
+    if found.resource is None:
+        print("\nDYNAMICS_SCOPE is the origin of DYNAMICS_URL unless you say otherwise.")
+    if clouds.is_adfs(found.authority):
+        print("\nCheck that this AD FS is yours before you give it a secret.")
+    return 0
+
+
+def keygen(_: argparse.Namespace) -> int:
+    """Print fresh keys, as the settings take them."""
+    kid = f"k{datetime.now(UTC):%Y%m%d}"
+    print(f"OUTBOX_KEYS={base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()}")
+    print(f"STATE_KEYS={kid}:{secrets.token_urlsafe(32)}")
+    return 0
+
+
+def state(options: argparse.Namespace) -> int:
+    """Print a signed state."""
+    connection = _signed(options.connection)
+    print(states.mint(connection, secrets.token_urlsafe(16), datetime.now(UTC), TRIAL))
+    return 0
+
+
+def ticket(options: argparse.Namespace) -> int:
+    """Print a ticket for /authorize."""
+    connection = _signed(options.connection)
+    print(states.mint_ticket(connection, secrets.token_urlsafe(16), datetime.now(UTC), TRIAL))
+    return 0
+
+
+def settings_table(_: argparse.Namespace) -> int:
+    """Print the table of the settings."""
+    for row in settings.table():
+        print(row["setting"])
+        for label, value in _about(row):
+            first = f"    {label:<9} "
+            print(textwrap.fill(value, 80, initial_indent=first, subsequent_indent=" " * 14))
+    print(
+        "\nEach may be given for one connection as CONNECTIONS__<NAME>__<SETTING>, but\n"
+        f"for {', '.join(settings.names(settings.AppSettings))}."
+    )
+    return 0
+
+
+def _about(row: dict[str, Any]) -> list[tuple[str, str]]:
+    about = [("expected", str(row["expected"]))]
+    if row["default"] not in (None, "", ()) and isinstance(row["default"], str | int | float):
+        about.append(("default", str(row["default"])))
+    if row["article"]:
+        about.append(("also", str(row["article"])))
+    return about
+
+
+def trust(given: Mapping[str, str]) -> ssl.SSLContext:
+    """Return the app's own trust, or raise `Stop`."""
+    try:
+        return tls.trust(given.get("CA_BUNDLE"), given)
+    except OSError:
+        raise Stop("CA_BUNDLE: expected a PEM file, or REQUESTS_CA_BUNDLE names none") from None
+
+
+def connection(name: str, given: Mapping[str, str]) -> Connection:
+    """Return a connection whose settings validate, or raise `Stop`."""
+    connections = settings.read(given).connections
+    try:
+        return connections.get(name)
+    except Misconfigured as error:
+        raise Stop("\n".join(error.problems)) from None
+    except UnknownConnection:
+        known = ", ".join(connections.by_name)
+        raise Stop(f"No connection has this name. There are: {known}") from None
+
+
+def _signed(name: str) -> Connection:
+    """Return a connection that has keys to mint with, or raise `Stop`."""
+    found = connection(name, environment.read())
+    if not found.state_keys:
+        raise Stop("STATE_KEYS: expected, to mint with; python -m relay keygen makes one")
+    return found
