@@ -1,7 +1,6 @@
 """`discover` reads who an environment trusts out of its refusal, and believes nobody else."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -21,27 +20,31 @@ LOGIN = f"https://login.microsoftonline.com/{TENANT}/oauth2/authorize"
 type Environment = Callable[[Request], Response]
 
 
-@pytest.fixture(scope="module")
-def authority() -> Iterator[Authority]:
-    with Authority() as made:
-        yield made
+class Stage:
+    """An environment that refuses as it is told to, and a client that trusts it."""
 
+    def __init__(self, authority: Authority, http: httpx.Client) -> None:
+        self.authority = authority
+        self.http = http
+        self.url = ""
+        self.answer: Environment = lambda _: Response(status_code=404)
+        self.app = Starlette(routes=[Route("/{path:path}", self._serve)])
 
-@contextmanager
-def environment(authority: Authority, answer: Environment) -> Iterator[tuple[str, httpx.Client]]:
-    """Serve an environment, and give its address and a client that trusts it."""
-
-    async def endpoint(request: Request) -> Response:
+    async def _serve(self, request: Request) -> Response:
         assert "authorization" not in request.headers
-        return answer(request)
+        return self.answer(request)
 
-    app = Starlette(routes=[Route("/{path:path}", endpoint)])
-    trusting = authority.client_context()
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
     with (
-        Server(app, tls=authority.server_context()) as server,
-        httpx.Client(verify=trusting, follow_redirects=False, trust_env=False) as http,
+        Authority() as authority,
+        httpx.Client(verify=authority.client_context(), trust_env=False) as http,
     ):
-        yield server.url, http
+        made = Stage(authority, http)
+        with Server(made.app, tls=authority.server_context()) as server:
+            made.url = server.url
+            yield made
 
 
 def challenge(text: str, path: str | None = None) -> Environment:
@@ -55,9 +58,9 @@ def challenge(text: str, path: str | None = None) -> Environment:
     return answer
 
 
-def ask(authority: Authority, answer: Environment, path: str = "") -> Discovery:
-    with environment(authority, answer) as (url, http):
-        return discover(url + path, http)
+def ask(stage: Stage, answer: Environment, path: str = "") -> Discovery:
+    stage.answer = answer
+    return discover(stage.url + path, stage.http)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +75,8 @@ def ask(authority: Authority, answer: Environment, path: str = "") -> Discovery:
         f"Negotiate, Bearer resource_id=https://c.crm.dynamics.com/,authorization_uri={LOGIN}",
     ],
 )
-def test_a_challenge_is_read_however_it_is_written(authority: Authority, text: str) -> None:
-    found = ask(authority, challenge(text))
+def test_a_challenge_is_read_however_it_is_written(stage: Stage, text: str) -> None:
+    found = ask(stage, challenge(text))
     assert found.authority == f"https://login.microsoftonline.com/{TENANT}"
     assert found.tenant == TENANT
     assert found.resource == "https://c.crm.dynamics.com"
@@ -84,20 +87,20 @@ def test_a_challenge_is_read_however_it_is_written(authority: Authority, text: s
 
 
 @pytest.mark.parametrize("path", ["/api/data/v9.2/WhoAmI", "/data", "/my/own/collection"])
-def test_the_places_are_tried_at_which_environments_answer(authority: Authority, path: str) -> None:
+def test_the_places_are_tried_at_which_environments_answer(stage: Stage, path: str) -> None:
     given = path if path.startswith("/my") else ""
-    found = ask(authority, challenge(f"Bearer authorization_uri={LOGIN}", path), given)
+    found = ask(stage, challenge(f"Bearer authorization_uri={LOGIN}", path), given)
     assert found.url.endswith(path)
     assert found.resource is None
     assert found.settings() == {"ENTRA_TENANT_ID": TENANT}
 
 
-def test_its_own_address_as_the_resource_needs_no_setting(authority: Authority) -> None:
+def test_its_own_address_as_the_resource_needs_no_setting(stage: Stage) -> None:
     def answer(request: Request) -> Response:
         text = f"Bearer authorization_uri={LOGIN}, resource_id={request.base_url}"
         return Response(status_code=401, headers={"WWW-Authenticate": text})
 
-    assert ask(authority, answer).settings() == {"ENTRA_TENANT_ID": TENANT}
+    assert ask(stage, answer).settings() == {"ENTRA_TENANT_ID": TENANT}
 
 
 @pytest.mark.parametrize(
@@ -116,13 +119,13 @@ def test_its_own_address_as_the_resource_needs_no_setting(authority: Authority) 
     ],
 )
 def test_other_clouds_and_ad_fs_are_set_as_the_authority(
-    authority: Authority, uri: str, expected: str
+    stage: Stage, uri: str, expected: str
 ) -> None:
-    found = ask(authority, challenge(f"Bearer authorization_uri={uri}"))
+    found = ask(stage, challenge(f"Bearer authorization_uri={uri}"))
     assert found.settings() == {"ENTRA_AUTHORITY": expected}
 
 
-def test_a_redirect_to_ad_fs_is_read_and_not_followed(authority: Authority) -> None:
+def test_a_redirect_to_ad_fs_is_read_and_not_followed(stage: Stage) -> None:
     asked: list[str] = []
 
     def answer(request: Request) -> Response:
@@ -130,7 +133,7 @@ def test_a_redirect_to_ad_fs_is_read_and_not_followed(authority: Authority) -> N
         place = "https://adfs.contoso.com/adfs/ls/?wa=wsignin1.0&wtrealm=spn"
         return Response(status_code=302, headers={"Location": place})
 
-    found = ask(authority, answer, "/namespaces/AXSF")
+    found = ask(stage, answer, "/namespaces/AXSF")
     assert found.authority == "https://adfs.contoso.com/adfs"
     assert found.tenant is None
     assert asked == ["/namespaces/AXSF"]
@@ -153,20 +156,20 @@ def test_a_redirect_to_ad_fs_is_read_and_not_followed(authority: Authority) -> N
         "/adfs",
     ],
 )
-def test_no_other_host_is_believed_and_none_is_repeated(authority: Authority, uri: str) -> None:
+def test_no_other_host_is_believed_and_none_is_repeated(stage: Stage, uri: str) -> None:
     with pytest.raises(NothingDiscovered) as refused:
-        ask(authority, challenge(f'Bearer authorization_uri="{uri}"'))
+        ask(stage, challenge(f'Bearer authorization_uri="{uri}"'))
     assert refused.value.reason == "discover_untrusted"
     assert "evil" not in str(refused.value)
 
 
 @pytest.mark.parametrize("tenant", ["common", "organizations", "Common", "", "a%20b"])
 def test_a_login_host_without_a_tenant_is_told_with_what_is_missing(
-    authority: Authority, tenant: str
+    stage: Stage, tenant: str
 ) -> None:
     uri = f"https://login.microsoftonline.com/{tenant}{'/oauth2/authorize' if tenant else ''}"
     with pytest.raises(NothingDiscovered) as refused:
-        ask(authority, challenge(f"Bearer authorization_uri={uri}"))
+        ask(stage, challenge(f"Bearer authorization_uri={uri}"))
     assert refused.value.reason == "discover_tenant"
     assert "ENTRA_TENANT_ID" in str(refused.value)
 
@@ -192,22 +195,19 @@ def test_a_login_host_without_a_tenant_is_told_with_what_is_missing(
     ],
 )
 def test_an_environment_that_does_not_tell_is_told_what_to_set_by_hand(
-    authority: Authority, answer: Environment
+    stage: Stage, answer: Environment
 ) -> None:
     with pytest.raises(NothingDiscovered) as refused:
-        ask(authority, answer)
+        ask(stage, answer)
     assert refused.value.reason == "discover_silent"
     assert "ENTRA_TENANT_ID" in str(refused.value)
 
 
-def test_an_address_where_nobody_answers_is_told(authority: Authority) -> None:
-    with environment(authority, challenge("Bearer")) as (url, http):
+def test_an_address_where_nobody_answers_is_told(stage: Stage) -> None:
+    with Server(stage.app, tls=stage.authority.server_context()) as gone:
         pass
-    with (
-        httpx.Client(verify=authority.client_context(), trust_env=False) as http,
-        pytest.raises(Unavailable, match="Nothing answers at https://"),
-    ):
-        discover(url, http)
+    with pytest.raises(Unavailable, match="Nothing answers at https://"):
+        discover(gone.url, stage.http)
 
 
 @pytest.mark.parametrize(
@@ -226,6 +226,6 @@ def test_parameters_of_a_challenge(text: str, found: dict[str, str]) -> None:
     assert parameters(text) == found
 
 
-def test_a_resource_that_is_no_address_is_not_taken_over(authority: Authority) -> None:
+def test_a_resource_that_is_no_address_is_not_taken_over(stage: Stage) -> None:
     text = f'Bearer authorization_uri="{LOGIN}", resource_id="x y"'
-    assert ask(authority, challenge(text)).resource is None
+    assert ask(stage, challenge(text)).resource is None
