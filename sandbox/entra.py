@@ -1,66 +1,71 @@
-"""Microsoft Entra ID as the sandbox plays it: one tenant, client credentials, real RS256 tokens.
+"""Microsoft Entra ID as the sandbox plays it: client credentials of every kind, real RS256 tokens.
 
-Answers and their texts follow
-https://learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow and
-https://learn.microsoft.com/entra/identity-platform/reference-error-codes.
+One tenant, in which applications prove who they are by a secret, by a certificate (an assertion
+they sign) or by a token of a managed identity (a federated identity credential). Answers and
+their texts follow
+https://learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow,
+https://learn.microsoft.com/entra/identity-platform/certificate-credentials,
+https://learn.microsoft.com/entra/workload-id/workload-identity-federation and `aadsts.py`.
+
+Not known, and so decided here: in which order Entra checks an assertion; that it refuses the
+token of a system-assigned identity with 700226 (documented is only that such an identity cannot
+be a federated credential); 5000811 for a token that it did not sign.
 """
 
 import hmac
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import Enum, auto
-from typing import Any, NamedTuple
-from urllib.parse import parse_qsl
+from typing import Any, NamedTuple, override
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
-from joserfc import jwt
-from joserfc.jwk import KeySet, RSAKey
+from cryptography import x509
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sandbox.serving import HalfBody, Hang, Reset, pause
+from sandbox import assertions
+from sandbox.aadsts import EXPIRED, SIGNATURE, AadstsError
+from sandbox.assertions import Assertion, MalformedError
+from sandbox.issuer import HTML, Fault, Issuer, RefusedError, base_of
+
+__all__ = ["EXCHANGE", "HTML", "TENANT", "Entra", "Fault", "FederatedCredential"]
 
 TENANT = "7a3c1b52-9f0e-4d6b-8e21-5c4d3b2a1908"
-HTML = "<!DOCTYPE html><html><head><title>Sign in to your account</title></head></html>"
+EXCHANGE = (
+    "api://AzureADTokenExchange",
+    "api://AzureADTokenExchangeUSGov",
+    "api://AzureADTokenExchangeChina",
+)
+"""What a managed identity asks a token for that is to be an assertion; one for each cloud."""
+SHARED = ("common", "organizations")
+"""Paths that name no tenant."""
+BY_SECRET, BY_ASSERTION = "1", "2"
+"""The claim `appidacr`."""
 
 
-class Fault(Enum):
-    """What can be wrong with Entra. The two `METADATA_…` strike the metadata, others the tokens."""
+class FederatedCredential(NamedTuple):
+    """Whose tokens an application accepts as its own credential; compared to the letter.
 
-    THROTTLED = auto()
-    """429 with `Retry-After`."""
-    SERVER_ERROR = auto()
-    """500, JSON."""
-    UNAVAILABLE = auto()
-    """503, JSON."""
-    UNAVAILABLE_HTML = auto()
-    """503, an HTML page."""
-    NOT_JSON = auto()
-    """200, an HTML page."""
-    NOT_JSON_ERROR = auto()
-    """400, an HTML page."""
-    HANG = auto()
-    """Never answers."""
-    RESET = auto()
-    """The connection is reset."""
-    HALF_BODY = auto()
-    """200, and half of the JSON; the token counts as issued."""
-    METADATA_DOWN = auto()
-    """503 for openid-configuration and keys."""
-    METADATA_HANG = auto()
-    """Never answers for openid-configuration and keys."""
+    For a managed identity the issuer is `Entra.issuer`, the subject its principal (object) id.
+    """
+
+    issuer: str
+    subject: str
+    audience: str = EXCHANGE[0]
 
 
-class Entra:
+class Entra(Issuer):
     """One tenant of login.microsoftonline.com; serve `app`.
 
     `clients` maps application ids to their secrets, `resources` are the application id URIs that
-    tokens are issued for (both may grow later), `lifetime` is the life of a token in seconds.
+    tokens are issued for (both may grow later), `lifetime` is the life of a token in seconds. An
+    application without a secret is known by its `certificates` or by `federated`.
     """
+
+    ALGORITHMS = ("RS256", "PS256")
 
     def __init__(
         self,
@@ -70,30 +75,22 @@ class Entra:
         tenant: str = TENANT,
         lifetime: int = 3599,
     ) -> None:
+        super().__init__(clients, resources, lifetime)
         self.tenant = tenant
-        self.clients = dict(clients)
-        self.resources = set(resources)
-        self.lifetime = lifetime
+        self.url = ""
+        """Where `app` is served, without a slash at the end; the issuer of assertions needs it."""
+        self.federated: dict[str, list[FederatedCredential]] = {}
+        """Federated identity credentials by application id."""
         self.expired: set[str] = set()
         """Application ids whose secret is right but expired."""
-
-        self.delay = 0.0
-        """Seconds before each answer."""
-        self.faults: deque[Fault] = deque()
-        """Faults of the next token requests, one each."""
-        self.mode: Fault | None = None
-        """The fault of every request, while `faults` is empty."""
-        self.retry_after: int | str = 1
-        """`Retry-After` of `THROTTLED`: seconds or an HTTP-date."""
-
-        self.token_requests = 0
-        self.metadata_requests = 0
-        self.issued: list[str] = []
-        """Every access token issued, as it went over the wire."""
-
-        self._key = RSAKey.generate_key(2048, {"use": "sig"}, auto_kid=True)
-        self.public_keys = KeySet.import_key_set(KeySet([self._key]).as_dict())
-        """What verifies the tokens."""
+        self.refuse: dict[str, int] = {}
+        """AADSTS codes by application id: what every token request of it is refused with."""
+        self.elsewhere: dict[str, str] = {}
+        """Tenants by application id: it is registered there, and not installed in this one."""
+        self.without_oid: set[str] = set()
+        """Application ids without a service principal: their tokens have no `oid`."""
+        self.roles: dict[tuple[str, str] | str, list[str]] = {}
+        """The claim `roles`, by application id, or by that and the resource (see `_same`)."""
 
         self.app = Starlette(
             routes=[
@@ -103,115 +100,76 @@ class Entra:
             ]
         )
 
-    async def _metadata(self, request: Request) -> Response:
-        """OpenID Connect Discovery 1.0, section 4, with the members Entra publishes."""
-        self.metadata_requests += 1
-        base, tenant = _base(request), self.tenant
-        metadata = {
-            "token_endpoint": f"{base}/{tenant}/oauth2/v2.0/token",
-            "token_endpoint_auth_methods_supported": ["client_secret_post"],
-            "jwks_uri": f"{base}/{tenant}/discovery/v2.0/keys",
+    @property
+    def issuer(self) -> str:
+        """What its v2.0 tokens name as issuer. Raises `RuntimeError` while `url` is not set."""
+        if not self.url:
+            raise RuntimeError("Entra must be told its `url` before it can name itself.")
+        return f"{self.url}/{self.tenant}/v2.0"
+
+    def is_known(self, resource: str) -> bool:
+        """Tell whether tokens are issued for it. Entra finds `https://X/` and `https://x` alike."""
+        return _same(resource) in {_same(known) for known in self.resources}
+
+    @override
+    def verify(self, token: str, audience: str) -> dict[str, Any]:
+        """Return the claims of a v1.0 access token, checked as Dynamics does in this tenant."""
+        iss = f"https://sts.windows.net/{self.tenant}/"
+        return self._claims(token, iss=iss, aud=audience, tid=self.tenant, appid=None, oid=None)
+
+    def sign_for_identity(
+        self, client: str, principal: str, resource: str, resource_id: str
+    ) -> str:
+        """Return a token for a managed identity, as the identity endpoint hands it out.
+
+        For Dynamics and its like that is a v1.0 access token with the principal id as `oid`. For
+        `EXCHANGE` it is a v2.0 token, to be presented as an assertion. `resource_id` is the
+        identity's own Azure resource. Real v2.0 tokens name the audience by a GUID, this one as
+        it was asked for, which is how a federated credential names it.
+        """
+        common = {"sub": principal, "oid": principal, "xms_mirid": resource_id}
+        if resource in EXCHANGE:
+            mine = {"iss": self.issuer, "azp": client, "azpacr": BY_ASSERTION, "ver": "2.0"}
+            return self._sign(self._app_claims(self.tenant, resource) | common | mine)
+        mine = {"appid": client, "appidacr": BY_ASSERTION}
+        return self._sign(self._v1_claims(client, self.tenant, resource) | common | mine)
+
+    @override
+    def _document(self, request: Request) -> dict[str, Any]:
+        """Return the members that Entra publishes."""
+        tenant = self._tenant(request)
+        base = base_of(request)
+        path = f"{base}/{tenant}"
+        named = "{tenantid}" if tenant in SHARED else tenant
+        return {
+            "token_endpoint": f"{path}/oauth2/v2.0/token",
+            "token_endpoint_auth_methods_supported": ["client_secret_post", "private_key_jwt"],
+            "jwks_uri": f"{path}/discovery/v2.0/keys",
             "response_modes_supported": ["query", "fragment", "form_post"],
             "subject_types_supported": ["pairwise"],
             "id_token_signing_alg_values_supported": ["RS256"],
             "response_types_supported": ["code", "id_token", "code id_token", "id_token token"],
             "scopes_supported": ["openid", "profile", "email", "offline_access"],
-            "issuer": f"{base}/{tenant}/v2.0",
+            "issuer": f"{base}/{named}/v2.0",
             "request_uri_parameter_supported": False,
-            "authorization_endpoint": f"{base}/{tenant}/oauth2/v2.0/authorize",
+            "authorization_endpoint": f"{path}/oauth2/v2.0/authorize",
             "tenant_region_scope": "EU",
             "cloud_instance_name": "microsoftonline.com",
         }
-        return await self._publish(request, metadata)
 
-    async def _keys(self, request: Request) -> Response:
-        return await self._publish(request, {**self.public_keys.as_dict()})
-
-    async def _publish(self, request: Request, document: dict[str, Any]) -> Response:
-        await pause(request.receive, self.delay)
-        if self.mode is Fault.METADATA_HANG:
-            return Hang()
-        if self.mode is Fault.METADATA_DOWN:
-            return _page(503)
-        try:
-            self._check_tenant(request)
-        except _RefusedError as refused:
-            return refused.answer(request)
-        return JSONResponse(document)
-
-    async def _token(self, request: Request) -> Response:
+    @override
+    def _grant(self, request: Request, form: dict[str, str]) -> Response:
         """RFC 6749, section 4.4, as Entra v2.0 does it."""
-        self.token_requests += 1
-        form = dict(parse_qsl((await request.body()).decode("ascii", "replace")))
-        fault = self.faults.popleft() if self.faults else self.mode
-        await pause(request.receive, self.delay)
-        if fault in _INSTEAD:
-            return _INSTEAD[fault](self, request)
-        try:
-            self._check_tenant(request)
-            answer = self._issue(self._check_client(form), self._check_scope(form))
-        except _RefusedError as refused:
-            return refused.answer(request)
-        return HalfBody(answer) if fault is Fault.HALF_BODY else answer
-
-    def _check_tenant(self, request: Request) -> None:
-        tenant = request.path_params["tenant"]
-        if tenant.lower() != self.tenant.lower():
-            raise _RefusedError(90002, tenant)
-
-    def _check_client(self, form: dict[str, str]) -> str:
-        grant, client = _required(form, "grant_type"), _required(form, "client_id")
-        if grant != "client_credentials":
-            raise _RefusedError(70003, grant)
-        if client not in self.clients:
-            raise _RefusedError(700016, client, self.tenant)
-        if "client_secret" not in form:
-            raise _RefusedError(7000218)
-        if not hmac.compare_digest(form["client_secret"].encode(), self.clients[client].encode()):
-            raise _RefusedError(7000215, client)
-        if client in self.expired:
-            raise _RefusedError(7000222, client)
-        return client
-
-    def _check_scope(self, form: dict[str, str]) -> str:
-        """Return the resource, spelled as asked for: so it becomes the audience.
-
-        Entra finds `https://X/` and `https://x` alike, and issues `aud` with that slash or those
-        capitals; it is Dynamics which then refuses.
-        """
-        scope = _required(form, "scope")
-        if len(scope.split()) != 1:
-            raise _RefusedError(70011, scope)
-        if not scope.endswith("/.default"):
-            raise _RefusedError(1002012, scope)
-        resource = scope.removesuffix("/.default")
-        if resource.lower().removesuffix("/") not in {known.lower() for known in self.resources}:
-            raise _RefusedError(500011, resource, self.tenant)
-        return resource
-
-    def _issue(self, client: str, resource: str) -> Response:
-        """Answer with a v1.0 access token, which is what Dynamics' registration asks for."""
-        now = int(time.time())
-        principal = str(uuid5(NAMESPACE_URL, f"{self.tenant}/{client}"))
-        claims = {
-            "aud": resource,
-            "iss": f"https://sts.windows.net/{self.tenant}/",
-            "iat": now,
-            "nbf": now,
-            "exp": now + self.lifetime,
-            "appid": client,
-            "appidacr": "1",
-            "idp": f"https://sts.windows.net/{self.tenant}/",
-            "idtyp": "app",
-            "oid": principal,
-            "roles": [],
-            "sub": principal,
-            "tid": self.tenant,
-            "uti": uuid4().hex[:22],
-            "ver": "1.0",
-        }
-        token = jwt.encode({"alg": "RS256", "kid": self._key.kid}, claims, self._key)
-        self.issued.append(token)
+        asked = _Asked(form, self._tenant(request), base_of(request))
+        if form.get("client_id") in self.refuse:
+            raise asked.refused(self.refuse[form["client_id"]])
+        if asked.tenant in SHARED:
+            raise asked.refused(50059)
+        client = self._check_client(asked)
+        means = self._check_credential(asked, client)
+        resource = self._check_scope(asked)
+        claims = self._v1_claims(client, asked.tenant, resource)
+        token = self._sign(claims | {"appid": client, "appidacr": means})
         answer = {
             "token_type": "Bearer",
             "expires_in": self.lifetime,
@@ -220,129 +178,202 @@ class Entra:
         }
         return JSONResponse(answer, headers={"Cache-Control": "no-store, no-cache"})
 
+    @override
+    def _in_trouble(self, fault: Fault) -> RefusedError:
+        codes = {Fault.THROTTLED: 90055, Fault.SERVER_ERROR: 50000, Fault.UNAVAILABLE: 90033}
+        return AadstsError(codes[fault], {})
 
-class _Text(NamedTuple):
-    status: int
-    error: str
-    sentence: str
+    def _tenant(self, request: Request) -> str:
+        """Return the tenant that the path names, as it spells itself."""
+        name = request.path_params["tenant"]
+        if not re.fullmatch(r"[A-Za-z0-9.-]+", name):
+            raise AadstsError(900023, {"tenant": name})
+        for tenant in (self.tenant, *self.elsewhere.values(), *SHARED):
+            if name.lower() == tenant.lower():
+                return tenant
+        raise AadstsError(90002, {"tenant": name})
 
+    def _check_client(self, asked: "_Asked") -> str:
+        grant, client = asked.required("grant_type"), asked.required("client_id")
+        if grant != "client_credentials":
+            raise asked.refused(70003)
+        home = self.elsewhere.get(client, self.tenant)
+        known = {*self.clients, *self.certificates, *self.federated}
+        if client not in known or asked.tenant != home:
+            raise asked.refused(700016)
+        return client
 
-_NOT_INSTALLED = (
-    "This can happen if the application has not been installed by the administrator of the tenant "
-    "or consented to by any user in the tenant."
-)
+    def _check_credential(self, asked: "_Asked", client: str) -> str:
+        """Return the kind of credential that proved who the client is."""
+        if "client_assertion" in asked.form:
+            self._check_assertion(asked, client)
+            return BY_ASSERTION
+        if "client_secret" not in asked.form:
+            raise asked.refused(7000218)
+        sent, secret = asked.form["client_secret"], self.clients.get(client)
+        if secret is None or not hmac.compare_digest(sent.encode(), secret.encode()):
+            raise asked.refused(7000215)
+        if client in self.expired:
+            raise asked.refused(7000222)
+        return BY_SECRET
 
-_AADSTS = {
-    50000: _Text(500, "server_error", "There was an issue with the sign-in service."),
-    70003: _Text(
-        400, "unsupported_grant_type", "The app requested an unsupported grant type '{}'."
-    ),
-    70011: _Text(
-        400,
-        "invalid_scope",
-        "The provided request must include a 'scope' input parameter. The provided value for the "
-        "input parameter 'scope' is not valid. The scope {} is not valid.",
-    ),
-    90002: _Text(
-        400,
-        "invalid_tenant",
-        "Tenant '{}' not found. Check to make sure you have the correct tenant ID and are signing "
-        "into the correct cloud.",
-    ),
-    90033: _Text(503, "temporarily_unavailable", "A transient error has occurred. Try again."),
-    90055: _Text(429, "temporarily_unavailable", "There are too many incoming requests."),
-    500011: _Text(
-        400,
-        "invalid_resource",
-        "The resource principal named {} was not found in the tenant named {}. " + _NOT_INSTALLED,
-    ),
-    700016: _Text(
-        400,
-        "unauthorized_client",
-        "Application with identifier '{}' was not found in the directory '{}'. " + _NOT_INSTALLED,
-    ),
-    900144: _Text(
-        400,
-        "invalid_request",
-        "The request body must contain the following parameter: '{}'.",
-    ),
-    1002012: _Text(
-        400,
-        "invalid_scope",
-        "The provided value for scope {} is not valid. Client credential flows must have a scope "
-        "value with /.default suffixed to the resource identifier (application ID URI).",
-    ),
-    7000215: _Text(
-        401,
-        "invalid_client",
-        "Invalid client secret provided. Ensure the secret being sent in the request is the client "
-        "secret value, not the client secret ID, for a secret added to app '{}'.",
-    ),
-    7000218: _Text(
-        401,
-        "invalid_client",
-        "The request body must contain the following parameter: 'client_assertion' or "
-        "'client_secret'.",
-    ),
-    7000222: _Text(
-        401,
-        "invalid_client",
-        "The provided client secret keys for app '{}' are expired. Visit the Azure portal to "
-        "create new keys for your app: https://aka.ms/NewClientSecret.",
-    ),
-}
+    def _check_assertion(self, asked: "_Asked", client: str) -> None:
+        """RFC 7523, section 3. A foreign issuer makes it a federated credential."""
+        if asked.required("client_assertion_type") != assertions.TYPE:
+            raise asked.refused(90023)
+        assertion = asked.assertion
+        if assertion is None:
+            raise asked.refused(50027)
+        if assertion.header.get("alg") not in self.ALGORITHMS:
+            raise asked.refused(5002738, algorithms=",".join(self.ALGORITHMS))
+        if "://" in assertion.text("iss"):
+            self._check_federation(asked, client, assertion)
+        else:
+            self._check_certificate(asked, client, assertion)
 
+    def _check_certificate(self, asked: "_Asked", client: str, assertion: Assertion) -> None:
+        """Check an assertion that the client signed itself."""
+        if not assertion.thumbprint:
+            raise asked.refused(5002723)
+        if assertion.text("iss") != client or assertion.text("sub") != client:
+            raise asked.refused(700021)
+        certificate = assertion.certificate(self.certificates.get(client, ()))
+        if certificate is None:
+            raise asked.refused(700027)
+        found = _validity(certificate)
+        if not assertions.is_current(certificate):
+            raise asked.refused(700027, EXPIRED, found=found)
+        if not assertion.is_signed_by(certificate, self.ALGORITHMS):
+            raise asked.refused(700027, SIGNATURE, found=found)
+        own = f"{asked.base}/{asked.tenant}"
+        if assertion.text("aud") not in (f"{own}/oauth2/v2.0/token", f"{own}/v2.0"):
+            raise asked.refused(700023)
+        if not assertion.is_timely:
+            raise asked.refused(700024)
+        if not assertion.text("jti"):
+            raise asked.refused(50027)
 
-class _RefusedError(Exception):
-    """An AADSTS code and what its sentence is about."""
+    def _check_federation(self, asked: "_Asked", client: str, assertion: Assertion) -> None:
+        """Check an assertion that somebody else signed: here, Entra for a managed identity.
 
-    def __init__(self, code: int, *about: str) -> None:
-        super().__init__(code)
-        self.code = code
-        self.about = about
+        Issuer, audience and subject must agree in one and the same credential. What Entra names
+        when several do not is not known; here it is the first of the three.
+        """
+        left = self.federated.get(client, [])
+        for code, claim, member in (
+            (700211, "iss", "issuer"),
+            (700212, "aud", "audience"),
+            (700213, "sub", "subject"),
+        ):
+            left = [known for known in left if getattr(known, member) == assertion.text(claim)]
+            if not left:
+                raise asked.refused(code)
+        if not assertion.is_signed_among(self.public_keys, ["RS256"]):
+            raise asked.refused(5000811)
+        if "/microsoft.managedidentity/" not in assertion.text("xms_mirid").lower():
+            raise asked.refused(700226)
+        if not assertion.is_timely:
+            raise asked.refused(700024)
 
-    def answer(self, request: Request, headers: dict[str, str] | None = None) -> Response:
-        """Put it in Entra's words: the error response with its ids and its timestamp."""
-        status, error, sentence = _AADSTS[self.code]
-        trace = str(uuid4())
-        correlation = request.headers.get("client-request-id", str(uuid4()))
-        timestamp = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-        body = {
-            "error": error,
-            "error_description": f"AADSTS{self.code}: {sentence.format(*self.about)} "
-            f"Trace ID: {trace} Correlation ID: {correlation} Timestamp: {timestamp}",
-            "error_codes": [self.code],
-            "timestamp": timestamp,
-            "trace_id": trace,
-            "correlation_id": correlation,
-            "error_uri": f"{_base(request)}/error?code={self.code}",
+    def _check_scope(self, asked: "_Asked") -> str:
+        """Return the resource, spelled as asked for: so it becomes the audience.
+
+        Entra issues `aud` with the slash or the capitals of the request; it is Dynamics which
+        then refuses.
+        """
+        scope = asked.required("scope")
+        if len(scope.split()) != 1:
+            raise asked.refused(70011)
+        if not scope.endswith("/.default"):
+            raise asked.refused(1002012)
+        if not self.is_known(asked.resource):
+            raise asked.refused(500011)
+        return asked.resource
+
+    def _app_claims(self, tenant: str, resource: str) -> dict[str, Any]:
+        """Return what tokens of applications have in both versions."""
+        return {"aud": resource, "idtyp": "app", "tid": tenant, "uti": uuid4().hex[:22]}
+
+    def _v1_claims(self, client: str, tenant: str, resource: str) -> dict[str, Any]:
+        """Return what a v1.0 token says; this version is what Dynamics' registration asks for."""
+        principal = str(uuid5(NAMESPACE_URL, f"{tenant}/{client}"))
+        by_resource = self.roles.get((client, _same(resource)))
+        claims = self._app_claims(tenant, resource) | {
+            "iss": f"https://sts.windows.net/{tenant}/",
+            "idp": f"https://sts.windows.net/{tenant}/",
+            "oid": principal,
+            "roles": self.roles.get(client, []) if by_resource is None else by_resource,
+            "sub": principal,
+            "ver": "1.0",
         }
-        return JSONResponse(body, status, headers)
+        if client in self.without_oid:
+            del claims["oid"]
+        return claims
 
 
-def _required(form: dict[str, str], name: str) -> str:
-    if not form.get(name):
-        raise _RefusedError(900144, name)
-    return form[name]
+@dataclass(frozen=True)
+class _Asked:
+    """A token request: its form, the tenant it went to, and where that was reached."""
+
+    form: Mapping[str, str]
+    tenant: str
+    base: str
+
+    @property
+    def resource(self) -> str:
+        return self.form.get("scope", "").removesuffix("/.default")
+
+    @property
+    def assertion(self) -> Assertion | None:
+        """The assertion, if there is one that can be read."""
+        try:
+            return Assertion.read(self.form["client_assertion"])
+        except (KeyError, MalformedError):
+            return None
+
+    def required(self, name: str) -> str:
+        if not self.form.get(name):
+            raise self.refused(900144, parameter=name)
+        return self.form[name]
+
+    def refused(self, code: int, sentence: str = "", **more: str) -> AadstsError:
+        """Return the refusal, about what was sent."""
+        about = {
+            "client": self.form.get("client_id", ""),
+            "grant": self.form.get("grant_type", ""),
+            "scope": self.form.get("scope", ""),
+            "resource": self.resource,
+            "tenant": self.tenant,
+            "parameter": "client_assertion",
+            "now": _moment(datetime.now(UTC)),
+        }
+        return AadstsError(code, about | _about(self.assertion) | more, sentence)
 
 
-def _base(request: Request) -> str:
-    return str(request.base_url).removesuffix("/")
+def _about(assertion: Assertion | None) -> dict[str, str]:
+    """Return what the sentences say about an assertion. Neither is a secret."""
+    if assertion is None:
+        return {}
+    return {
+        "algorithm": str(assertion.header.get("alg")),
+        "audience": assertion.text("aud"),
+        "issuer": assertion.text("iss"),
+        "subject": assertion.text("sub"),
+        "thumbprint": assertion.thumbprint,
+        "start": _moment(datetime.fromtimestamp(assertion.start, UTC)),
+        "end": _moment(datetime.fromtimestamp(assertion.end, UTC)),
+    }
 
 
-def _page(status: int) -> Response:
-    return HTMLResponse(HTML, status)
+def _moment(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%f0Z")
 
 
-_INSTEAD: dict[Fault | None, Callable[[Entra, Request], Response]] = {
-    Fault.THROTTLED: lambda entra, request: _RefusedError(90055).answer(
-        request, {"Retry-After": str(entra.retry_after)}
-    ),
-    Fault.SERVER_ERROR: lambda _, request: _RefusedError(50000).answer(request),
-    Fault.UNAVAILABLE: lambda _, request: _RefusedError(90033).answer(request),
-    Fault.UNAVAILABLE_HTML: lambda *_: _page(503),
-    Fault.NOT_JSON: lambda *_: _page(200),
-    Fault.NOT_JSON_ERROR: lambda *_: _page(400),
-    Fault.HANG: lambda *_: Hang(),
-    Fault.RESET: lambda *_: Reset(),
-}
+def _validity(certificate: x509.Certificate) -> str:
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return f"Start={start:%m/%d/%Y %H:%M:%S}, End={end:%m/%d/%Y %H:%M:%S}"
+
+
+def _same(resource: str) -> str:
+    """Return a resource in lower case, without a slash at its end."""
+    return resource.lower().removesuffix("/")

@@ -1,12 +1,31 @@
 """A certificate authority of one's own, so that the sandbox speaks real TLS on loopback."""
 
 import ssl
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import trustme
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    pkcs12,
+)
+from cryptography.x509 import (
+    Certificate,
+    CertificateBuilder,
+    Name,
+    NameAttribute,
+    random_serial_number,
+)
+from cryptography.x509.oid import NameOID
 
 NAMES = ("localhost", "127.0.0.1", "::1")
 
@@ -60,3 +79,58 @@ class Authority:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class ClientCertificate(NamedTuple):
+    """A self-signed certificate of a client and its private key; what a client keeps secret."""
+
+    key: Path
+    """PEM file of the private key (PKCS #8), encrypted if there is a password."""
+    certificate: Path
+    """PEM file of the certificate: what is registered at Entra or AD FS."""
+    pfx: Path
+    """PKCS #12 file of both, encrypted if there is a password."""
+    x509: Certificate
+
+
+def client_certificate(
+    directory: Path, *, common_name: str, password: str | None = None, days: int = 365
+) -> ClientCertificate:
+    """Write a new certificate for signing client assertions, valid for `days` from now.
+
+    Self-signed, as Entra and AD FS take them. With negative `days` it ended that long ago. The
+    names of the files begin with `common_name`.
+    """
+    key = generate_private_key(public_exponent=65537, key_size=2048)
+    certificate = _self_signed(key, common_name, timedelta(days=days))
+    encryption: KeySerializationEncryption = (
+        BestAvailableEncryption(password.encode()) if password else NoEncryption()
+    )
+    made = ClientCertificate(
+        key=directory / f"{common_name}-key.pem",
+        certificate=directory / f"{common_name}.pem",
+        pfx=directory / f"{common_name}.pfx",
+        x509=certificate,
+    )
+    made.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
+    made.certificate.write_bytes(certificate.public_bytes(Encoding.PEM))
+    name = common_name.encode()
+    made.pfx.write_bytes(
+        pkcs12.serialize_key_and_certificates(name, key, certificate, None, encryption)
+    )
+    return made
+
+
+def _self_signed(key: RSAPrivateKey, common_name: str, life: timedelta) -> Certificate:
+    now = datetime.now(UTC)
+    name = Name([NameAttribute(NameOID.COMMON_NAME, common_name)])
+    return (
+        CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(random_serial_number())
+        .not_valid_before(min(now, now + life) - timedelta(days=1))
+        .not_valid_after(now + life)
+        .sign(key, SHA256())
+    )
