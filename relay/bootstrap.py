@@ -14,6 +14,7 @@ from relay.flow import Relay
 from relay.jwks import KeyStore
 from relay.once import Once
 from relay.sealing import Sealer
+from relay.spans import Spans, tracer
 from relay.tokens import TokenCache
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ def app(environ: Mapping[str, str] = os.environ) -> App:
         KeyStore(context),
         deliveries=Once[Receipt](),
         sealer=Sealer(read.app.outbox_keys) if read.app.outbox_keys else None,
+        spans=Spans(tracer(environ)),
     )
     return App(relay, read.app.outbox_queue)
 

@@ -4,6 +4,7 @@ Loaded only where a connection uses one: `cryptography`'s parsers cost a cold st
 """
 
 import re
+from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
@@ -29,6 +30,17 @@ def load(certificate: ClientCertificate) -> tuple[str, str]:
     The file is read anew each time. Raises `CredentialRefused` when there is no key, no certificate
     that belongs to it, or the passphrase is wrong.
     """
+    key, chain = _open(certificate)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return pem.decode(), "".join(each.public_bytes(Encoding.PEM).decode() for each in chain)
+
+
+def expiry(certificate: ClientCertificate) -> datetime:
+    """Return when the certificate expires. Raises as `load` does."""
+    return _open(certificate)[1][0].not_valid_after_utc
+
+
+def _open(certificate: ClientCertificate) -> tuple[PrivateKeyTypes, list[x509.Certificate]]:
     password = certificate.password.encode() if certificate.password else None
     try:
         key, chain = _read(certificate, password)
@@ -40,9 +52,7 @@ def load(certificate: ClientCertificate) -> tuple[str, str]:
             "ENTRA_CLIENT_CERTIFICATE and its password do not open a private key and a certificate"
             " that belong together.",
         ) from None
-    ordered = [leaf, *(other for other in chain if other is not leaf)]
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return pem.decode(), "".join(each.public_bytes(Encoding.PEM).decode() for each in ordered)
+    return key, [leaf, *(other for other in chain if other is not leaf)]
 
 
 def _read(

@@ -6,7 +6,7 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -27,6 +27,7 @@ from relay.jarm import Jwk
 from relay.once import Once
 from relay.outcome import STATUS, Answer, Outcome
 from relay.sealing import DeadLetter, Sealer
+from relay.spans import Spans
 from relay.start import Started
 
 PATIENCE = 10.0
@@ -79,6 +80,7 @@ class Relay:
     deliveries: Once[Receipt]
     sealer: Sealer | None
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    spans: Spans = field(default_factory=Spans)
 
     async def receive(self, name: str, request: Request) -> Answer:
         """Take one hit on the redirect URI to its end.
@@ -87,11 +89,13 @@ class Relay:
         sender; whatever happens is an answer, and one line in the log. Raises nothing.
         """
         line = log.Line(reference=secrets.token_hex(8))
-        try:
-            answer = await self._walk(name, request, line)
-        except Exception as error:  # noqa: BLE001 - the host would log the message, with its values
-            answer = _refusal(error, line)
-        log.write(line, answer.outcome)
+        with self.spans("callback") as tell:
+            try:
+                answer = await self._walk(name, request, line)
+            except Exception as error:  # noqa: BLE001 - the host would log its message, with values
+                answer = _refusal(error, line)
+            log.write(line, answer.outcome)
+            tell({"outcome": str(answer.outcome), **line.known()})
         return answer
 
     def authorize(self, name: str, request: Request) -> Answer | Started:
@@ -195,6 +199,13 @@ class Relay:
         it is to be tried again; the queue does that.
         """
         line = log.Line(reference="-", attempt=attempt)
+        with self.spans("redelivery") as tell:
+            try:
+                return await self._redeliver(message, line)
+            finally:
+                tell(line.known())
+
+    async def _redeliver(self, message: bytes, line: log.Line) -> DeadLetter | None:
         try:
             return await self._try_again(message, line)
         except RelayError as error:
@@ -257,15 +268,19 @@ class Relay:
         sent = [value for value in values.values() if value]
 
         async def post(token: AccessToken) -> Receipt:
-            return await self.dynamics.deliver(
-                target, token, body, reference=callback.reference, sent=sent
-            )
+            with self.spans("delivery"):
+                return await self.dynamics.deliver(
+                    target, token, body, reference=callback.reference, sent=sent
+                )
 
-        token = await self.tokens.get(credentials)
+        with self.spans("token"):
+            token = await self.tokens.get(credentials)
         try:
             return await post(token)
         except Unauthorized:
-            return await post(await self.tokens.renew(credentials, token))
+            with self.spans("token"):
+                token = await self.tokens.renew(credentials, token)
+            return await post(token)
 
 
 def _answer(outcome: Outcome, line: log.Line) -> Answer:

@@ -41,6 +41,24 @@ class Line:
     reason: str | None = None
     started: float = field(default_factory=time.monotonic)
 
+    def values(self) -> dict[str, object]:
+        """Return what the line says, in its order; `None` where nothing is known."""
+        values: dict[str, object] = {
+            "connection": self.connection,
+            "reference": self.reference,
+            "delivery_id": self.delivery_id,
+            "attempt": self.attempt,
+            "duration_ms": round((time.monotonic() - self.started) * 1000),
+            "dynamics_status": self.dynamics_status,
+        }
+        if self.reason is not None:
+            values["reason"] = self.reason
+        return values
+
+    def known(self) -> dict[str, object]:
+        """Return what is known of it, as attributes for OpenTelemetry, which takes no `None`."""
+        return {name: value for name, value in self.values().items() if value is not None}
+
 
 def quiet() -> None:
     """Take the libraries' loggers off the log, at every level: their records reach no handler."""
@@ -57,18 +75,10 @@ def write(line: Line, outcome: Outcome) -> None:
 
     The worker sends only the message to the Functions host, so everything stands in it as well.
     """
-    values: dict[str, object] = {
-        "connection": line.connection,
-        "reference": line.reference,
-        "delivery_id": line.delivery_id,
-        "attempt": line.attempt,
-        "duration_ms": round((time.monotonic() - line.started) * 1000),
-        "dynamics_status": line.dynamics_status,
-    }
-    if line.reason is not None:
-        values["reason"] = line.reason
+    values = line.values()
     shown = " ".join(f"{name}={'-' if value is None else value}" for name, value in values.items())
-    logger.log(LEVEL.get(outcome, logging.INFO), "callback %s %s", outcome, shown, extra=values)
+    level = LEVEL.get(outcome, logging.INFO)
+    logger.log(level, "callback %s %s", outcome, shown, extra=line.known())
 
 
 def started(line: Line) -> None:

@@ -23,15 +23,12 @@ FIXED = {
     # The fields of a line, each of them filled in by `flow` alone, with what it is allowed below.
     "log.py": {
         "LEVEL.get(outcome, logging.INFO)",
+        "line.known()",
         "outcome",
         "reference",
+        "line.values()",
         "line.connection",
         "line.reference",
-        "line.delivery_id",
-        "line.attempt",
-        "line.dynamics_status",
-        "line.reason",
-        "round((time.monotonic() - line.started) * 1000)",
         "type(error).__name__",
         # Files, lines and the source's own text; never a value.
         "traceback.format_tb(error.__traceback__)",
