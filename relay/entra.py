@@ -62,7 +62,7 @@ class Client:
         and `CredentialRefused` when it does not give one.
         """
         started = self._clock()
-        self._http.forget()
+        self._http.begin()
         try:
             result = self._ask(anew=anew)
         except RelayError:
@@ -139,10 +139,7 @@ class Client:
 
     def _assertion(self, audience: str) -> str:
         """Return the identity's token, by which Entra knows the app registration that trusts it."""
-        result = self._identity(audience)
-        if "access_token" not in result:
-            raise self._refusal(result, "no_token")
-        token: str = result["access_token"]
+        token: str = self._identity(audience)["access_token"]
         return token
 
     def _identity(self, resource: str) -> Mapping[str, Any]:
@@ -162,6 +159,8 @@ class Client:
         self._http.asked = "identity"
         client = msal.ManagedIdentityClient(identity, http_client=self._http, http_cache={})
         answer: Mapping[str, Any] = client.acquire_token_for_client(resource=resource)
+        if "access_token" not in answer:
+            raise self._refusal(answer, "no_token")
         self._http.asked = "entra"
         return answer
 
@@ -194,6 +193,10 @@ class _Http:
         self.answer: Mapping[str, Any] = {}
         """The last error as Entra words it: of a wrong tenant MSAL only says "ValueError"."""
 
+    def begin(self) -> None:
+        self.asked = "entra"
+        self.forget()
+
     def forget(self) -> None:
         self.status = self.retry_after = None
         self.answer = {}
@@ -212,11 +215,16 @@ class _Http:
         url: str,
         *,
         params: dict[str, str] | None = None,
-        data: dict[str, str] | None = None,
+        data: dict[str, str | bytes] | None = None,
         headers: dict[str, str] | None = None,
     ) -> httpx.Response:
+        # MSAL hands over a certificate's assertion as bytes, which HTTPX would send as "b'…'".
+        form = {
+            name: value.decode() if isinstance(value, bytes) else value
+            for name, value in (data or {}).items()
+        }
         return self._keep(
-            lambda: self._client.post(url, params=params or None, data=data, headers=headers)
+            lambda: self._client.post(url, params=params or None, data=form, headers=headers)
         )
 
     def close(self) -> None:
