@@ -24,6 +24,8 @@ TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 SKEW = 300
 """Seconds by which the clocks of client and server may differ."""
 
+# TypeError: joserfc's, for header parameters of the wrong type.
+_UNREADABLE = (JoseError, TypeError, ValueError)
 _TIMES = ("exp", "iat", "nbf")
 _END_OF_TIME = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 
@@ -49,7 +51,7 @@ class Assertion:
         try:
             compact = jws.extract_compact(raw.encode(), registry=_Registry())
             claims = json.loads(compact.payload)
-        except (JoseError, ValueError) as error:
+        except _UNREADABLE as error:
             raise MalformedError from error
         if not isinstance(claims, dict) or "exp" not in claims:
             raise MalformedError
@@ -59,7 +61,12 @@ class Assertion:
 
     def text(self, claim: str) -> str:
         """Return a claim as the texts of refusals quote it; empty when there is none."""
-        return str(self.claims.get(claim, ""))
+        return _printable(self.claims.get(claim, ""))
+
+    @property
+    def algorithm(self) -> str:
+        """The algorithm in the header, likewise."""
+        return _printable(self.header.get("alg", ""))
 
     @property
     def start(self) -> float:
@@ -97,7 +104,7 @@ class Assertion:
         try:
             return urlsafe_b64decode(sent + "==").hex().upper()
         except ValueError:
-            return sent
+            return _printable(sent)
 
     def _named(self, name: str) -> str:
         value = self.header.get(name)
@@ -118,7 +125,7 @@ class Assertion:
     def _verifies(self, key: RSAKey | KeySet, algorithms: Collection[str]) -> bool:
         try:
             jws.deserialize_compact(self._raw, key, registry=_Registry(algorithms=algorithms))
-        except (JoseError, ValueError):
+        except _UNREADABLE:
             return False
         return True
 
@@ -146,6 +153,11 @@ def is_current(certificate: x509.Certificate) -> bool:
     """Tell whether now is within the certificate's validity."""
     now = datetime.now(UTC)
     return certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc
+
+
+def _printable(value: object) -> str:
+    """Return a text without the halves of surrogates that JSON lets through and UTF-8 does not."""
+    return str(value).encode(errors="backslashreplace").decode()
 
 
 def _is_time(value: object) -> bool:

@@ -224,7 +224,7 @@ class Entra(Issuer):
         assertion = asked.assertion
         if assertion is None:
             raise asked.refused(50027)
-        if assertion.header.get("alg") not in self.ALGORITHMS:
+        if assertion.algorithm not in self.ALGORITHMS:
             raise asked.refused(5002738, algorithms=",".join(self.ALGORITHMS))
         if "://" in assertion.text("iss"):
             self._check_federation(asked, client, assertion)
@@ -355,7 +355,7 @@ def _about(assertion: Assertion | None) -> dict[str, str]:
     if assertion is None:
         return {}
     return {
-        "algorithm": str(assertion.header.get("alg")),
+        "algorithm": assertion.algorithm,
         "audience": assertion.text("aud"),
         "issuer": assertion.text("iss"),
         "subject": assertion.text("sub"),
