@@ -187,20 +187,16 @@ class Dynamics(Environment):
             raise RefusedError(_error(404, f"Resource not found for the segment '{segment}'."))
 
     def _list(self, request: Request) -> Response:
-        """OData 4.0 part 1, section 11.2.5.3: as much of the collection as `$top` says."""
         if not self.readable:
-            raise RefusedError(self._forbidden(request))
-        top = request.query_params.get("$top", str(len(self.rows)))
-        if not top.isdecimal():
-            raise RefusedError(_error(400, "The query specified in the URI is not valid."))
-        rows = list(self.rows.values())[: int(top)]
+            raise RefusedError(self._forbidden())
         context = f"{self._base(request)}$metadata#{COLLECTION}"
+        rows = self._top(request)
         return JSONResponse({"@odata.context": context, "value": rows}, 200, HEADERS)
 
     def _create(self, request: Request, body: bytes) -> Response:
         """OData 4.0 part 1, section 11.4.2; the key is unique, as an index over State makes it."""
         if not self.permitted:
-            raise RefusedError(self._forbidden(request))
+            raise RefusedError(self._forbidden())
         row = self._row(request, body)
         company = row.get("dataAreaId")
         if company and company.lower() not in self.companies:
@@ -240,7 +236,7 @@ class Dynamics(Environment):
             namespace, name, properties, key=key, collection=COLLECTION if self.public else None
         )
 
-    def _flawed(self, request: Request, flaw: Flaw, name: str = "", value: str = "") -> Response:  # noqa: ARG002 - F&O repeats no value here
+    def _flawed(self, flaw: Flaw, name: str = "") -> Response:
         match flaw:
             case Flaw.NO_KEY:
                 return _write_failed(400, f"Warning: Field '{name}' must be filled in.")
@@ -256,12 +252,12 @@ class Dynamics(Environment):
         text = self._exists("OAuth callback", "OAuthCallbackInbox", key)
         return _write_failed(self.duplicate_status, f"Info: {text}")
 
-    def _invalid(self, request: Request) -> Response:  # noqa: ARG002 - a hook
+    def _invalid(self) -> Response:
         return _write_failed(
             400, "Error: The state was not issued here; Warning: validateWrite failed"
         )
 
-    def _server_error(self, request: Request) -> Response:  # noqa: ARG002 - a hook
+    def _server_error(self) -> Response:
         text = "Object reference not set to an instance of an object."
         return _exception(500, "System.NullReferenceException", text)
 
@@ -277,6 +273,7 @@ FLAWS = {
             "that are defined by the type."
         ),
     ),
+    Flaw.TOP: (400, "The query specified in the URI is not valid."),
     Flaw.NOT_STRING: (400, "Cannot convert the value of '{0}' to Edm.String."),
 }
 """OData's own words, with a status: {0} is the property, {1} the type."""

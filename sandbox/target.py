@@ -84,7 +84,7 @@ class Fault(Enum):
 
 
 class Flaw(Enum):
-    """What can be wrong with a body; every target says it in its own words."""
+    """What can be wrong with a request; every target says it in its own words."""
 
     MEDIA_TYPE = auto()
     NOT_JSON = auto()
@@ -96,6 +96,8 @@ class Flaw(Enum):
     """The key is missing or empty."""
     TOO_LONG = auto()
     """A value is longer than its field."""
+    TOP = auto()
+    """The query option `$top` is no number."""
 
 
 class Names(NamedTuple):
@@ -244,17 +246,17 @@ class Target(ABC):
         """Return what a fault answers in place of the service."""
         answers: dict[Fault | None, Callable[[], Response]] = {
             Fault.UNAUTHORIZED: lambda: self._unauthorized(request),
-            Fault.FORBIDDEN: lambda: self._forbidden(request),
+            Fault.FORBIDDEN: self._forbidden,
             Fault.NOT_FOUND: lambda: self._not_found(request),
-            Fault.VALIDATION: lambda: self._invalid(request),
+            Fault.VALIDATION: self._invalid,
             Fault.REQUEST_TIMEOUT: lambda: empty(408),
             Fault.TOO_EARLY: lambda: empty(425),
-            Fault.THROTTLED: lambda: self._throttled(request),
-            Fault.SERVER_ERROR: lambda: self._server_error(request),
+            Fault.THROTTLED: self._throttled,
+            Fault.SERVER_ERROR: self._server_error,
             Fault.SERVER_ERROR_HTML: lambda: page(500, "Server Error"),
             Fault.BAD_GATEWAY: lambda: page(502, "Bad Gateway"),
-            Fault.UNAVAILABLE: lambda: self._unavailable(request),
-            Fault.GATEWAY_TIMEOUT: lambda: self._gateway_timeout(request),
+            Fault.UNAVAILABLE: self._unavailable,
+            Fault.GATEWAY_TIMEOUT: self._gateway_timeout,
             Fault.SIGN_IN_PAGE: lambda: page(200, "Sign In"),
             Fault.REDIRECT: lambda: RedirectResponse(self._sign_in(request), 302),
             Fault.TEMPORARY_REDIRECT: lambda: _moved(request, 307),
@@ -313,13 +315,13 @@ class Target(ABC):
         header = Message()
         header["Content-Type"] = request.headers.get("Content-Type", "")
         if header.get_content_type() != "application/json":
-            raise RefusedError(self._flawed(request, Flaw.MEDIA_TYPE))
+            raise RefusedError(self._flawed(Flaw.MEDIA_TYPE))
         try:
             members = json.loads(body)
         except ValueError as error:
-            raise RefusedError(self._flawed(request, Flaw.NOT_JSON)) from error
+            raise RefusedError(self._flawed(Flaw.NOT_JSON)) from error
         if not isinstance(members, dict):
-            raise RefusedError(self._flawed(request, Flaw.NOT_OBJECT))
+            raise RefusedError(self._flawed(Flaw.NOT_OBJECT))
         return members
 
     def _row(self, request: Request, body: bytes) -> dict[str, Any]:
@@ -327,29 +329,36 @@ class Target(ABC):
         row = self._object(request, body)
         for name, value in row.items():
             if name not in {*self.names, *self.further}:
-                raise RefusedError(self._flawed(request, Flaw.UNKNOWN, name))
-            self._check_string(request, name, value)
+                raise RefusedError(self._flawed(Flaw.UNKNOWN, name))
+            self._check_string(name, value)
         return row
 
-    def _check_string(self, request: Request, name: str, value: object) -> None:
+    def _check_string(self, name: str, value: object) -> None:
         if value is not None and not isinstance(value, str):
-            raise RefusedError(self._flawed(request, Flaw.NOT_STRING, name))
+            raise RefusedError(self._flawed(Flaw.NOT_STRING, name))
 
     def _store(self, request: Request, row: dict[str, Any]) -> None:
         """Store the row, once for every state."""
         state = row.get(self.names.state)
         if not state:
-            raise RefusedError(self._flawed(request, Flaw.NO_KEY, self.names.state))
-        self._check_lengths(request, row)
+            raise RefusedError(self._flawed(Flaw.NO_KEY, self.names.state))
+        self._check_lengths(row)
         if state in self.rows:
             raise RefusedError(self._duplicate(request, row))
         self.rows[state] = row
 
-    def _check_lengths(self, request: Request, row: Mapping[str, Any]) -> None:
+    def _check_lengths(self, row: Mapping[str, Any]) -> None:
         for name, length in self.lengths.items():
             value = row.get(name) or ""
             if len(value) > length:
-                raise RefusedError(self._flawed(request, Flaw.TOO_LONG, name, value))
+                raise RefusedError(self._too_long(name, value))
+
+    def _top(self, request: Request) -> list[dict[str, Any]]:
+        """Return as many rows as `$top` says (OData 4.0 part 1, section 11.2.5.3)."""
+        top = request.query_params.get("$top", str(len(self.rows)))
+        if not top.isdecimal():
+            raise RefusedError(self._flawed(Flaw.TOP))
+        return list(self.rows.values())[: int(top)]
 
     # --- where it is, and how it speaks --------------------------------------------------------
 
@@ -362,20 +371,23 @@ class Target(ABC):
         """Answer, or raise `RefusedError`."""
 
     @abstractmethod
-    def _flawed(self, request: Request, flaw: Flaw, name: str = "", value: str = "") -> Response:
-        """Say what is wrong with the body, or with its member of that name and value."""
+    def _flawed(self, flaw: Flaw, name: str = "") -> Response:
+        """Say what is wrong with the request, or with the member of that name in its body."""
 
     @abstractmethod
     def _duplicate(self, request: Request, row: Mapping[str, Any]) -> Response:
         """Say that the record exists already."""
 
     @abstractmethod
-    def _invalid(self, request: Request) -> Response:
+    def _invalid(self) -> Response:
         """Say that the customer's own code refuses the record."""
 
     @abstractmethod
-    def _server_error(self, request: Request) -> Response:
+    def _server_error(self) -> Response:
         """Say that something broke."""
+
+    def _too_long(self, name: str, value: str) -> Response:  # noqa: ARG002 - a hook
+        return self._flawed(Flaw.TOO_LONG, name)
 
     def _as_preferred(self, request: Request, answer: Response) -> Response:  # noqa: ARG002 - a hook
         """Apply the request's `Prefer` header."""
@@ -384,19 +396,19 @@ class Target(ABC):
     def _unauthorized(self, request: Request) -> Response:  # noqa: ARG002 - a hook
         return empty(401, {"WWW-Authenticate": self.challenge})
 
-    def _forbidden(self, request: Request) -> Response:  # noqa: ARG002 - a hook
+    def _forbidden(self) -> Response:
         return empty(403)
 
     def _not_found(self, request: Request) -> Response:  # noqa: ARG002 - a hook
         return empty(404)
 
-    def _throttled(self, request: Request) -> Response:  # noqa: ARG002 - a hook
+    def _throttled(self) -> Response:
         return empty(429, self._later())
 
-    def _unavailable(self, request: Request) -> Response:  # noqa: ARG002 - a hook
+    def _unavailable(self) -> Response:
         return page(503, "Service Unavailable", self._later())
 
-    def _gateway_timeout(self, request: Request) -> Response:  # noqa: ARG002 - a hook
+    def _gateway_timeout(self) -> Response:
         return page(504, "Gateway Timeout")
 
     def _sign_in(self, request: Request) -> str:
