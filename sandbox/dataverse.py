@@ -51,8 +51,9 @@ class Dataverse(Target):
     """An environment with the table `new_oauthcallback`, keyed by state; serve `app`.
 
     `path` is the table's. `authorized_apps` are the application users. `authority` is where its
-    challenge sends who has no token: the login host, before the tenant. `lengths` are the columns'
-    (default: what the docs' maxima are), `further` columns besides `names`.
+    challenge sends who has no token: the login host, before the tenant. `further` are columns
+    besides `names`, `lengths` the columns' lengths (default: 4000 characters, and 450 for the
+    state, because a key holds 900 bytes).
     """
 
     def __init__(
