@@ -61,6 +61,22 @@ def parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
+    doctor = command(
+        "doctor",
+        commands.doctor,
+        "Find out which step of the set-up is missing, and say the next one. Reads only.",
+        "doctor",
+        "doctor --connection xero",
+        "doctor --json",
+    )
+    doctor.add_argument("--connection", metavar="NAME", help="examine this connection only")
+    doctor.add_argument("--json", action="store_true", help="print a JSON array, for machines")
+    doctor.add_argument(
+        "--write",
+        action="store_true",
+        help="also send one smoke record to Dynamics, and one message through the queue",
+    )
+
     discover = command(
         "discover",
         commands.discover,

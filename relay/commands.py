@@ -2,10 +2,13 @@
 
 import argparse
 import base64
+import json
 import secrets
 import ssl
+import sys
 import textwrap
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -27,6 +30,29 @@ class Stop(Exception):
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
         self.code = code
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Examine everything, and print each finding as it is found."""
+    from relay import doctor as doctors  # noqa: PLC0415 - the only command that needs it all
+
+    given = environment.read()
+    if options.connection is not None:
+        known = settings.read(given).connections.by_name
+        if options.connection not in known:
+            raise Stop(f"No connection has this name. There are: {', '.join(known) or 'none'}")
+    findings = []
+    heading: str | None = ""
+    for finding in doctors.examine(given, only=options.connection, write=options.write):
+        findings.append(finding)
+        if not options.json:
+            if finding.connection != heading:
+                heading = finding.connection
+                print(f"{heading or 'the whole app'}", flush=True)
+            print(doctors.shown(finding, colour=sys.stdout.isatty()), flush=True)
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    return int(any(finding.verdict is doctors.Verdict.FAIL for finding in findings))
 
 
 def discover(options: argparse.Namespace) -> int:

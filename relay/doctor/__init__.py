@@ -1,0 +1,100 @@
+"""The doctor finds out which step of the set-up is missing. It reads only, unless told to write.
+
+For each connection: settings, Entra, Dynamics, the provider; then what all share: the storage and
+host.json. A check that cannot pass because an earlier one failed is left out.
+"""
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+
+from relay import cookies, settings, tls
+from relay.connections import Connection
+from relay.doctor import entra, host, provider, storage, target
+from relay.doctor.finding import Finding, Verdict, fail, ok, warn
+from relay.errors import Misconfigured
+
+__all__ = ["Finding", "Verdict", "examine", "shown"]
+
+TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+"""Seconds for one request; the metadata of Finance & Operations are tens of megabytes."""
+
+
+def examine(
+    environ: Mapping[str, str], *, only: str | None = None, write: bool = False
+) -> Iterator[Finding]:
+    """Examine a relay with these app settings, and tell each finding as it is found.
+
+    `only`: one connection, and nothing of the rest. `write`: send one smoke record to each target,
+    and one message through the queue. Everything is made anew, because MSAL replays failures.
+    """
+    read = settings.read(environ)
+    connections = read.connections
+    try:
+        context = tls.trust(read.app.ca_bundle, environ)
+    except OSError:
+        yield fail(
+            "settings",
+            "CA_BUNDLE or REQUESTS_CA_BUNDLE names no PEM file",
+            "Give the path of a PEM file with CA certificates that is deployed with the app.",
+        )
+        return
+    if not connections.by_name:
+        yield from _problems(connections.problems)
+    for warning in read.warnings:
+        yield warn("settings", *_split(warning))
+    with httpx.Client(
+        verify=context, timeout=TIMEOUT, follow_redirects=False, cookies=cookies.none()
+    ) as http:
+        for name, connection in connections.by_name.items():
+            if only in (None, name):
+                for finding in _connection(connection, http, write=write):
+                    yield replace(finding, connection=name)
+        if only is None:
+            yield from storage.examine(read.app, environ, http, write=write)
+            yield from host.examine(Path(), environ)
+
+
+def _connection(
+    connection: Connection | Misconfigured,
+    http: httpx.Client,
+    *,
+    write: bool,
+) -> Iterator[Finding]:
+    if isinstance(connection, Misconfigured):
+        yield from _problems(connection.problems)
+        return
+    yield ok("settings", "they validate")
+    token = yield from entra.examine(connection.credentials, http)
+    yield from target.examine(connection, http, token, write=write)
+    yield from provider.examine(connection, http)
+
+
+def _problems(problems: tuple[str, ...]) -> Iterator[Finding]:
+    for problem in problems:
+        yield fail("settings", *_split(problem))
+
+
+def _split(problem: str) -> tuple[str, str]:
+    setting, _, expected = problem.partition(": ")
+    return setting, f"{expected[:1].upper()}{expected[1:]}."
+
+
+_COLOUR = {Verdict.OK: "32", Verdict.WARN: "33", Verdict.FAIL: "31"}
+_WIDTH, _INDENT = 80, " " * 21
+
+
+def shown(finding: Finding, *, colour: bool = False) -> str:
+    """Return a finding as text of at most 80 columns: the verdict, the check, the next step."""
+    verdict = f"{finding.verdict:<4}"
+    if colour:
+        verdict = f"\x1b[{_COLOUR[finding.verdict]}m{verdict}\x1b[0m"
+    first, *rest = textwrap.wrap(finding.message, _WIDTH - len(_INDENT)) or [""]
+    lines = [f"  {verdict}  {finding.check:<12} {first}", *(_INDENT + line for line in rest)]
+    if finding.fix:
+        fix = textwrap.wrap(finding.fix, _WIDTH - len(_INDENT) - 2)
+        lines += [_INDENT + ("> " if line is fix[0] else "  ") + line for line in fix]
+    return "\n".join(lines)
