@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, parse_qsl, urlsplit
@@ -85,9 +86,10 @@ def _split(url: str) -> SplitResult:
         _ = parts.port  # raises when it is no number
     except ValueError:  # these quote the value
         raise ValueError("url") from None
-    secure = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
+    host = parts.hostname
+    secure = parts.scheme == "https" or (parts.scheme == "http" and host in _LOOPBACK)
     plain = url.isascii() and url.isprintable() and " " not in url
-    if not (plain and secure and parts.hostname) or parts.username is not None or parts.fragment:
+    if not (plain and secure and host) or "@" in parts.netloc or parts.fragment:
         raise ValueError("url")
     return parts
 
@@ -375,9 +377,10 @@ def read(environ: Mapping[str, str]) -> Settings:
     )
 
 
-def names(model: type[BaseModel]) -> list[str]:
+@cache
+def names(model: type[BaseModel]) -> tuple[str, ...]:
     """Return the settings of a model as they are written."""
-    return [name.upper() for name in model.model_fields]
+    return tuple(name.upper() for name in model.model_fields)
 
 
 def _app(given: Mapping[str, str]) -> tuple[AppSettings | None, list[str]]:

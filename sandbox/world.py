@@ -86,6 +86,10 @@ class World:
         host = FunctionsHost(APP, settings, queues=self.queues, lease=self._lease)
         return self._start(host, self._tls, port, lifespan=True)
 
+    def add(self, app: ASGIApp, *, tls: bool = True) -> Server:
+        """Serve another application beside everything else, and return its server."""
+        return self._start(app, self.authority.server_context() if tls else None)
+
     def _start(
         self, app: ASGIApp, tls: ssl.SSLContext | None, port: int = 0, *, lifespan: bool = False
     ) -> Server:
@@ -104,6 +108,7 @@ class World:
 
             self.entra = Entra(clients={CLIENT_ID: CLIENT_SECRET})
             self.entra_server = self._start(self.entra.app, tls)
+            self.entra.url = self.entra_server.url
             self.dynamics = Dynamics(self.entra, **self._dynamics)
             self.dynamics_server = self._start(self.dynamics.app, tls)
             self.entra.resources.add(self.dynamics_server.url)

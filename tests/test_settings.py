@@ -1,5 +1,6 @@
 """App settings become connections, and wrong ones are named without their values."""
 
+import tracemalloc
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -430,6 +431,24 @@ def test_a_connections_own_tenant_counts_before_an_inherited_authority() -> None
 def test_connections_with_equal_credentials_share_them() -> None:
     given = {**PLAIN, "CONNECTIONS__XERO__CODE_TTL": "60"}
     assert read(given, "xero").credentials == read(given).credentials
+
+
+def test_fifty_connections_cost_little_memory() -> None:
+    given = {
+        f"CONNECTIONS__C{number}__{name}": f"{value}{number}" if "ID" in name else value
+        for number in range(50)
+        for name, value in FULL.items()
+    }
+    settings.read(given)  # what is made once is no connection's
+    tracemalloc.start()
+    try:
+        found = settings.read(given)
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(found.connections.by_name) == 50
+    assert not found.connections.problems
+    assert size / 50 < 20 * 1024
 
 
 # -- credentials ---------------------------------------------------------------------------------
