@@ -79,6 +79,8 @@ class Entra(Issuer):
         self.tenant = tenant
         self.url = ""
         """Where `app` is served, without a slash at the end; the issuer of assertions needs it."""
+        self.cloud = "microsoftonline.com"
+        """`cloud_instance_name` of the metadata: which cloud the tenant is in."""
         self.federated: dict[str, list[FederatedCredential]] = {}
         """Federated identity credentials by application id."""
         self.expired: set[str] = set()
@@ -154,7 +156,7 @@ class Entra(Issuer):
             "request_uri_parameter_supported": False,
             "authorization_endpoint": f"{path}/oauth2/v2.0/authorize",
             "tenant_region_scope": "EU",
-            "cloud_instance_name": "microsoftonline.com",
+            "cloud_instance_name": self.cloud,
         }
 
     @override
