@@ -18,6 +18,7 @@ from relay.start import Started
 app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 
 _app = bootstrap.app()
+_app.begin()
 _relay = _app.relay
 
 STORAGE = "AzureWebJobsStorage"

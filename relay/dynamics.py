@@ -14,28 +14,27 @@ from http import HTTPStatus
 from typing import NoReturn
 from urllib.parse import urlsplit
 
-import httpx
-
-from relay import cookies
 from relay.callback import AccessToken, Receipt
 from relay.connections import Target
 from relay.errors import Rejected, Unauthorized, Unavailable
 from relay.retry_after import TRANSIENT, seconds
+from relay.wire import Answer, Wire, WireError
 
 MAX_ANSWER = 256 * 1024
 """Bytes of an answer that are read; F&O sends stack traces."""
-LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=90.0)
-CONNECT_TIMEOUT = 5.0
-"""Seconds to reach Dynamics at all."""
 
-_HEADERS = {
-    "Accept": "application/json",
-    "Content-Type": "application/json",
-    "OData-Version": "4.0",
-    "OData-MaxVersion": "4.0",
-    "Prefer": "return=minimal",
-    "User-Agent": "dynamics-oauth-callback-relay",
-}
+_HEADERS = (
+    ("Accept", "application/json"),
+    # What is compressed has no size until it is unpacked.
+    ("Accept-Encoding", "identity"),
+    ("Content-Type", "application/json"),
+    ("OData-Version", "4.0"),
+    ("OData-MaxVersion", "4.0"),
+    ("Prefer", "return=minimal"),
+    ("User-Agent", "dynamics-oauth-callback-relay"),
+)
+
+_REDIRECTS = range(300, 400)
 
 
 class DynamicsClient:
@@ -48,13 +47,7 @@ class DynamicsClient:
     def __init__(
         self, context: ssl.SSLContext, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._http = httpx.AsyncClient(
-            verify=context,
-            headers=_HEADERS,
-            limits=LIMITS,
-            follow_redirects=False,
-            cookies=cookies.none(),
-        )
+        self._wire = Wire(context, clock=clock)
         self._clock = clock
         self._closed_until: dict[str, float] = {}
 
@@ -77,52 +70,47 @@ class DynamicsClient:
         values that the body holds, because Dynamics repeats them and they must not be taken for its
         own words. Raises `Unauthorized`, `Rejected` or `Unavailable`.
         """
-        headers = {"Authorization": f"Bearer {token.value}", "x-ms-client-request-id": reference}
-        timeout = httpx.Timeout(target.timeout, connect=min(CONNECT_TIMEOUT, target.timeout))
+        headers = (
+            *_HEADERS,
+            ("Authorization", f"Bearer {token.value}"),
+            ("x-ms-client-request-id", reference),
+        )
         try:
-            # The client's time-outs are for one read each; an attempt as a whole has one too.
-            async with (
-                asyncio.timeout(target.timeout),
-                self._http.stream(
-                    "POST", target.url, content=body, headers=headers, timeout=timeout
-                ) as response,
-            ):
-                answer = await _read(response)
-        except (TimeoutError, httpx.TimeoutException):
+            async with asyncio.timeout(target.timeout):
+                answer = await self._wire.post(target.url, headers, body, limit=MAX_ANSWER)
+        except TimeoutError:
             raise Unavailable("dynamics_timeout", "Dynamics did not answer in time.") from None
-        except httpx.HTTPError as error:
-            reason = f"dynamics_{type(error).__name__}"
+        except WireError as error:
+            reason = f"dynamics_{error.reason}"
             raise Unavailable(reason, "Dynamics cannot be reached.") from None
-        return self._judge(target, response, answer, sent)
+        return self._judge(target, answer, sent)
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Close the connections to Dynamics."""
-        await self._http.aclose()
+        self._wire.close()
 
-    def _judge(
-        self, target: Target, response: httpx.Response, answer: bytes, sent: Iterable[str]
-    ) -> Receipt:
-        status = response.status_code
-        if response.is_success and not _is_html(response, answer):
+    def _judge(self, target: Target, answer: Answer, sent: Iterable[str]) -> Receipt:
+        status = answer.status
+        if answer.is_success and not _is_html(answer):
             return Receipt(existed=False, status=status)
-        if _says_exists(answer, sent):
+        if _says_exists(answer.body, sent):
             return Receipt(existed=True, status=status)
         if status == HTTPStatus.UNAUTHORIZED:
             raise Unauthorized(
                 "dynamics_401", "Dynamics does not know the relay.", dynamics_status=status
             )
         if status in TRANSIENT:
-            self._close(target, response, status)
-        if response.is_success:
+            self._close(target, answer)
+        if answer.is_success:
             reason = "dynamics_html"
-        elif response.is_redirect:
+        elif status in _REDIRECTS:
             reason = "dynamics_redirect"
         else:
             reason = f"dynamics_{status}"
         raise Rejected(reason, "Dynamics refuses the callback.", dynamics_status=status)
 
-    def _close(self, target: Target, response: httpx.Response, status: int) -> NoReturn:
-        retry_after = seconds(response.headers.get("retry-after"))
+    def _close(self, target: Target, answer: Answer) -> NoReturn:
+        status, retry_after = answer.status, seconds(answer.headers.get("retry-after"))
         if retry_after:
             self._closed_until[_origin(target)] = self._clock() + retry_after
         raise Unavailable(
@@ -137,19 +125,10 @@ def _origin(target: Target) -> str:
     return urlsplit(target.url).netloc
 
 
-async def _read(response: httpx.Response) -> bytes:
-    answer = bytearray()
-    async for chunk in response.aiter_bytes():
-        answer += chunk
-        if len(answer) > MAX_ANSWER:
-            break
-    return bytes(answer)
-
-
-def _is_html(response: httpx.Response, answer: bytes) -> bool:
+def _is_html(answer: Answer) -> bool:
     """Tell a sign-in page, which AD FS and proxies serve with 200, from an answer of OData."""
-    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return media_type == "text/html" or answer.lstrip()[:1] == b"<"
+    media_type = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return media_type == "text/html" or answer.body.lstrip()[:1] == b"<"
 
 
 _EXISTS = "already exists"

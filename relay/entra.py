@@ -12,31 +12,103 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
-import httpx
-
-from relay import clouds, cookies
+from relay import clouds, proxies
 from relay.callback import AccessToken
 from relay.connections import ClientCertificate, ClientCredentials, ClientSecret, ManagedIdentity
 from relay.errors import CredentialRefused, RelayError, Unavailable
 from relay.retry_after import TRANSIENT, seconds
 
-TIMEOUT = httpx.Timeout(10.0, connect=5.0)
+CONNECT_TIMEOUT, READ_TIMEOUT = 5.0, 10.0
 """Seconds for one request to Entra; a first token takes two, metadata and token."""
 EARLY = 300.0
 """Seconds before its end at which a token is renewed; MSAL counts it as expired then too."""
 
 logger = logging.getLogger(__name__)
 
+type Parameters = Mapping[str, str | bytes]
+type Headers = Mapping[str, str]
 
-def http(context: ssl.SSLContext) -> httpx.Client:
-    """Return the HTTP client for all requests to Entra and to the identity endpoint."""
-    return httpx.Client(
-        verify=context, timeout=TIMEOUT, follow_redirects=False, cookies=cookies.none()
-    )
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer, with the names that MSAL asks for."""
+
+    status_code: int
+    headers: Headers
+    text: str
+
+    def raise_for_status(self) -> None:
+        """Raise for an error, without what it says."""
+        if self.status_code >= HTTPStatus.BAD_REQUEST:
+            raise ValueError("status")
+
+
+class UnreachableError(Exception):
+    """There is no answer. `word` says why; the cause is not kept, it quotes names and bytes."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__(word)
+        self.word = word
+
+
+class Transport:
+    """HTTP to Entra and to the identity endpoint, by the urllib3 that MSAL brings along.
+
+    Imported with the first request only; no cookies, no redirects, no retries. `context` is the
+    trust for TLS. Proxies are those of the environment, as for other programs.
+    """
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        self._pools: dict[str | None, Any] = {}
+
+    def request(self, method: str, url: str, headers: Headers, body: bytes | None) -> Response:
+        """Ask, and wait for the answer. Raises `UnreachableError`."""
+        from urllib3 import exceptions  # noqa: PLC0415 - as below
+
+        try:
+            response = self._pool(url).request(
+                method, url, headers=headers, body=body, redirect=False, retries=False
+            )
+        except exceptions.NewConnectionError:
+            raise UnreachableError("connect") from None
+        except exceptions.TimeoutError:
+            raise UnreachableError("timeout") from None
+        except exceptions.SSLError:
+            raise UnreachableError("tls") from None
+        except exceptions.HTTPError:
+            raise UnreachableError("connect") from None
+        lower = {name.lower(): value for name, value in response.headers.items()}
+        return Response(response.status, lower, response.data.decode("utf-8", "replace"))
+
+    def close(self) -> None:
+        """Close the connections."""
+        for pool in self._pools.values():
+            pool.clear()
+
+    def _pool(self, url: str) -> Any:  # noqa: ANN401 - either of two kinds
+        import urllib3  # noqa: PLC0415 - 80 ms, that MSAL's own import has paid
+
+        proxy = proxies.of(url)
+        pool = self._pools.get(proxy)
+        if pool is None:
+            options: dict[str, Any] = {
+                "ssl_context": self._context,
+                "timeout": urllib3.Timeout(connect=CONNECT_TIMEOUT, read=READ_TIMEOUT),
+            }
+            pool = (
+                urllib3.PoolManager(**options)
+                if proxy is None
+                else urllib3.ProxyManager(proxy, **options)
+            )
+            self._pools[proxy] = pool
+        return pool
 
 
 class Client:
@@ -45,11 +117,11 @@ class Client:
     def __init__(
         self,
         credentials: ClientCredentials,
-        http: httpx.Client,
+        transport: Transport,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._credentials = credentials
-        self._http = _Http(http)
+        self._http = _Http(transport)
         self._clock = clock
         self._http_cache: dict[str, object] = {}
         self._app: Any = None
@@ -71,7 +143,8 @@ class Client:
             # What is no JSON did not come from Entra but from something on the way to it.
             # `from None`: these errors quote responses in full.
             foreign = isinstance(error, json.JSONDecodeError)
-            raise self._refusal({}, type(error).__name__, passing=foreign) from None
+            word = error.word if isinstance(error, UnreachableError) else type(error).__name__
+            raise self._refusal({}, word, passing=foreign) from None
         finally:
             self._http_cache.clear()  # or MSAL replays a failure for up to an hour
         if "access_token" not in result:
@@ -184,8 +257,8 @@ class Client:
 class _Http:
     """The HTTP client that MSAL is given. It keeps what MSAL leaves out of its answers."""
 
-    def __init__(self, client: httpx.Client) -> None:
-        self._client = client
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
         self.asked = "entra"
         """Who was asked last, `entra` or `identity`: MSAL tells both failures alike."""
         self.status: int | None = None
@@ -202,45 +275,69 @@ class _Http:
         self.answer = {}
 
     def get(
-        self,
-        url: str,
-        *,
-        params: dict[str, str] | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> httpx.Response:
-        return self._keep(lambda: self._client.get(url, params=params or None, headers=headers))
+        self, url: str, *, params: Parameters | None = None, headers: Headers | None = None
+    ) -> Response:
+        return self._keep("GET", url, params, headers)
 
     def post(
         self,
         url: str,
         *,
-        params: dict[str, str] | None = None,
-        data: dict[str, str | bytes] | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> httpx.Response:
-        # MSAL hands over a certificate's assertion as bytes, which HTTPX would send as "b'…'".
-        form = {
-            name: value.decode() if isinstance(value, bytes) else value
-            for name, value in (data or {}).items()
-        }
-        return self._keep(
-            lambda: self._client.post(url, params=params or None, data=form, headers=headers)
-        )
+        params: Parameters | None = None,
+        data: Parameters | None = None,
+        headers: Headers | None = None,
+    ) -> Response:
+        # `urlencode` takes bytes as they are: MSAL hands over a certificate's assertion as such.
+        body = urlencode(data or {}).encode("ascii")
+        form = {"Content-Type": "application/x-www-form-urlencoded", **(headers or {})}
+        return self._keep("POST", url, params, form, body)
 
     def close(self) -> None:
-        """Leave the client open: it is shared, and MSAL has no business with its end."""
+        """Leave the connections open: they are shared, and MSAL has no business with their end."""
 
-    def _keep(self, send: Callable[[], httpx.Response]) -> httpx.Response:
+    def _keep(
+        self,
+        method: str,
+        url: str,
+        params: Parameters | None,
+        headers: Headers | None,
+        body: bytes | None = None,
+    ) -> Response:
         self.forget()
-        response = send()
+        known = _known_metadata(url)
+        if known is not None:
+            return known
+        url = f"{url}?{urlencode(params)}" if params else url
+        response = self._transport.request(method, url, headers or {}, body)
         self.status = response.status_code
         self.retry_after = seconds(response.headers.get("retry-after"))
-        if response.is_error:
-            self.answer = _object(response.content)
+        if response.status_code >= HTTPStatus.BAD_REQUEST:
+            self.answer = _object(response.text)
         return response
 
 
-def _object(content: bytes) -> Mapping[str, Any]:
+_METADATA = "/v2.0/.well-known/openid-configuration"
+
+
+def _known_metadata(url: str) -> Response | None:
+    """Return the metadata of a tenant in a known cloud without asking, as far as MSAL uses them.
+
+    Endpoints are documented, and the same for every tenant; asking would cost each cold start a
+    round trip (https://learn.microsoft.com/entra/identity-platform/v2-protocols#endpoints). A
+    tenant that does not exist is then refused by the token endpoint.
+    """
+    authority = url.removesuffix(_METADATA)
+    if authority == url or clouds.of_login(authority) is None:
+        return None
+    endpoints = {
+        "authorization_endpoint": f"{authority}/oauth2/v2.0/authorize",
+        "token_endpoint": f"{authority}/oauth2/v2.0/token",
+        "issuer": f"{authority}/v2.0",
+    }
+    return Response(HTTPStatus.OK, {}, json.dumps(endpoints))
+
+
+def _object(content: str) -> Mapping[str, Any]:
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):

@@ -135,7 +135,7 @@ class Relay:
         try:
             receipt = await self._deliver_once(callback, line)
         except Unavailable as error:
-            answer = self._hold(callback, error, line)
+            answer = await self._hold(callback, error, line)
         else:
             answer = _delivered(receipt, line)
         return replace(answer, clear=start.end(verified))
@@ -159,14 +159,16 @@ class Relay:
             return authorization.parse(request, connection)
         secured = jarm.read(token, connection, self.now())
         keys = await self.keys.get(connection.provider, secured.kid)
-        return jarm.unpack(secured, keys, connection)
+        return await asyncio.to_thread(jarm.unpack, secured, keys, connection)
 
-    def _hold(self, callback: Callback, error: Unavailable, line: log.Line) -> Answer:
+    async def _hold(self, callback: Callback, error: Unavailable, line: log.Line) -> Answer:
         """Seal the callback for the outbox; the host writes it before the answer leaves."""
         if self.sealer is None:
             raise error
         _note(error, line)
-        return replace(_answer(Outcome.HELD, line), held=self.sealer.seal(callback))
+        # In a thread, like all that may have to import `cryptography` first.
+        held = await asyncio.to_thread(self.sealer.seal, callback)
+        return replace(_answer(Outcome.HELD, line), held=held)
 
     async def _decline(self, callback: Callback, line: log.Line) -> Answer:
         """Tell the person what the provider said, and Dynamics too if its template asks for it."""
@@ -178,7 +180,7 @@ class Relay:
                 # The person's answer is the provider's word; Dynamics' trouble is the operator's.
                 _note(error, line)
                 if isinstance(error, Unavailable) and self.sealer is not None:
-                    held = self.sealer.seal(callback)
+                    held = await asyncio.to_thread(self.sealer.seal, callback)
         return Answer(
             Outcome.DECLINED,
             line.reference,
@@ -220,7 +222,7 @@ class Relay:
     async def _try_again(self, message: bytes, line: log.Line) -> DeadLetter | None:
         if self.sealer is None:
             raise Unopenable("outbox_keys")
-        callback = self.sealer.open(message, self.connections)
+        callback = await asyncio.to_thread(self.sealer.open, message, self.connections)
         line.reference, line.delivery_id = callback.reference, callback.delivery_id
         line.connection = callback.connection.name
         if callback.response.code is not None and self.now() >= callback.deliver_by:

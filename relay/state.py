@@ -7,7 +7,6 @@ Dynamics minted it, for this connection, not long ago; and if it has a `cookie` 
 minted it for one browser, which alone may bring it back (RFC 9700 §2.1).
 """
 
-import base64
 import hashlib
 import hmac
 import re
@@ -20,7 +19,6 @@ from relay.authorization import AuthorizationResponse, VerifiedResponse
 from relay.connections import Connection, StatePolicy
 from relay.errors import CookieMissing, InvalidResponse
 
-ALGORITHM = "HS256"
 CALLBACK = "callback"
 AUTHORIZE = "authorize"
 """What a token is good for: the first half of its `aud`, before the connection's name."""
@@ -117,12 +115,12 @@ def derive_verifier(key: bytes, jti: str, cookie: str) -> str:
 
     It is stored nowhere. It takes both the relay's key and the browser's cookie to make it again.
     """
-    return _base64url(hmac.digest(key, f"pkce:{jti}:{cookie}".encode(), "sha256"))
+    return jws.base64url(hmac.digest(key, f"pkce:{jti}:{cookie}".encode(), "sha256"))
 
 
 def fingerprint(value: str) -> str:
     """Return base64url(SHA-256(value)): of a cookie in a state, of a verifier as its challenge."""
-    return _base64url(hashlib.sha256(value.encode()).digest())
+    return jws.base64url(hashlib.sha256(value.encode()).digest())
 
 
 def cookie_name(jti: str) -> str:
@@ -157,7 +155,7 @@ def _claims(
 ) -> StateClaims:
     """Verify a token. All that needs no key comes first, so a forged one costs one HMAC at most."""
     token = jws.read(text, kind)
-    if token.header.get("alg") != ALGORITHM:
+    if token.header.get("alg") != jws.HS256:
         raise kind.refused("algorithm")
     kid = token.header.get("kid")
     key = connection.state_keys.get(kid) if isinstance(kid, str) else None
@@ -169,7 +167,7 @@ def _claims(
     token.check_times(now)
     jti = _text(token, "jti", _JTI)
     cookie = _text(token, "cookie", _HASH) if "cookie" in token.claims else None
-    token.prove(key, ALGORITHM)
+    token.prove(key, jws.HS256)
     return StateClaims(key, jti, cookie)
 
 
@@ -199,8 +197,6 @@ def _bound(claims: StateClaims, cookies: str) -> str:
 def _sign(
     connection: Connection, use: str, jti: str, expires_at: datetime, binding: Mapping[str, str]
 ) -> str:
-    import jwt  # noqa: PLC0415 - as in jws.py
-
     kid, key = next(iter(connection.state_keys.items()))
     claims = {
         "aud": f"{use}:{connection.name}",
@@ -208,8 +204,4 @@ def _sign(
         "jti": jti,
         **binding,
     }
-    return jwt.encode(claims, key, ALGORITHM, {"kid": kid})
-
-
-def _base64url(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+    return jws.sign(claims, key, kid)

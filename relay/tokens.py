@@ -8,13 +8,19 @@ and after a failure Entra is left alone for a moment. `entra.py` gets each token
 import asyncio
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from contextlib import suppress
+from itertools import islice
+from threading import Thread
 
 from relay import entra
 from relay.callback import AccessToken
 from relay.connections import ClientCredentials
 from relay.errors import RelayError, Unavailable
 
+AHEAD = 3
+"""How many tokens are fetched ahead; with more clients the rest wait until they are needed."""
 LAST_GOOD = 30.0
 """Seconds that a token must still live to be used when its renewal fails."""
 PAUSE_UNAVAILABLE = 1.0
@@ -30,7 +36,7 @@ class TokenCache:
     def __init__(
         self, context: ssl.SSLContext, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._http = entra.http(context)
+        self._transport = entra.Transport(context)
         self._clock = clock
         self._sources: dict[ClientCredentials, _Source] = {}
 
@@ -46,14 +52,22 @@ class TokenCache:
         """Return another token than the one that Dynamics refused. Raises as `get` does."""
         return await self._source(credentials).renew(refused)
 
+    def fetch_ahead(self, wanted: Iterable[ClientCredentials]) -> None:
+        """Begin to fetch tokens before anybody asks, while the host is still starting.
+
+        Returns at once and raises nothing: what fails is asked for again when it is needed.
+        """
+        for credentials in islice(dict.fromkeys(wanted), AHEAD):
+            self._source(credentials).fetch_ahead()
+
     def close(self) -> None:
         """Close the connections to Entra."""
-        self._http.close()
+        self._transport.close()
 
     def _source(self, credentials: ClientCredentials) -> "_Source":
         source = self._sources.get(credentials)
         if source is None:
-            source = _Source(entra.Client(credentials, self._http, self._clock), self._clock)
+            source = _Source(entra.Client(credentials, self._transport, self._clock), self._clock)
             self._sources[credentials] = source
         return source
 
@@ -65,11 +79,25 @@ class _Source:
         self._client = client
         self._clock = clock
         self._token: AccessToken | None = None
+        self._ahead: Future[AccessToken] | None = None
         self._flight: asyncio.Task[AccessToken] | None = None
         self._failure: RelayError | None = None
         self._closed_until = 0.0
         self._renewed_at = float("-inf")
         self._refused = False
+
+    def fetch_ahead(self) -> None:
+        future: Future[AccessToken] = Future()
+
+        def acquire() -> None:
+            try:
+                future.set_result(self._client.acquire())
+            except BaseException as error:  # noqa: BLE001 - for whoever waits for it
+                future.set_exception(error)
+
+        self._ahead = future
+        # Not in the loop's executor: there is no loop yet, and the process may end meanwhile.
+        Thread(target=acquire, name="token-ahead", daemon=True).start()
 
     async def get(self) -> AccessToken:
         token, now = self._token, self._clock()
@@ -99,8 +127,7 @@ class _Source:
 
     async def _land(self) -> AccessToken:
         try:
-            # In a thread: everything in MSAL blocks, its constructor too.
-            self._token = await asyncio.to_thread(self._client.acquire, anew=self._refused)
+            self._token = await self._arrive()
             self._refused = False
         except RelayError as error:
             self._failure = error
@@ -110,6 +137,17 @@ class _Source:
             return self._token
         finally:
             self._flight = None
+
+    async def _arrive(self) -> AccessToken:
+        """Return the token that was fetched ahead, if it came and is still good, or a new one."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            with suppress(RelayError):
+                token = await asyncio.wrap_future(ahead)
+                if self._clock() < token.fresh_until:
+                    return token
+        # In a thread: everything in MSAL blocks, its constructor too.
+        return await asyncio.to_thread(self._client.acquire, anew=self._refused)
 
 
 def _pause(error: RelayError) -> float:

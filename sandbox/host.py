@@ -115,6 +115,8 @@ class FunctionsHost:
     ) -> None:
         refuse_in_azure(os.environ)
         directory = directory.resolve()
+        # As Core Tools set it; in Azure it says Production.
+        settings = {"AZURE_FUNCTIONS_ENVIRONMENT": "Development", **settings}
         self._settings = {**os.environ, **settings}
         host_json = _overridden(_read_json(directory / "host.json"), self._settings)
         extensions = host_json.get("extensions", {})

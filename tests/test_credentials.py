@@ -1,5 +1,6 @@
 """Each kind of credential over real HTTP, with the real MSAL: right, wrong and replaced."""
 
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from joserfc import jwt
 
 from relay import log, tls
 from relay.connections import ClientCertificate, ClientCredentials, ClientSecret, ManagedIdentity
-from relay.entra import Client, http
+from relay.entra import Client, Transport, _Http
 from relay.errors import CredentialRefused, Unavailable
 from sandbox.adfs import Adfs
 from sandbox.entra import EXCHANGE, Entra, Fault, FederatedCredential
@@ -57,7 +58,7 @@ class Stage:
             credential,
             f"{RESOURCE}/.default",
         )
-        made = http(tls.trust(str(self.trust), {}))
+        made = Transport(tls.trust(str(self.trust), {}))
         self.stack.callback(made.close)
         return Client(credentials, made)
 
@@ -323,3 +324,41 @@ def test_no_credential_reaches_the_log(stage: Stage, caplog: pytest.LogCaptureFi
     for told in ("canary", "eyJ", "PRIVATE KEY", os.environ["IDENTITY_HEADER"], str(stage.folder)):
         assert told not in caplog.text
     assert "no token from Entra: reason=AADSTS7000215 entra_status=401" in caplog.text
+
+
+# -- the HTTP under MSAL -------------------------------------------------------------------------
+
+
+def test_the_endpoints_of_a_known_cloud_are_known_without_asking() -> None:
+    transport = Transport(tls.trust(None, {}))  # nothing answers to it here
+    for host in ("login.microsoftonline.com", "login.microsoftonline.us"):
+        door = _Http(transport)
+        told = door.get(f"https://{host}/contoso.com/v2.0/.well-known/openid-configuration")
+        endpoints = json.loads(told.text)
+        assert endpoints["token_endpoint"] == f"https://{host}/contoso.com/oauth2/v2.0/token"
+
+
+def test_the_endpoints_of_any_other_authority_are_asked_for(stage: Stage) -> None:
+    stage.entra.metadata_requests = 0
+    stage.client(ClientSecret(SECRET)).acquire()
+    assert stage.entra.metadata_requests == 1
+
+
+def test_a_certificate_that_is_not_trusted_is_told_as_such(stage: Stage) -> None:
+    credentials = ClientCredentials(stage.authority, APP, ClientSecret(SECRET), "x/.default")
+    stranger = Transport(tls.trust(None, {}))
+    with pytest.raises(Unavailable) as refused_by:
+        Client(credentials, stranger).acquire()
+    stranger.close()
+    assert refused_by.value.reason == "entra_tls"
+
+
+def test_a_proxy_of_the_environment_is_asked_to_connect(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(Unavailable) as refused_by:
+        stage.client(ClientSecret(SECRET)).acquire()
+    assert refused_by.value.reason == "entra_connect"

@@ -12,7 +12,7 @@ from relay.callback import AccessToken
 from relay.connections import ClientCredentials, ClientSecret
 from relay.entra import EARLY
 from relay.errors import CredentialRefused, Unavailable
-from relay.tokens import LAST_GOOD, RENEWAL_INTERVAL, TokenCache
+from relay.tokens import AHEAD, LAST_GOOD, RENEWAL_INTERVAL, TokenCache
 from sandbox.entra import Entra, Fault
 from sandbox.serving import Server
 from sandbox.tls import Authority
@@ -172,7 +172,7 @@ async def test_an_entra_that_nobody_reaches_is_unavailable(stage: Stage) -> None
     nowhere = replace(stage.credentials, authority="https://localhost:1/tenant")
     with pytest.raises(Unavailable) as refusal:
         await stage.cache.get(nowhere)
-    assert refusal.value.reason == "entra_ConnectError"
+    assert refusal.value.reason == "entra_connect"
 
 
 async def test_an_entra_with_a_certificate_that_is_not_trusted_is_unavailable(stage: Stage) -> None:
@@ -198,3 +198,41 @@ async def test_no_failure_tells_a_secret(stage: Stage, caplog: pytest.LogCapture
     assert SECRET not in caplog.text
     assert stage.entra.issued[0] not in caplog.text
     assert SECRET not in repr(stage.credentials)
+
+
+# -- fetched ahead -------------------------------------------------------------------------------
+
+
+async def test_a_token_that_was_fetched_ahead_is_there_when_it_is_needed(stage: Stage) -> None:
+    stage.cache.fetch_ahead([stage.credentials, stage.credentials])
+    tokens = await asyncio.gather(*(stage.get() for _ in range(20)))
+    assert len(set(map(id, tokens))) == 1
+    assert stage.entra.token_requests == 1
+
+
+async def test_what_failed_ahead_is_asked_for_again_when_it_is_needed(stage: Stage) -> None:
+    stage.entra.faults.append(Fault.UNAVAILABLE)
+    stage.cache.fetch_ahead([stage.credentials])
+    assert (await stage.get()).value == stage.entra.issued[0]
+    assert stage.entra.token_requests == 2
+
+
+async def test_a_token_that_grew_old_before_anybody_came_is_not_used(stage: Stage) -> None:
+    stage.entra.lifetime = 400
+    stage.cache.fetch_ahead([stage.credentials])
+    source = stage.cache._sources[stage.credentials]
+    assert source._ahead is not None
+    early = await asyncio.wrap_future(source._ahead)
+    stage.clock.seconds = early.expires_at
+    source._client._app.token_cache = _empty_cache()
+    assert (await stage.get()).value != early.value
+
+
+async def test_only_a_few_clients_are_asked_for_ahead(stage: Stage) -> None:
+    many = [replace(stage.credentials, client_id=f"client-{number}") for number in range(50)]
+    stage.cache.fetch_ahead(many)
+    assert len(stage.cache._sources) == AHEAD
+    for source in stage.cache._sources.values():
+        assert source._ahead is not None
+        with pytest.raises(CredentialRefused):
+            await asyncio.wrap_future(source._ahead)

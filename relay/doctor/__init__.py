@@ -15,6 +15,7 @@ from relay import cookies, settings, tls
 from relay.connections import Connection
 from relay.doctor import entra, host, provider, storage, target
 from relay.doctor.finding import Finding, Verdict, fail, ok, warn
+from relay.entra import Transport
 from relay.errors import Misconfigured
 
 __all__ = ["Finding", "Verdict", "examine", "shown"]
@@ -51,7 +52,7 @@ def examine(
     ) as http:
         for name, connection in connections.by_name.items():
             if only in (None, name):
-                for finding in _connection(connection, http, write=write):
+                for finding in _connection(connection, http, Transport(context), write=write):
                     yield replace(finding, connection=name)
         if only is None:
             yield from storage.examine(read.app, environ, http, write=write)
@@ -61,6 +62,7 @@ def examine(
 def _connection(
     connection: Connection | Misconfigured,
     http: httpx.Client,
+    transport: Transport,
     *,
     write: bool,
 ) -> Iterator[Finding]:
@@ -68,7 +70,7 @@ def _connection(
         yield from _problems(connection.problems)
         return
     yield ok("settings", "they validate")
-    token = yield from entra.examine(connection.credentials, http)
+    token = yield from entra.examine(connection.credentials, http, transport)
     yield from target.examine(connection, http, token, write=write)
     yield from provider.examine(connection, http)
 

@@ -1,0 +1,17 @@
+"""The proxies that the environment names, for all that the relay asks."""
+
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+
+def of(url: str) -> str | None:
+    """Return the address of the proxy through which a server is reached, or `None`.
+
+    As other programs read them: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`.
+    """
+    parts = urlsplit(url)
+    proxies = getproxies()
+    address = proxies.get(parts.scheme) or proxies.get("all")
+    if not address or proxy_bypass(parts.hostname or ""):
+        return None
+    return address if "://" in address else f"http://{address}"
