@@ -51,7 +51,7 @@ def examine(
     ) as http:
         for name, connection in connections.by_name.items():
             if only in (None, name):
-                for finding in _connection(connection, http, write=write):
+                for finding in _connection(connection, http, environ, write=write):
                     yield replace(finding, connection=name)
         if only is None:
             yield from storage.examine(read.app, environ, http, write=write)
@@ -61,6 +61,7 @@ def examine(
 def _connection(
     connection: Connection | Misconfigured,
     http: httpx.Client,
+    environ: Mapping[str, str],
     *,
     write: bool,
 ) -> Iterator[Finding]:
@@ -70,7 +71,7 @@ def _connection(
     yield ok("settings", "they validate")
     token = yield from entra.examine(connection.credentials, http)
     yield from target.examine(connection, http, token, write=write)
-    yield from provider.examine(connection, http)
+    yield from provider.examine(connection, http, environ)
 
 
 def _problems(problems: tuple[str, ...]) -> Iterator[Finding]:
