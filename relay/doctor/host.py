@@ -20,6 +20,8 @@ OUTAGE = timedelta(minutes=60)
 """For so long error records are to survive an outage of Dynamics."""
 SLOW = timedelta(seconds=20)
 """Seconds between two attempts; a code that lives for a minute is then tried a few times."""
+MANY = 360
+"""Attempts that last for an hour at the pause that the relay comes with."""
 IDLE = timedelta(seconds=10)
 """The longest that a held message may wait to be seen at all."""
 SHORTEST = timedelta(minutes=1)
@@ -144,8 +146,11 @@ def _queues(host: Effective) -> Iterator[Finding]:
     else:
         lasts = between.total_seconds() * int(most)
         if lasts < OUTAGE.total_seconds():
-            what = f"what is held is given up after {lasts / 60:.0f} minutes"
-            yield _wrong(warn, attempts, what, "500")
+            what = f"what is held is given up after {_spoken(lasts)}"
+            if int(most) < MANY:
+                yield _wrong(warn, attempts, what, "500")
+            else:
+                yield _wrong(warn, pause, what, '"00:00:10"')
         if between > SLOW:
             yield _wrong(
                 warn, pause, "a code expires before it was tried a few times", '"00:00:10"'
@@ -156,6 +161,11 @@ def _queues(host: Effective) -> Iterator[Finding]:
     encoding = host.get(f"{section}.messageEncoding", "base64")
     if str(encoding.value).lower() != "base64":
         yield _wrong(warn, encoding, "what was held in base64 before is no longer read", '"base64"')
+
+
+def _spoken(seconds: float) -> str:
+    minutes = int(seconds // 60)
+    return f"{minutes} minutes" if minutes > 1 else f"{seconds:.0f} seconds"
 
 
 def _http(host: Effective) -> Iterator[Finding]:

@@ -209,7 +209,7 @@ def _written(service: Queues, name: str) -> Finding:
     service.create(name)
     # It ends with its hiding: should deleting fail, no function ever sees it either.
     service.delete(name, service.put(name, text, hidden=HIDDEN, life=HIDDEN + 1))
-    return ok("write", "a message could be written and deleted")
+    return ok("message", "one could be written and deleted")
 
 
 def _count(service: Queues, name: str) -> int | None:
@@ -224,5 +224,5 @@ def _callbacks(number: int) -> str:
 
 
 def _spoken(age: timedelta) -> str:
-    minutes = int(age.total_seconds() // 60)
-    return f"{minutes} minutes" if minutes < 120 else f"{minutes // 60} hours"  # noqa: PLR2004 - two
+    hours, minutes = divmod(int(age.total_seconds() // 60), 60)
+    return f"{hours} hours" if hours > 1 else f"{hours * 60 + minutes} minutes"
