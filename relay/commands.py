@@ -142,7 +142,7 @@ def _lost(given: Mapping[str, str], queue: str) -> tuple[_Pile, _Pile]:
     try:
         account = queues.account(given)
     except queues.StorageUnusable as problem:
-        raise Stop(f"{problem}. {storage.EXPECTED}") from None
+        raise Stop(_lines(str(problem), storage.EXPECTED)) from None
     try:
         with httpx.Client(
             verify=trust(given), timeout=20, follow_redirects=False, cookies=cookies.none()
@@ -151,7 +151,11 @@ def _lost(given: Mapping[str, str], queue: str) -> tuple[_Pile, _Pile]:
             return _pile(service, f"{queue}-dead"), _pile(service, f"{queue}-poison")
     except (queues.StorageRefused, httpx.HTTPError, RelayError) as error:
         finding = storage.trouble(error, account)
-        raise Stop(f"{finding.message}\n{finding.fix}") from None
+        raise Stop(_lines(finding.message, finding.fix)) from None
+
+
+def _lines(problem: str, fix: str) -> str:
+    return "\n".join(textwrap.fill(text, 80) for text in (f"{problem}.", fix))
 
 
 def _pile(service: queues.Queues, queue: str) -> _Pile:

@@ -308,6 +308,11 @@ def test_an_app_setting_that_overrides_the_file_is_named_itself(
     assert name in trouble.message
 
 
+def test_an_override_is_read_as_windows_may_spell_it() -> None:
+    name = "AzureFunctionsJobHost:extensions:http:routePrefix"
+    assert_only(examine({name: "api"}), "fail", "host.json", name, "Remove that app setting")
+
+
 def test_an_override_that_mends_the_file_counts(folder: Path) -> None:
     document = json.loads((folder / "host.json").read_text("utf-8"))
     http(document)["routePrefix"] = "api"

@@ -49,7 +49,7 @@ class Stage:
     def __init__(self, authority: Authority, stack: ExitStack) -> None:
         self.authority = authority
         self._stack = stack
-        self.asked: list[dict[str, str]] = []
+        self.asked: list[list[tuple[str, str]]] = []
         routes = [
             Route("/tenant/.well-known/openid-configuration", self._metadata),
             Route("/.well-known/oauth-authorization-server/as", self._metadata),
@@ -106,7 +106,7 @@ class Stage:
         return JSONResponse(self.keys)
 
     async def _authorize(self, request: Request) -> Response:
-        self.asked.append(dict(request.query_params))
+        self.asked.append(request.query_params.multi_items())
         return self.answer(request)
 
 
@@ -183,7 +183,8 @@ def test_the_provider_is_asked_for_a_code_as_the_relay_would_but_for_nobody(stag
     }
     examine(settings)
     examine(settings)
-    first, second = stage.asked
+    first, second = map(dict, stage.asked)
+    assert [len(asked) for asked in stage.asked] == [len(first), len(second)]
     assert first.pop("state") != second.pop("state")
     assert first.pop("code_challenge") != second.pop("code_challenge")
     assert (
@@ -220,6 +221,11 @@ def jarm_without_keys(stage: Stage, settings: Settings) -> None:
 def jarm_with_a_secret_key(stage: Stage, settings: Settings) -> None:
     jarm(stage, settings)
     stage.keys = {"keys": [{"kty": "oct", "k": "canary"}, "canary"]}
+
+
+def jarm_with_a_private_key(stage: Stage, settings: Settings) -> None:
+    jarm(stage, settings)
+    stage.keys = {"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "canary", "d": "canary"}]}
 
 
 def jarm_with_an_encryption_key(stage: Stage, settings: Settings) -> None:
@@ -413,6 +419,7 @@ BROKEN: list[tuple[Break, str, str, str, str]] = [
     ),
     (jarm_without_keys, "fail", "keys", "no key that could prove", "RS256, PS256, ES256, EdDSA"),
     (jarm_with_a_secret_key, "fail", "keys", "no key that could prove", "PROVIDER_JWKS_URI"),
+    (jarm_with_a_private_key, "fail", "keys", "no key that could prove", "PROVIDER_JWKS_URI"),
     (jarm_with_an_encryption_key, "fail", "keys", "no key that could prove", "PROVIDER_JWKS_URI"),
     (jarm_with_keys_nowhere, "fail", "keys", "nothing says where", "PROVIDER_JWKS_URI"),
     (jarm_with_keys_in_the_open, "fail", "keys", "nothing says where", "PROVIDER_JWKS_URI"),
@@ -440,6 +447,13 @@ BROKEN: list[tuple[Break, str, str, str, str]] = [
         "/callback or /callback/default",
     ),
     (
+        another_address("https://another.azurewebsites.net/api/callback"),
+        "fail",
+        "redirect_uri",
+        "not the address of this connection",
+        "/callback or /callback/default",
+    ),
+    (
         another_address("https://api.contoso.com/oauth/callback"),
         "warn",
         "redirect_uri",
@@ -461,7 +475,7 @@ BROKEN: list[tuple[Break, str, str, str, str]] = [
         "Register PROVIDER_REDIRECT_URI",
     ),
     (
-        answering(lambda _: RedirectResponse("/oauth/error?errorId=canary")),
+        answering(lambda _: RedirectResponse("/oauth/error?canary")),
         "fail",
         "registration",
         "does not take PROVIDER_REDIRECT_URI",
@@ -553,15 +567,35 @@ def test_a_signed_response_needs_no_promise_of_iss(stage: Stage) -> None:
     assert "keys" in {one.check for one in found}
 
 
-def test_an_issuer_out_of_reach_fails_where_responses_are_proven_with_its_keys(
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        # What cannot be found because of the issuer is not named a second time.
+        ("https://localhost:1", [(Verdict.FAIL, "issuer")]),
+        ("/as/", [(Verdict.FAIL, "issuer")]),
+        ("/nothing", [(Verdict.WARN, "issuer"), (Verdict.FAIL, "keys")]),
+    ],
+)
+def test_where_responses_are_proven_the_issuer_has_to_be_found(
+    stage: Stage, path: str, expected: list[tuple[Verdict, str]]
+) -> None:
+    settings = stage.settings
+    jarm(stage, settings)
+    settings["PROVIDER_ISSUER"] = path if "://" in path else stage.url + path
+    assert [(one.verdict, one.check) for one in troubles(examine(settings))] == expected
+
+
+def test_keys_that_the_settings_name_are_examined_without_the_issuers_metadata(
     stage: Stage,
 ) -> None:
-    settings = stage.settings | {"PROVIDER_ISSUER": "https://localhost:1"}
+    settings = stage.settings
     jarm(stage, settings)
-    assert [(one.verdict, one.check) for one in troubles(examine(settings))] == [
-        (Verdict.FAIL, "issuer"),
-        (Verdict.FAIL, "keys"),
-    ]
+    settings |= {
+        "PROVIDER_ISSUER": "https://localhost:1",
+        "PROVIDER_JWKS_URI": f"{stage.url}/keys",
+    }
+    found = {one.check: one.verdict for one in examine(settings)}
+    assert (found["issuer"], found["keys"]) == (Verdict.WARN, Verdict.OK)
 
 
 def test_each_connection_has_its_own_address(stage: Stage) -> None:

@@ -325,6 +325,12 @@ def test_an_old_message_in_the_outbox_is_warned_of_with_its_age(
         assert "redeliver" in found[2].fix
 
 
+def test_a_storage_account_in_azure_is_well() -> None:
+    with Server(Storage().app) as server:
+        found = examine(fake(server.url) | {"WEBSITE_INSTANCE_ID": "1"})
+    assert troubles(found) == []
+
+
 def test_reading_asks_for_nothing_but_reading() -> None:
     storage = Storage()
     with Server(storage.app) as server:

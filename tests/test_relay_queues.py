@@ -4,6 +4,7 @@ import base64
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from itertools import count
 
 import httpx
@@ -228,6 +229,36 @@ def test_what_is_no_list_of_messages_is_a_refusal(http: httpx.Client, body: byte
         assert refused.value.code == ""
 
 
+def test_a_refusal_keeps_the_storages_word_and_none_of_its_sentences(http: httpx.Client) -> None:
+    words = {"/one": "AuthorizationFailure", "/two": "a canary sentence", "/three": ""}
+
+    async def refuse(request: Request) -> Response:
+        return Response("canary", 403, {"x-ms-error-code": words[request.url.path]})
+
+    with Server(Starlette(routes=[Route("/{path:path}", refuse)])) as server:
+        queues = Queues(Account(server.url, "key", "name", b"key"), http)
+        for queue, word in (("one", "AuthorizationFailure"), ("two", ""), ("three", "")):
+            with pytest.raises(StorageRefused) as refused:
+                queues.count(queue)
+            assert refused.value.code == word
+            assert CANARY not in str(refused.value)
+
+
+def test_each_request_says_when_it_was_signed(http: httpx.Client) -> None:
+    """Azure refuses what is older than a quarter of an hour; Azurite takes anything."""
+    signed: list[str] = []
+
+    async def listen(request: Request) -> Response:
+        signed.append(request.headers["x-ms-date"])
+        return Response(headers={"x-ms-approximate-messages-count": "0"})
+
+    with Server(Starlette(routes=[Route("/queue", listen)])) as server:
+        Queues(Account(server.url, "key", "name", b"key"), http).count("queue")
+    (date,) = signed
+    assert date.endswith(" GMT")
+    assert abs(parsedate_to_datetime(date) - datetime.now(UTC)) < timedelta(minutes=1)
+
+
 # -- an identity ---------------------------------------------------------------------------------
 
 
@@ -334,6 +365,13 @@ def test_an_identity_leads_to_the_queues_of_its_account() -> None:
     assert found.identity == ManagedIdentity(None)
 
 
+def test_an_identity_may_be_named_for_all_of_the_app() -> None:
+    environ = {"AzureWebJobsStorage__accountName": "contoso", "AZURE_CLIENT_ID": "one"}
+    assert account(environ).identity == ManagedIdentity("one")
+    environ["AzureWebJobsStorage__clientId"] = "another"
+    assert account(environ).identity == ManagedIdentity("another")
+
+
 def test_the_whole_setting_counts_before_its_parts() -> None:
     found = account(
         {
@@ -352,6 +390,7 @@ def test_the_whole_setting_counts_before_its_parts() -> None:
         ({"": f"AccountName={CANARY}"}, "no connection string"),
         ({"": f"AccountKey={KEY}"}, "no connection string"),
         ({"": f"AccountName=a;AccountKey={CANARY}"}, "not whole"),
+        ({"": f"AccountName=a;AccountKey={CANARY}!!=="}, "not whole"),
         ({"": f"AccountName=a;AccountKey={KEY};QueueEndpoint=ftp://{CANARY}"}, "no connection"),
         ({"": f"AccountName=a;AccountKey={KEY};QueueEndpoint=http://a:{CANARY}"}, "no connection"),
         ({"": f"AccountName=a;AccountKey={KEY};QueueEndpoint=http://[{CANARY}"}, "no connection"),

@@ -70,13 +70,13 @@ def examine(
 ) -> Iterator[Finding]:
     """Examine the provider of a connection, and what the relay believes of it. Reads only."""
     provider = connection.provider
-    metadata: Document = {}
+    metadata: Document | None = {}
     if provider.issuer is not None:
         metadata = yield from _metadata(provider, provider.issuer, http)
     if metadata:
         yield from _promises(provider, metadata)
-    if provider.secured:
-        yield from _keys(provider, metadata, http)
+    if provider.secured and (metadata is not None or provider.jwks_uri):
+        yield from _keys(provider, metadata or {}, http)
     if provider.redirect_uri is not None:
         yield from _redirect_uri(provider.redirect_uri, connection.name, environ)
     if provider.authorization_endpoint and provider.client_id and provider.redirect_uri:
@@ -89,17 +89,21 @@ def examine(
 
 def _metadata(
     provider: Provider, issuer: str, http: httpx.Client
-) -> Generator[Finding, None, Document]:
-    """Read the metadata of RFC 8414 §3 or OpenID Connect Discovery 1.0 §4."""
+) -> Generator[Finding, None, Document | None]:
+    """Read the metadata of RFC 8414 §3 or OpenID Connect Discovery 1.0 §4.
+
+    Return an empty document where there is none, and `None` where it cannot be had or used.
+    """
     others = []
     for address in _addresses(issuer):
         try:
             response = http.get(address)
         except httpx.HTTPError as error:
-            # Only JARM makes the relay itself depend on the provider.
+            # Only JARM makes the relay itself read them, to find the keys.
+            needed = provider.secured and provider.jwks_uri is None
             finding = unreachable("issuer", "the provider", error)
-            yield finding if provider.secured else replace(finding, verdict=Verdict.WARN)
-            return {}
+            yield finding if needed else replace(finding, verdict=Verdict.WARN)
+            return None
         document = _object(response)
         if document.get("issuer") == issuer:
             yield ok("issuer", "its metadata are those of PROVIDER_ISSUER")
@@ -108,13 +112,13 @@ def _metadata(
             others.append(str(document["issuer"]))
     if others:
         yield _another(issuer, others[0])
-    else:
-        yield warn(
-            "issuer",
-            "the provider publishes no metadata under PROVIDER_ISSUER",
-            "Compare PROVIDER_ISSUER with the provider's documentation, letter by letter; without "
-            "metadata its promises cannot be examined.",
-        )
+        return None
+    yield warn(
+        "issuer",
+        "the provider publishes no metadata under PROVIDER_ISSUER",
+        "Compare PROVIDER_ISSUER with the provider's documentation, letter by letter; without "
+        "metadata its promises cannot be examined.",
+    )
     return {}
 
 
