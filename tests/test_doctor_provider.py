@@ -31,7 +31,7 @@ CHECKS = {
     "endpoint",
     "flow",
     "pkce",
-    "scope",
+    "scopes",
     "keys",
     "redirect_uri",
     "registration",
@@ -413,7 +413,7 @@ BROKEN: list[tuple[Break, str, str, str, str]] = [
     (
         with_settings(PROVIDER_SCOPE="openid canary"),
         "warn",
-        "scope",
+        "scopes",
         "does not list",
         "documentation",
     ),

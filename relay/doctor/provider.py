@@ -213,7 +213,7 @@ def _authorization(provider: Provider, endpoint: str, metadata: Document) -> Ite
     if scopes is not None and not {*(provider.scope or "").split()} <= {*scopes}:
         # RFC 8414 §2: it need not list them all.
         yield warn(
-            "scope",
+            "scopes",
             "PROVIDER_SCOPE asks for what the provider does not list",
             "Compare PROVIDER_SCOPE with the provider's documentation.",
         )
