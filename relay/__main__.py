@@ -105,6 +105,18 @@ def parser() -> argparse.ArgumentParser:
         minted = command(name, run, what, name, f"{name} --connection xero")
         _connection(minted)
 
+    letters = command(
+        "dead-letters",
+        commands.dead_letters,
+        "List the callbacks that will never reach Dynamics. Reads only.\n"
+        "The oldest come first: the storage deletes each after seven days.",
+        "dead-letters",
+        "dead-letters --json",
+    )
+    letters.add_argument(
+        "--json", action="store_true", help="print all that is known, for machines; states too"
+    )
+
     command(
         "settings",
         commands.settings_table,

@@ -7,18 +7,19 @@ import secrets
 import ssl
 import sys
 import textwrap
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 
-from relay import clouds, cookies, environment, settings, tls
+from relay import clouds, cookies, environment, queues, settings, tls
 from relay import discover as discovery
 from relay import state as states
 from relay.connections import Connection
-from relay.errors import Misconfigured, UnknownConnection
+from relay.errors import Misconfigured, RelayError, UnknownConnection
+from relay.sealing import DeadLetter
 
 TRIAL = timedelta(minutes=10)
 """How long a state or a ticket lives that is minted for trying out."""
@@ -99,6 +100,102 @@ def ticket(options: argparse.Namespace) -> int:
     connection = _signed(options.connection)
     print(states.mint_ticket(connection, secrets.token_urlsafe(16), datetime.now(UTC), TRIAL))
     return 0
+
+
+def dead_letters(options: argparse.Namespace) -> int:
+    """List what will never reach Dynamics, the oldest first: those expire next."""
+    given = environment.read()
+    queue = settings.read(given).app.outbox_queue
+    dead, poison = _lost(given, queue)
+    letters = [letter for letter in map(_letter, dead.shown) if letter is not None]
+    unreadable = len(dead.shown) - len(letters)
+    if options.json:
+        found = {"dead_letters": [asdict(letter) for letter in letters], "unreadable": unreadable}
+        print(json.dumps({**found, "more": dead.more, "poison": poison.count}, indent=2))
+        return 0
+    _print_letters(letters)
+    if unreadable:
+        print(f"\n{unreadable} in {queue}-dead cannot be read: the relay did not write them.")
+    if dead.more:
+        print(f"\nAbout {dead.more} more: a queue shows its first {queues.PEEK} only.")
+    if poison.count:
+        print(f"\n{queue}-poison holds about {poison.count}, sealed. The doctor says what to do.")
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Pile:
+    """What lies in a queue: about how many, and the bodies of the first ones."""
+
+    count: int = 0
+    shown: tuple[bytes, ...] = ()
+
+    @property
+    def more(self) -> int:
+        return max(0, self.count - len(self.shown))
+
+
+def _lost(given: Mapping[str, str], queue: str) -> tuple[_Pile, _Pile]:
+    """Return the dead letters and the poison of an outbox, or raise `Stop`."""
+    from relay.doctor import storage  # noqa: PLC0415 - it knows what to say of a storage
+
+    try:
+        account = queues.account(given)
+    except queues.StorageUnusable as problem:
+        raise Stop(_lines(str(problem), storage.EXPECTED)) from None
+    try:
+        with httpx.Client(
+            verify=trust(given), timeout=20, follow_redirects=False, cookies=cookies.none()
+        ) as http:
+            service = queues.Queues(account, http)
+            return _pile(service, f"{queue}-dead"), _pile(service, f"{queue}-poison")
+    except (queues.StorageRefused, httpx.HTTPError, RelayError) as error:
+        finding = storage.trouble(error, account)
+        raise Stop(_lines(finding.message, finding.fix)) from None
+
+
+def _lines(problem: str, fix: str) -> str:
+    return "\n".join(textwrap.fill(text, 80) for text in (f"{problem}.", fix))
+
+
+def _pile(service: queues.Queues, queue: str) -> _Pile:
+    try:
+        return _Pile(service.count(queue), tuple(each.body for each in service.peek(queue)))
+    except queues.QueueMissing:  # the host makes it when there is something for it
+        return _Pile()
+
+
+def _letter(body: bytes) -> DeadLetter | None:
+    """Return a dead letter as the relay wrote it, or `None` for anything else."""
+    try:
+        letter = DeadLetter(**json.loads(body))
+    except (TypeError, ValueError, RecursionError):
+        return None
+    fitting = all(
+        isinstance(value, int if name == "attempts" else str)
+        for name, value in asdict(letter).items()
+    )
+    return letter if fitting else None
+
+
+def _print_letters(letters: Sequence[DeadLetter]) -> None:
+    if not letters:
+        print("none")
+        return
+    print(f"{'given up (UTC)':<16} {'connection':<14} {'reference':<16} {'tries':>5}  reason")
+    for letter in letters:
+        row = (
+            f"{letter.last.replace('T', ' ')[:16]:<16} {_cut(letter.connection, 14):<14} "
+            f"{_cut(letter.reference, 16):<16} {_cut(str(letter.attempts), 5):>5}  "
+            f"{_cut(letter.reason, 23)}"
+        )
+        # Whoever can write to the queue must not write to the terminal.
+        print("".join(char if char.isprintable() else "?" for char in row))
+    print("\n--json also has each state, by which Dynamics knows the person.")
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def settings_table(_: argparse.Namespace) -> int:

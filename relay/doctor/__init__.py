@@ -4,6 +4,7 @@ For each connection: settings, Entra, Dynamics, the provider; then what all shar
 host.json. A check that cannot pass because an earlier one failed is left out.
 """
 
+import ssl
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -52,7 +53,7 @@ def examine(
     ) as http:
         for name, connection in connections.by_name.items():
             if only in (None, name):
-                for finding in _connection(connection, http, Transport(context), write=write):
+                for finding in _connection(connection, http, context, environ, write=write):
                     yield replace(finding, connection=name)
         if only is None:
             yield from storage.examine(read.app, environ, http, write=write)
@@ -62,7 +63,8 @@ def examine(
 def _connection(
     connection: Connection | Misconfigured,
     http: httpx.Client,
-    transport: Transport,
+    context: ssl.SSLContext,
+    environ: Mapping[str, str],
     *,
     write: bool,
 ) -> Iterator[Finding]:
@@ -70,9 +72,9 @@ def _connection(
         yield from _problems(connection.problems)
         return
     yield ok("settings", "they validate")
-    token = yield from entra.examine(connection.credentials, http, transport)
+    token = yield from entra.examine(connection.credentials, http, Transport(context))
     yield from target.examine(connection, http, token, write=write)
-    yield from provider.examine(connection, http)
+    yield from provider.examine(connection, http, environ)
 
 
 def _problems(problems: tuple[str, ...]) -> Iterator[Finding]:

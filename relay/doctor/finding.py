@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """How a check went. `FAIL` keeps callbacks from being delivered, `WARN` may."""
+    """How a check went. `FAIL` keeps callbacks from being delivered, or secret; `WARN` may."""
 
     OK = "ok"
     WARN = "warn"
@@ -38,5 +38,5 @@ def warn(check: str, message: str, fix: str) -> Finding:
 
 
 def fail(check: str, message: str, fix: str) -> Finding:
-    """Return that callbacks will not be delivered, and the next step."""
+    """Return that callbacks will not be delivered, or not stay secret, and the next step."""
     return Finding(Verdict.FAIL, check, message, fix)

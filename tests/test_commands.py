@@ -1,0 +1,334 @@
+"""The smaller commands: what they print works, and what they say of a mistake helps."""
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+
+from relay import settings, state
+from relay.__main__ import main, parser
+from relay.callback import Callback
+from relay.errors import InvalidResponse
+from relay.sealing import Sealer
+from sandbox.world import World
+from tests.helpers import connection, response, verified
+
+SECRET = "canary-secret"
+STATE_KEY = "Y2FuYXJ5LWNhbmFyeS1jYW5hcnktY2FuYXJ5LWNhbmE"
+SETTINGS = {
+    "ENTRA_TENANT_ID": "contoso.onmicrosoft.com",
+    "ENTRA_CLIENT_ID": "client",
+    "ENTRA_CLIENT_SECRET": SECRET,
+    "DYNAMICS_URL": "https://contoso.operations.dynamics.com/data/OAuthCallbacks",
+    "STATE_POLICY": "signed",
+    "STATE_KEYS": f"k1:{STATE_KEY}",
+    "CONNECTIONS__XERO__CODE_TTL": "60",
+    "CONNECTIONS__BROKEN__CODE_TTL": "canary",
+}
+COMMANDS = {
+    name
+    for action in parser()._actions
+    if isinstance(action, argparse._SubParsersAction)
+    for name in action.choices
+}
+
+type Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Start in an empty folder, with these settings in the environment."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in SETTINGS.items():
+        monkeypatch.setenv(name, value)
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run one command, and return its exit code and what it said. No secret may be in an error."""
+
+    def runs(*arguments: str) -> tuple[int, str, str]:
+        try:
+            code = main(arguments)
+        except SystemExit as stop:  # argparse's own way out
+            code = int(stop.code or 0)
+        said = capsys.readouterr()
+        for secret in ("canary", SECRET, STATE_KEY):
+            assert secret not in said.err
+        return code, said.out, said.err
+
+    return runs
+
+
+def local_settings(folder: Path, content: object, encoding: str = "utf-8") -> None:
+    text = content if isinstance(content, str) else json.dumps(content)
+    (folder / "local.settings.json").write_text(text, encoding)
+
+
+# -- keygen ----------------------------------------------------------------------------------------
+
+
+def keys(run: Run) -> dict[str, str]:
+    code, out, err = run("keygen")
+    assert (code, err) == (0, "")
+    return dict(line.split("=", 1) for line in out.splitlines())
+
+
+def test_the_keys_of_keygen_work_as_settings(run: Run) -> None:
+    made = keys(run)
+    assert made.keys() == {"OUTBOX_KEYS", "STATE_KEYS"}
+    read = settings.read(SETTINGS | made)
+    found = read.connections.get("default")
+    (kid,) = found.state_keys
+    assert re.fullmatch(r"k\d{8}", kid)
+    assert len(found.state_keys[kid]) == 32
+    now = datetime.now(UTC)
+    callback = Callback.received(connection(), verified(), "0" * 16, now)
+    sealer = Sealer(read.app.outbox_keys)
+    message = sealer.seal(callback).encode()
+    opened = sealer.open(message, settings.read(SETTINGS | made).connections)
+    assert opened.response == callback.response
+
+
+def test_a_state_can_be_minted_with_the_keys_of_keygen(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = keys(run)["STATE_KEYS"]
+    monkeypatch.setenv("STATE_KEYS", made)
+    code, out, _ = run("state")
+    assert code == 0
+    default = settings.read(SETTINGS | {"STATE_KEYS": made}).connections.get("default")
+    assert state.verify(response(state=out.strip()), default).state == out.strip()
+
+
+def test_keygen_never_makes_the_same_keys_twice(run: Run) -> None:
+    first, second = keys(run), keys(run)
+    for name in first:
+        assert first[name] != second[name]
+
+
+# -- state and ticket ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["default", "xero"])
+def test_a_minted_state_is_believed_for_its_connection_and_for_no_other(
+    run: Run, name: str
+) -> None:
+    code, out, err = run("state", *(() if name == "default" else ("--connection", name)))
+    assert (code, err) == (0, "")
+    minted = response(state=out.strip())
+    connections = settings.read(SETTINGS).connections
+    assert state.verify(minted, connections.get(name)).state == out.strip()
+    other = connections.get("xero" if name == "default" else "default")
+    with pytest.raises(InvalidResponse):
+        state.verify(minted, other)
+
+
+def test_a_minted_state_lives_for_ten_minutes_and_is_new_each_time(run: Run) -> None:
+    (_, first, _), (_, second, _) = run("state"), run("state")
+    assert first != second
+    default = settings.read(SETTINGS).connections.get("default")
+    soon, late = (datetime.now(UTC) + timedelta(minutes=minutes) for minutes in (9, 12))
+    state.verify(response(state=first.strip()), default, now=soon)
+    with pytest.raises(InvalidResponse):
+        state.verify(response(state=first.strip()), default, now=late)
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with World(
+        {
+            "STATE_POLICY": "signed",
+            "STATE_KEYS": f"k1:{STATE_KEY}",
+            "PROVIDER_CLIENT_ID": "dynamics-365",
+            "PROVIDER_AUTHORIZATION_ENDPOINT": "https://login.example/authorize",
+            "PROVIDER_REDIRECT_URI": "https://relay.example/callback",
+        }
+    ) as world:
+        yield world
+
+
+def test_a_minted_state_takes_a_callback_all_the_way_to_dynamics(run: Run, world: World) -> None:
+    minted = run("state")[1].strip()
+    with world.client() as client:
+        answer = client.get(world.redirect_uri, params={"code": "c", "state": minted})
+    assert answer.json()["outcome"] == "delivered"
+    assert minted in world.dynamics.rows
+
+
+def test_a_minted_ticket_starts_a_flow(run: Run, world: World) -> None:
+    code, out, err = run("ticket")
+    assert (code, err) == (0, "")
+
+    def start(ticket: str) -> httpx.Response:
+        with world.client() as client:
+            url = f"{world.relay_server.url}/authorize/default"
+            return client.get(url, params={"ticket": ticket})
+
+    started = start(out.strip())
+    assert started.status_code == 302
+    assert started.headers["location"].startswith("https://login.example/authorize?")
+    assert start(run("state")[1].strip()).status_code == 400
+
+
+def test_without_a_key_to_mint_with_the_command_says_how_to_get_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STATE_KEYS")
+    monkeypatch.delenv("STATE_POLICY")
+    for name in ("state", "ticket"):
+        code, out, err = run(name)
+        assert (code, out) == (1, "")
+        assert "STATE_KEYS: expected" in err
+        assert "python -m relay keygen" in err
+
+
+def test_an_unknown_connection_is_answered_with_those_that_there_are(run: Run) -> None:
+    for name in ("state", "ticket", "doctor"):
+        code, out, err = run(name, "--connection", "canary")
+        assert (code, out) == (1, "")
+        assert "broken, default, xero" in err
+
+
+def test_a_connection_with_wrong_settings_is_answered_with_what_is_expected(run: Run) -> None:
+    code, out, err = run("state", "--connection", "broken")
+    assert (code, out) == (1, "")
+    assert err.startswith("CONNECTIONS__BROKEN__CODE_TTL: expected seconds")
+
+
+def test_without_any_connection_the_first_setting_is_asked_for(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in SETTINGS:
+        monkeypatch.delenv(name)
+    code, out, err = run("state")
+    assert (code, out) == (1, "")
+    assert err.startswith("DYNAMICS_URL: missing")
+
+
+# -- settings --------------------------------------------------------------------------------------
+
+
+def test_every_setting_is_listed_with_what_is_expected(run: Run) -> None:
+    code, out, err = run("settings")
+    assert (code, err) == (0, "")
+    listed = [line for line in out.splitlines() if re.fullmatch(r"[A-Z_]+", line)]
+    assert listed == [
+        *settings.names(settings.ConnectionSettings),
+        *settings.names(settings.AppSettings),
+    ]
+    assert out.count("    expected  ") == len(listed)
+    for article, ours in settings.ARTICLE.items():
+        assert re.search(rf"^{ours}\n(    .*\n)*    also      {article}$", out, re.MULTILINE)
+    assert re.search(r"^DYNAMICS_TIMEOUT\n(    .*\n)*    default   20", out, re.MULTILINE)
+    assert "but\nfor CA_BUNDLE, OUTBOX_KEYS, OUTBOX_QUEUE." in out
+
+
+def test_the_list_of_settings_fits_a_narrow_terminal_and_shows_no_value(run: Run) -> None:
+    _, out, _ = run("settings")
+    assert all(len(line) <= 80 for line in out.splitlines())
+    assert "canary" not in out
+    assert STATE_KEY not in out
+
+
+# -- local.settings.json ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_local_settings_are_read_with_and_without_a_byte_order_mark(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    for name in SETTINGS:
+        monkeypatch.delenv(name)
+    local_settings(folder, {"IsEncrypted": False, "Values": SETTINGS}, encoding)
+    code, out, _ = run("state")
+    assert code == 0
+    default = settings.read(SETTINGS).connections.get("default")
+    state.verify(response(state=out.strip()), default)
+
+
+def test_the_environment_counts_before_local_settings(run: Run, folder: Path) -> None:
+    local_settings(folder, {"Values": {"STATE_KEYS": "canary", "DYNAMICS_URL": "canary"}})
+    code, _, _ = run("state")
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"Values": {"A": "canary"', "cannot be read: JSONDecodeError"),
+        ("canary", "cannot be read: JSONDecodeError"),
+        ([], "expected"),
+        ({}, "expected"),
+        ({"Values": ["canary"]}, "expected"),
+        ({"Values": {"A": 1}}, "with texts only"),
+        ({"IsEncrypted": True, "Values": {"A": "canary"}}, "run: func settings decrypt"),
+    ],
+)
+@pytest.mark.parametrize(
+    "name", ["doctor", "state", "ticket", "dead-letters", "discover https://localhost:1"]
+)
+def test_local_settings_that_cannot_be_used_are_named_without_their_values(
+    run: Run, folder: Path, content: object, said: str, name: str
+) -> None:
+    local_settings(folder, content)
+    code, out, err = run(*name.split())
+    assert (code, out) == (1, "")
+    assert err.startswith("local.settings.json")
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_local_settings_that_are_no_text_are_named_too(run: Run, folder: Path) -> None:
+    (folder / "local.settings.json").write_bytes(b"\xff\xfe{\x00")
+    code, out, err = run("state")
+    assert (code, out) == (1, "")
+    assert "UnicodeDecodeError" in err
+
+
+# -- usage and exit codes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("nonsense",), ("state", "--nonsense"), ("discover",), ("discover", "ftp://example")],
+)
+def test_wrong_usage_ends_with_2_and_says_so(run: Run, arguments: tuple[str, ...]) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err
+
+
+@pytest.mark.parametrize("name", [None, *sorted(COMMANDS)])
+def test_every_help_fits_a_narrow_terminal_and_has_an_example(run: Run, name: str | None) -> None:
+    code, out, err = run(*((name,) if name else ()), "--help")
+    assert (code, err) == (0, "")
+    assert all(len(line) <= 80 for line in out.splitlines())
+    assert "python -m relay" in out
+    assert "examples:" in out
+    if name:
+        assert f"  python -m relay {name}" in out
+
+
+def test_the_help_names_every_command_and_the_exit_codes(run: Run) -> None:
+    _, out, _ = run("--help")
+    for name in COMMANDS:
+        assert re.search(rf"^    {name} ", out, re.MULTILINE)
+    assert "exit codes: 0 all well, 1 something is wrong, 2 wrong usage" in out
+
+
+def test_a_bundle_that_is_no_file_is_named_by_every_command_that_needs_trust(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CA_BUNDLE", "canary.pem")
+    monkeypatch.setenv("AzureWebJobsStorage", "UseDevelopmentStorage=true")
+    for name in (("discover", "https://localhost:1"), ("dead-letters",)):
+        code, out, err = run(*name)
+        assert (code, out) == (1, "")
+        assert "CA_BUNDLE" in err
