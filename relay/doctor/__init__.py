@@ -4,6 +4,7 @@ For each connection: settings, Entra, Dynamics, the provider; then what all shar
 host.json. A check that cannot pass because an earlier one failed is left out.
 """
 
+import ssl
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -51,7 +52,7 @@ def examine(
     ) as http:
         for name, connection in connections.by_name.items():
             if only in (None, name):
-                for finding in _connection(connection, http, write=write):
+                for finding in _connection(connection, http, context, write=write):
                     yield replace(finding, connection=name)
         if only is None:
             yield from storage.examine(read.app, environ, http, write=write)
@@ -61,6 +62,7 @@ def examine(
 def _connection(
     connection: Connection | Misconfigured,
     http: httpx.Client,
+    context: ssl.SSLContext,
     *,
     write: bool,
 ) -> Iterator[Finding]:
@@ -69,7 +71,7 @@ def _connection(
         return
     yield ok("settings", "they validate")
     token = yield from entra.examine(connection.credentials, http)
-    yield from target.examine(connection, http, token, write=write)
+    yield from target.examine(connection, http, token, context, write=write)
     yield from provider.examine(connection, http)
 
 
