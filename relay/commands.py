@@ -122,7 +122,8 @@ def _sent(outcome: Outcome, **about: str | int | None) -> int:
         if value is not None:
             text = f"HTTP {value}" if name == "status" else str(value)
             label = f"{labels.get(name, name):<10} "
-            print(textwrap.fill(text, 80, initial_indent=label, subsequent_indent=" " * 11))
+            lines = textwrap.wrap(text, 69, break_on_hyphens=False)
+            print(label + f"\n{' ' * 11}".join(lines))
     return 1
 
 

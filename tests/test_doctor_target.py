@@ -335,9 +335,63 @@ def capitals(stage: Stage) -> dict[str, str]:
     return stage.play("finance", DYNAMICS_SCOPE=f"{scope}/.default")
 
 
-def other_scope(stage: Stage) -> dict[str, str]:
-    stage.entra.resources.add("https://contoso.operations.dynamics.com")
-    return stage.play("finance", DYNAMICS_SCOPE="https://contoso.operations.dynamics.com/.default")
+def other_scope(kind: str) -> Make:
+    def make(stage: Stage) -> dict[str, str]:
+        stage.entra.resources.add("https://contoso.operations.dynamics.com")
+        return stage.play(kind, DYNAMICS_SCOPE="https://contoso.operations.dynamics.com/.default")
+
+    return make
+
+
+class Instead(BaseHTTPMiddleware):
+    """Answers some addresses in place of the target."""
+
+    def __init__(self, app: ASGIApp, pattern: str, status: int, text: str) -> None:
+        super().__init__(app)
+        self.pattern, self.status, self.text = pattern, status, text
+
+    async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
+        if re.search(self.pattern, request.url.path):
+            return Response(self.text, self.status)
+        return await call_next(request)
+
+
+def instead(kind: str, pattern: str, status: int = 403, text: str = "") -> Make:
+    """Return what makes a healthy set-up, but for some addresses."""
+
+    def make(stage: Stage) -> dict[str, str]:
+        settings = stage.play(kind)
+        stage.place.app = Instead(stage.place.app, pattern, status, text)
+        return settings
+
+    return make
+
+
+class Memos(Dataverse):
+    """Holds the code in a text of several lines, as long codes need."""
+
+    length = 2048
+
+    def _definitions(self, request: Request, segment: str, rest: list[str]) -> Response:
+        if rest == ["Attributes", "Microsoft.Dynamics.CRM.MemoAttributeMetadata"]:
+            memo = {"LogicalName": self.names.code, "MaxLength": self.length}
+            return JSONResponse({"value": [memo]})
+        answer = super()._definitions(request, segment, rest)
+        document = json.loads(bytes(answer.body))
+        for attribute in document.get("value", []):
+            if attribute.get("LogicalName") == self.names.code:
+                attribute["AttributeType"] = "Memo"
+                attribute.pop("MaxLength", None)
+        return JSONResponse(document)
+
+
+def with_memo(length: int) -> Make:
+    def make(stage: Stage) -> dict[str, str]:
+        target = Memos(stage.entra)
+        target.length = length
+        return stage.play("dataverse", target)
+
+    return make
 
 
 def on_premises(stage: Stage, target: Dynamics | None = None, **settings: str) -> dict[str, str]:
@@ -426,7 +480,8 @@ ROWS = {
         ("https://localhost:", "/.default"),
     ),
     "the scope is another environment's": Row(
-        "finance", other_scope, FAIL, "scope", ("not the environment's own",), ("DYNAMICS_SCOPE",)
+        "finance", other_scope("finance"), FAIL, "scope",
+        ("not the environment's own",), ("DYNAMICS_SCOPE",),
     ),
     "Finance & Operations does not map the application": Row(
         "finance", finance(authorized_apps=[]), FAIL, "access",
@@ -461,6 +516,25 @@ ROWS = {
             authorized_apps=[IDENTITY.client_id], identities=[IDENTITY.client_id],
         )),
         FAIL, "access", ("managed identities",), ("federated credential", "ENTRA_CLIENT_ID"),
+    ),
+    "the scope is not Business Central's": Row(
+        "bc", other_scope("bc"), FAIL, "access", ("DYNAMICS_SCOPE",), ("https://localhost:",)
+    ),
+    "Business Central shows no companies": Row(
+        "bc", instead("bc", "/companies$"), WARN, "access",
+        ("may not read companies",), ("permission sets",),
+    ),
+    "Dataverse refuses the token, by its scope": Row(
+        "dataverse", other_scope("dataverse"), FAIL, "access",
+        ("does not take the token",), ("DYNAMICS_SCOPE",),
+    ),
+    "the application user is disabled": Row(
+        "dataverse", with_fault("dataverse", Fault.FORBIDDEN), FAIL, "access",
+        ("may not use this environment",), ("activate", APP),
+    ),
+    "the version of the Web API is wrong": Row(
+        "dataverse", elsewhere("dataverse", "/v9.2/", "/v7.0/"), FAIL, "access",
+        ("HTTP 404",), ("/api/data/v9.2/",),
     ),
     "Dataverse has no application user": Row(
         "dataverse", changed("dataverse", authorized_apps=set()), FAIL, "access",
@@ -524,6 +598,38 @@ ROWS = {
         "bc", elsewhere("bc", bc.COMPANY, "00000000-5d4a-4f6b-9c8d-0a1b2c3d4e5f"), FAIL,
         "company", ("no company",), ("companies(",),
     ),
+    "there is no OData at all": Row(
+        "finance", instead("finance", "metadata", 404), FAIL, "entity",
+        ("no OData service", "404"), ("/namespaces/AXSF",),
+    ),
+    "the metadata are cut": Row(
+        "finance", instead("finance", "metadata", 200, "<edmx:Edmx"), FAIL, "entity",
+        ("cannot be read",), ("proxy",),
+    ),
+    "the metadata of the API page break": Row(
+        "bc", instead("bc", "metadata", 500), FAIL, "entity",
+        ("cannot be read", "500"), ("publish",),
+    ),
+    "services cannot be listed": Row(
+        "service", instead("service", "/api/services$", 404), WARN, "entity",
+        ("cannot be read", "404"), ("--write",),
+    ),
+    "the tables cannot be listed": Row(
+        "dataverse", instead("dataverse", "EntityDefinitions$"), WARN, "entity",
+        ("may not read",), ("role",),
+    ),
+    "the columns cannot be listed": Row(
+        "dataverse", instead("dataverse", "Attributes$"), WARN, "properties",
+        ("may not read", "columns"), ("role",),
+    ),
+    "the keys cannot be listed": Row(
+        "dataverse", instead("dataverse", "Keys$"), WARN, "key",
+        ("may not read", "keys"), ("role",),
+    ),
+    "the privileges cannot be listed": Row(
+        "dataverse", instead("dataverse", "RetrieveUserSet"), WARN, "permission",
+        ("may not read", "privileges"), ("--write",),
+    ),
     "the service group is misspelt": Row(
         "service", elsewhere("service", custom.GROUP, "OAuthCallbackService_"), FAIL, "entity",
         ("no service group", f"nearest is {custom.GROUP}"), (f"Put {custom.GROUP}",),
@@ -585,6 +691,9 @@ ROWS = {
     "the column for the code is as Power Apps makes it": Row(
         "dataverse", changed("dataverse", lengths={"new_code": 100, "new_state": 450}), FAIL,
         "length", ("new_code", "100", "512"), ("2048",),
+    ),
+    "the text of several lines for the code is short": Row(
+        "dataverse", with_memo(500), FAIL, "length", ("new_code", "500"), ("2048",)
     ),
     "a signed state is longer than the key": Row(
         "bc", signed("bc"), FAIL, "length", ("{state}", "250", "at least"), ("{state_hash}",)
@@ -704,6 +813,17 @@ def test_a_target_of_another_kind_is_examined_as_far_as_all_are_alike(stage: Sta
         (Verdict.OK, "permission"),
     ]
     assert "/data/<collection>" in findings[5].fix
+
+
+def test_an_operation_that_is_listed_but_not_described_is_there(stage: Stage) -> None:
+    findings = examine(stage, instead("service", "/receive$", 500)(stage))
+    assert {finding.verdict for finding in findings} == {Verdict.OK}
+    assert "properties" not in checks(findings)
+
+
+def test_a_text_of_several_lines_is_long_enough_for_a_code(stage: Stage) -> None:
+    findings = examine(stage, with_memo(2048)(stage))
+    assert {finding.verdict for finding in findings} == {Verdict.OK}
 
 
 def test_companies_that_cannot_be_read_are_no_warning(stage: Stage) -> None:

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from tempfile import TemporaryFile
 
 from relay.doctor import entity, fields
-from relay.doctor.finding import Finding, Verdict, fail, ok
+from relay.doctor.finding import Finding, Verdict, fail, ok, warn
 from relay.doctor.probe import Answer, Probe, names_in
 
 NAME = "Business Central"
@@ -36,20 +36,27 @@ def examine(probe: Probe, root: str, route: str, company: str, name: str) -> Ite
             yield finding
             if finding.verdict is Verdict.FAIL:
                 return
-    if not answer.is_success:
-        yield _no_api(probe, root, answer)
-        return
-    yield ok("environment", "it has the API")
-    if company.casefold() not in [each.casefold() for each in names_in(answer.values, "id")]:
-        yield fail(
-            "company",
-            "the environment has no company with the id in DYNAMICS_URL",
-            "Put a company's id between the brackets of companies(…): GET …/companies of the same "
-            "API lists them.",
-        )
-        return
-    yield ok("company", "it exists")
+    if answer.status != HTTPStatus.FORBIDDEN:
+        if not answer.is_success:
+            yield _no_api(probe, root, answer)
+            return
+        yield ok("environment", "it has the API")
+        known = _company(company, answer)
+        yield known
+        if known.verdict is Verdict.FAIL:
+            return
     yield from _page(probe, api, name)
+
+
+def _company(company: str, answer: Answer) -> Finding:
+    if company.casefold() in [each.casefold() for each in names_in(answer.values, "id")]:
+        return ok("company", "it exists")
+    return fail(
+        "company",
+        "the environment has no company with the id in DYNAMICS_URL",
+        "Put a company's id between the brackets of companies(…): GET …/companies of the same "
+        "API lists them.",
+    )
 
 
 def _page(probe: Probe, api: str, name: str) -> Iterator[Finding]:
@@ -98,6 +105,12 @@ def _access(probe: Probe, answer: Answer) -> Finding:
             "Let an app registration trust the identity (federated credential): set "
             "ENTRA_CLIENT_ID to its client id, and keep ENTRA_MANAGED_IDENTITY_CLIENT_ID.",
         )
+    if answer.status == HTTPStatus.UNAUTHORIZED and not _is_own(probe):
+        return fail(
+            "access",
+            "it does not take the token, and DYNAMICS_SCOPE is not its own address",
+            f"Set DYNAMICS_SCOPE to {probe.origin}/.default, or leave it out.",
+        )
     if answer.status == HTTPStatus.UNAUTHORIZED:
         return fail(
             "access",
@@ -106,13 +119,18 @@ def _access(probe: Probe, answer: Answer) -> Finding:
             "On-premises, ValidAudiences must have the resource of DYNAMICS_SCOPE.",
         )
     if answer.status == HTTPStatus.FORBIDDEN:
-        return fail(
+        return warn(
             "access",
-            "Business Central knows the application, but it may not read companies",
+            "it knows the application, which may not read companies, and perhaps nothing at all",
             f"On {_CARD}, give the application permission sets that have read on Company and "
             "insert on the table.",
         )
     return ok("access", "it knows the application")
+
+
+def _is_own(probe: Probe) -> bool:
+    # On-premises tokens are for what the app registration of Business Central itself is called.
+    return probe.by_adfs or probe.connection.credentials.resource == probe.origin
 
 
 def _no_api(probe: Probe, root: str, answer: Answer) -> Finding:

@@ -157,7 +157,7 @@ def _key(probe: Probe, definition: str) -> Finding:
         return warn(
             "key",
             "the alternate key over the state is still being built, and not active yet",
-            "Wait until its status under Tables > Keys is Active; ask for that with the doctor.",
+            "Wait until its status under Tables > Keys is Active, and run the doctor again.",
         )
     return warn(
         "key",

@@ -7,15 +7,14 @@ from collections.abc import Generator, Iterator, Mapping
 from http import HTTPStatus
 from tempfile import TemporaryFile
 from typing import IO
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from relay.body import Member
 from relay.doctor import entity, fields
 from relay.doctor.finding import Finding, Verdict, fail, ok, warn
 from relay.doctor.metadata import Property
-from relay.doctor.probe import FORM, Answer, Probe
+from relay.doctor.probe import FINANCE, FORM, Answer, Probe
 
-NAME = "Finance & Operations"
 COMPANY = "dataAreaId"
 _WORDS = fields.Words("entity", "property", "In the table and its data entity")
 _PUBLISH = (
@@ -60,7 +59,7 @@ def admit(
     probe: Probe, url: str, into: IO[bytes] | None = None
 ) -> Generator[Finding, None, Answer | None]:
     """GET the first thing, and return its answer if Finance & Operations takes the token."""
-    answer = yield from probe.reach(NAME, url, into)
+    answer = yield from probe.reach(FINANCE, url, into)
     if answer is None:
         return None
     findings = [] if probe.by_adfs else [_scope(probe)]
@@ -73,8 +72,7 @@ def admit(
 
 def _scope(probe: Probe) -> Finding:
     """https://learn.microsoft.com/dynamics365/fin-ops-core/dev-itpro/data-entities/troubleshoot-service-authentication."""
-    parts = urlsplit(probe.connection.target.url)
-    origin = f"{parts.scheme}://{parts.netloc.lower()}"
+    origin = probe.origin
     resource = probe.connection.credentials.resource
     if resource == origin:
         return ok("scope", "it is the environment's own address")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import IO, Any
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 
@@ -26,6 +26,9 @@ HEADERS = {
     "OData-MaxVersion": "4.0",
     "User-Agent": "dynamics-oauth-callback-relay doctor",
 }
+FINANCE = "Finance & Operations"
+FORM = "System administration > Setup > Microsoft Entra ID applications"
+"""Where Finance & Operations knows applications, in the cloud and on-premises."""
 _HTML = (b"<!doctype html", b"<html")
 
 
@@ -79,6 +82,12 @@ class Probe:
         credentials = self.connection.credentials
         named = self.claims.get("appid") or self.claims.get("azp") or credentials.client_id
         return str(named) if named else "of the managed identity"
+
+    @property
+    def origin(self) -> str:
+        """The environment's own address, as the resource of its tokens is spelled."""
+        parts = urlsplit(self.connection.target.url)
+        return f"{parts.scheme}://{parts.netloc.lower()}"
 
     @property
     def is_identity(self) -> bool:
@@ -135,19 +144,19 @@ class Probe:
         except httpx.HTTPError as error:
             yield broken(error)
             return None
-        stranger = self._no_service(answer)
+        stranger = self._no_service(name, answer)
         if stranger is not None:
             yield stranger
             return None
         yield ok("target", f"{name} answers")
         return answer
 
-    def _no_service(self, answer: Answer) -> Finding | None:
+    def _no_service(self, name: str, answer: Answer) -> Finding | None:
         """Say why it is not the service that answers, but something on the way or in its place."""
         if answer.location:
             return self._redirected(answer.location)
         if answer.status in TRANSIENT or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            return _unavailable(answer.status)
+            return _unavailable(name, answer.status)
         if answer.is_html and HTTPStatus(answer.status).is_success:
             return fail(
                 "target",
@@ -180,10 +189,6 @@ class Probe:
         )
 
 
-FORM = "System administration > Setup > Microsoft Entra ID applications"
-"""Where Finance & Operations knows applications, in the cloud and on-premises."""
-
-
 def broken(error: httpx.HTTPError) -> Finding:
     """Return why there is no answer, or no whole one."""
     if isinstance(error, httpx.DecodingError):
@@ -200,14 +205,15 @@ def names_in(items: Iterable[Mapping[str, Any]], member: str) -> list[str]:
     return [item[member] for item in items if isinstance(item.get(member), str)]
 
 
-def _unavailable(status: int) -> Finding:
+def _unavailable(name: str, status: int) -> Finding:
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return fail(
-            "target",
-            "it is throttling: there are too many requests (HTTP 429)",
-            "Wait some minutes and run the doctor again. In Finance & Operations, give the client "
-            "id a high priority in System administration > Setup > Throttling priority mapping.",
-        )
+        fix = "Wait some minutes and run the doctor again."
+        if name == FINANCE:
+            fix += (
+                " If it happens often, give the client id a high priority in System administration "
+                "> Setup > Throttling priority mapping."
+            )
+        return fail("target", "it is throttling: there are too many requests (HTTP 429)", fix)
     return fail(
         "target",
         f"it is not available just now (HTTP {status})",

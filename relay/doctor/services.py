@@ -18,17 +18,25 @@ _BUILD = "Check the service group in Visual Studio, build, and deploy it."
 
 def examine(probe: Probe, root: str, names: tuple[str, ...]) -> Iterator[Finding]:
     """Examine one operation, by the URL of `/api/services` and the names of the three levels."""
-    answer = yield from finance.admit(probe, "/".join((root, *names)))
+    answer = yield from finance.admit(probe, root)
     if answer is None:
         return
-    if not answer.is_success:
-        missing = _missing(probe, root, names)
-        if missing is not None:
-            yield missing
-            return
+    if "ServiceGroups" not in answer.document:
+        yield warn(
+            "entity",
+            f"which services there are cannot be read (HTTP {answer.status})",
+            "Check group, service and operation in DYNAMICS_URL yourself; --write tries them.",
+        )
+        return
+    # An unknown operation may be any error: what is listed decides.
+    described = probe.ask("/".join((root, *names)))
+    missing = _missing(probe, root, names) if described is None else None
+    if missing is not None:
+        yield missing
+        return
     yield ok("entity", f"the operation {names[-1]} is there")
-    if "Parameters" in answer.document:
-        yield from _parameters(probe, names_in(answer.listed("Parameters"), "Name"))
+    if described is not None and "Parameters" in described.document:
+        yield from _parameters(probe, names_in(described.listed("Parameters"), "Name"))
     yield ok(
         "key",
         "services do not tell theirs: the table needs a unique index over the state, and X++ must "
