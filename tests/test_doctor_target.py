@@ -126,11 +126,26 @@ class FinanceWithCompanies(Dynamics):
     def _serve_path(self, request: Request, path: list[str], body: bytes) -> Response | None:
         if (request.method, path) == ("GET", ["data", "Companies"]):
             self._check_token(request)
-            asked = re.fullmatch(r"DataArea eq '(\w+)'", request.query_params["$filter"])
-            assert asked
+            # OData 4.01 URL conventions, section 4.3.1: a quote within a literal is doubled.
+            asked = re.fullmatch(
+                r"DataArea eq '((?:[^']|'')*)'", request.query_params.get("$filter", "")
+            )
+            if asked is None:
+                return Response(status_code=400)
             found = [{"DataArea": asked[1]}] if asked[1] in self.companies else []
             return JSONResponse({"value": found})
         return super()._serve_path(request, path, body)
+
+
+class Related(FinanceWithCompanies):
+    """Has a key of three fields, and leads to another entity."""
+
+    def _metadata(self) -> Response:
+        text = bytes(super()._metadata().body).decode()
+        more = '<PropertyRef Name="dataAreaId"/><PropertyRef Name="Realm"/></Key>'
+        text = text.replace("</Key>", more)
+        leads = '<NavigationProperty Name="Owner" Type="N.Owner"/></EntityType>'
+        return Response(text.replace("</EntityType>", leads), media_type="application/xml")
 
 
 class ReadOnlyPage(BusinessCentral):
@@ -166,6 +181,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 @pytest.fixture
 def stage(servers: Stage, monkeypatch: pytest.MonkeyPatch) -> Stage:
     log.quiet()
+    # The provider is no part of these stages, and nobody shall look for it outside.
+    monkeypatch.setattr("relay.doctor.provider.examine", lambda *_: iter(()))
     for name, value in servers.endpoint.environment(servers.platform.url).items():
         monkeypatch.setenv(name, value)
     servers.reset()
@@ -672,6 +689,10 @@ ROWS = {
         "bc", with_body("bc", body(code="{code}", state="{state}", id="{delivery_id}")), FAIL,
         "properties", ("id is no text", "Edm.Guid"), ("string",),
     ),
+    "a constant is no text": Row(
+        "finance", with_body("finance", body(code="{code}", state="{state}", dataAreaId=7)), FAIL,
+        "properties", ("dataAreaId is a text",), ("quotation marks",),
+    ),
     "the contract's parameter is misspelt": Row(
         "service", with_body("service", body(_contrat={"Code": "{code}", "State": "{state}"})),
         FAIL, "properties", ("no _contract", "_contrat is probably meant"), ("_contract",),
@@ -737,6 +758,11 @@ ROWS = {
         ),
         WARN, "key", ("{reference}", "stored twice"), ("unique index",),
     ),
+    "a part of the key is not sent": Row(
+        "finance",
+        lambda stage: stage.play("finance", Related(stage.entra, further=("dataAreaId", "Realm"))),
+        FAIL, "key", ("Realm is part of the key",), ("Add Realm",),
+    ),
     "there is no alternate key": Row(
         "dataverse", changed("dataverse", key_status=None), WARN, "key",
         ("state is no key", "stored twice"), ("Tables > Keys",),
@@ -761,6 +787,16 @@ ROWS = {
     "the company is missing": Row(
         "finance", with_body("finance", body(code="{code}", state="{state}")), WARN, "company",
         ("default company",), ("dataAreaId", "usmf"),
+    ),
+    "the company comes from the provider": Row(
+        "finance",
+        with_body("finance", body(code="{code}", state="{state}", dataAreaId="{param:company}")),
+        WARN, "company", ("no constant",), ("usmf",),
+    ),
+    "the company has a quote in it": Row(
+        "finance",
+        with_body("finance", body(code="{code}", state="{state}", dataAreaId="x' or 1 eq 1")),
+        FAIL, "company", ("no company",), ("Legal entities",),
     ),
     "the company is unknown": Row(
         "finance", with_body("finance", body(code="{code}", state="{state}", dataAreaId="usrt")),
@@ -831,6 +867,31 @@ def test_companies_that_cannot_be_read_are_no_warning(stage: Stage) -> None:
     assert {finding.verdict for finding in findings} == {Verdict.OK}
     company = next(finding for finding in findings if finding.check == "company")
     assert "may not read" in company.message
+
+
+def test_an_entity_for_all_companies_needs_none(stage: Stage) -> None:
+    target = FinanceWithCompanies(stage.entra, further=())
+    text = body(code="{code}", state="{state}")
+    findings = examine(stage, stage.play("finance", target, DYNAMICS_BODY=text))
+    assert {finding.verdict for finding in findings} == {Verdict.OK}
+    assert "company" not in checks(findings)
+
+
+def test_what_leads_to_other_entities_and_what_tells_a_type_are_no_properties(
+    stage: Stage,
+) -> None:
+    members = {
+        "@odata.type": "#N.OAuthCallback",
+        "Owner@odata.bind": "Owners('1')",
+        "code": "{code}",
+        "state": "{state}",
+        "Realm": "{param:realm}",
+        "dataAreaId": "usmf",
+    }
+    target = Related(stage.entra, further=("dataAreaId", "Realm"))
+    settings = stage.play("finance", target, DYNAMICS_BODY=json.dumps(members))
+    findings = examine(stage, settings)
+    assert {finding.verdict for finding in findings} == {Verdict.OK}
 
 
 def test_several_mistakes_of_the_body_are_all_named(stage: Stage) -> None:
@@ -905,6 +966,10 @@ WRITTEN = {
     "the service user speaks German": Written(
         changed("finance", language="de"), WARN, "duplicates", "not recognised", "English"
     ),
+    "it throttles the second time": Written(
+        lambda stage: later(stage, "bc", Fault.THROTTLED, after=1), WARN, "duplicates", "busy",
+        "Wait",
+    ),
     "no key keeps it unique": Written(
         lambda stage: stage.play(
             "dataverse",
@@ -921,22 +986,23 @@ WRITTEN = {
 
 
 class OnlyPosts(BaseHTTPMiddleware):
-    """Lets a fault strike posts only: the target reads well, and does not write."""
+    """Lets a fault strike posts only, after some: the target reads well, and does not write."""
 
-    def __init__(self, app: ASGIApp, target: Target, fault: Fault) -> None:
+    def __init__(self, app: ASGIApp, target: Target, fault: Fault, after: int) -> None:
         super().__init__(app)
-        self.target, self.fault = target, fault
+        self.target, self.fault, self.after = target, fault, after
 
     async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
-        self.target.mode = self.fault if request.method == "POST" else None
+        strikes = request.method == "POST" and self.target.posts >= self.after
+        self.target.mode = self.fault if strikes else None
         return await call_next(request)
 
 
-def later(stage: Stage, kind: str, fault: Fault) -> dict[str, str]:
+def later(stage: Stage, kind: str, fault: Fault, after: int = 0) -> dict[str, str]:
     """Play a target whose posts meet a fault, and whose reads do not."""
     target = HEALTHY[kind](stage)
     settings = stage.play(kind, target)
-    stage.place.app = OnlyPosts(target.app, target, fault)
+    stage.place.app = OnlyPosts(target.app, target, fault, after)
     return settings
 
 

@@ -197,3 +197,15 @@ def test_another_connection_is_sent_to_by_its_name(
     assert send("--connection", "xero").code == 0
     assert main(["send"]) == 1
     assert "xero" in capsys.readouterr().err
+
+
+def test_the_record_has_what_a_providers_response_has(
+    stage: Stage, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = {"code": "{code}", "state": "{state}", "error": "{iss} {param:realm}"}
+    monkeypatch.setenv("DYNAMICS_BODY", json.dumps(template))
+    monkeypatch.setenv("PROVIDER_ISSUER", "https://provider.example")
+    monkeypatch.setenv("PROVIDER_ISS_REQUIRED", "true")
+    assert send().code == 0
+    (row,) = stage.dynamics.rows.values()
+    assert row["error"] == f"https://provider.example {smoke.CODE}"

@@ -73,13 +73,10 @@ def examine(
             yield _unknown(name, known, words)
     for each in members:
         held = properties.get(each.path[0]) if len(each.path) == 1 else None
-        if held is not None and not _fits_type(each, held.type):
+        misfit = None if held is None else _misfit(each, held.type, words)
+        if misfit is not None:
             wrong = True
-            yield fail(
-                "properties",
-                f"{each.path[0]} is no text in the {words.collection} ({held.type})",
-                f"Make the {words.property} a string, or give {BODY} another one.",
-            )
+            yield misfit
     if wrong:
         return False
     count = len({each.path[0] for each in members})
@@ -112,12 +109,24 @@ def _unknown(name: str, known: Iterable[str], words: Words) -> Finding:
     return fail("properties", what, f"Put {near} into {BODY} if that is the one.")
 
 
-def _fits_type(member: Member, kind: str) -> bool:
+def _misfit(member: Member, kind: str, words: Words) -> Finding | None:
+    name = member.path[0]
     if member.names:
-        return kind == STRING or (
-            member.constant == "" and all(TIMES.get(name) == kind for name in member.names)
+        is_time = member.constant == "" and all(TIMES.get(each) == kind for each in member.names)
+        if kind == STRING or is_time:
+            return None
+        return fail(
+            "properties",
+            f"{name} is no text in the {words.collection} ({kind})",
+            f"Make the {words.property} a string, or put the value into another one.",
         )
-    return kind != STRING or member.constant is None or isinstance(member.constant, str)
+    if kind != STRING or member.constant is None or isinstance(member.constant, str):
+        return None
+    return fail(
+        "properties",
+        f"{name} is a text in the {words.collection}, and none in {BODY}",
+        "Put the constant into quotation marks.",
+    )
 
 
 def _lengths(
