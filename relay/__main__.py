@@ -87,6 +87,19 @@ def parser() -> argparse.ArgumentParser:
     )
     discover.add_argument("url", help="address of the environment, or its whole DYNAMICS_URL")
 
+    send = command(
+        "send",
+        commands.send,
+        "Send one smoke record through Entra to Dynamics, and say what became of it.\n"
+        "Delete it afterwards: its code is relay-smoke-test.",
+        "send",
+        "send --connection xero --state a-state-that-dynamics-issued",
+    )
+    _connection(send)
+    send.add_argument(
+        "--state", metavar="STATE", help="the record's state (default: one is made up)"
+    )
+
     command(
         "keygen",
         commands.keygen,

@@ -8,8 +8,8 @@ whatever it contains: injection is not filtered, it has no place to happen.
 import json
 import math
 import re
-from collections.abc import Mapping
-from typing import NoReturn
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, NoReturn
 
 PLACEHOLDERS = (
     "code",
@@ -41,6 +41,18 @@ type _Node = _Text | int | float | list[_Node] | dict[str, _Node] | None
 
 class TemplateError(ValueError):
     """The template is wrong. The message says what is expected and holds no secret."""
+
+
+class Member(NamedTuple):
+    """One value of a template, for who compares it with what Dynamics has.
+
+    `path`: the names of the members that lead to it, from the outside in. `names`: the placeholders
+    in it. `constant`: what stands there besides; of a string what is between the placeholders.
+    """
+
+    path: tuple[str, ...]
+    names: tuple[str, ...]
+    constant: str | int | float | None
 
 
 class _Text:
@@ -106,6 +118,10 @@ class Template:
         """Return the body as JSON in ASCII. `values` maps names of placeholders to values."""
         return json.dumps(_render(self._root, values), separators=(",", ":")).encode("ascii")
 
+    def members(self) -> Iterator[Member]:
+        """Return the values and where they stand, in order. Items of a list stand where it does."""
+        return _members(self._root, ())
+
 
 def _known(name: str | None) -> str:
     if name is None:
@@ -150,6 +166,20 @@ def _compile(node: object, names: set[str], depth: int = 0) -> _Node:
         case int() | float() | None:
             return node
     raise TypeError(type(node).__name__)
+
+
+def _members(node: _Node, path: tuple[str, ...]) -> Iterator[Member]:
+    match node:
+        case _Text():
+            yield Member(path, tuple(node.names), "".join(node.parts))
+        case dict():
+            for key, value in node.items():
+                yield from _members(value, (*path, key))
+        case list():
+            for item in node:
+                yield from _members(item, path)
+        case _:
+            yield Member(path, (), node)
 
 
 class _Absent:

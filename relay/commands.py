@@ -18,7 +18,14 @@ from relay import clouds, cookies, environment, queues, settings, tls
 from relay import discover as discovery
 from relay import state as states
 from relay.connections import Connection
-from relay.errors import Misconfigured, RelayError, UnknownConnection
+from relay.errors import (
+    InvalidResponse,
+    Misconfigured,
+    RelayError,
+    Undelivered,
+    UnknownConnection,
+)
+from relay.outcome import Outcome
 from relay.sealing import DeadLetter
 
 TRIAL = timedelta(minutes=10)
@@ -78,6 +85,53 @@ def discover(options: argparse.Namespace) -> int:
     if clouds.is_adfs(found.authority):
         print("\nCheck that this AD FS is yours before you give it a secret.")
     return 0
+
+
+def send(options: argparse.Namespace) -> int:
+    """Send one smoke record, and print what became of it and the next step."""
+    from relay import entra, smoke  # noqa: PLC0415 - with all that the walk of a callback needs
+    from relay.doctor import hints, writing  # noqa: PLC0415 - the words of the doctor
+
+    given = environment.read()
+    found, context = connection(options.connection, given), trust(given)
+    try:
+        record = smoke.callback(found, datetime.now(UTC), options.state)
+    except InvalidResponse as error:
+        fix = "Give a state that this connection takes, with --state."
+        return _sent(error.outcome, reason=error.reason, wrong=str(error), fix=fix)
+    try:
+        with closing(entra.Transport(context)) as transport:
+            token = entra.Client(found.credentials, transport).acquire()
+        receipt = smoke.send(record, token, context)
+    except Undelivered as error:
+        # Entra's refusals have no status of Dynamics; nor has a Dynamics that cannot be reached.
+        from_dynamics = error.reason.startswith("dynamics_")
+        hint = writing.meaning(found, error) if from_dynamics else hints.hint(error.reason)
+        return _sent(
+            error.outcome,
+            status=error.dynamics_status,
+            reason=error.reason,
+            reference=record.reference,
+            wrong=hint.wrong,
+            fix=hint.fix,
+        )
+    outcome = Outcome.DUPLICATE if receipt.existed else Outcome.DELIVERED
+    fix = f"Delete the record in Dynamics: its code is {smoke.CODE}."
+    _sent(outcome, status=receipt.status, reference=record.reference, fix=fix)
+    return 0
+
+
+def _sent(outcome: Outcome, **about: str | int | None) -> int:
+    """Print an outcome and what is known about it; for what is none of success."""
+    labels = {"status": "dynamics", "wrong": "that is", "fix": "next"}
+    print(f"outcome    {outcome}")
+    for name, value in about.items():
+        if value is not None:
+            text = f"HTTP {value}" if name == "status" else str(value)
+            label = f"{labels.get(name, name):<10} "
+            lines = textwrap.wrap(text, 69, break_on_hyphens=False)
+            print(label + f"\n{' ' * 11}".join(lines))
+    return 1
 
 
 def keygen(_: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ import base64
 import binascii
 import hmac
 import re
+import ssl
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -202,7 +203,7 @@ class Queues:
     ) -> None:
         self._url = account.url
         self._http = http
-        self._auth = _auth(account, http, now)
+        self._auth = _auth(account, now)
 
     def create(self, queue: str) -> None:
         """Create the queue unless it exists."""
@@ -260,12 +261,16 @@ class Queues:
         raise StorageRefused(response.status_code, code)
 
 
-def _auth(account: Account, http: httpx.Client, now: Callable[[], datetime]) -> httpx.Auth:
+def _auth(account: Account, now: Callable[[], datetime]) -> httpx.Auth:
     if account.kind == "key":
         return SharedKey(account.name, account.secret, now)
     if account.kind == "sas":
         return _Signature(account.secret.decode())
-    return _Bearer(entra.Client(ClientCredentials(None, None, _identity(account), SCOPE), http))
+    # The platform's identity endpoint is on this machine, without TLS.
+    transport = entra.Transport(ssl.create_default_context())
+    return _Bearer(
+        entra.Client(ClientCredentials(None, None, _identity(account), SCOPE), transport)
+    )
 
 
 def _identity(account: Account) -> ManagedIdentity:

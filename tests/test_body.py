@@ -252,3 +252,19 @@ def test_whatever_the_template_is_it_works_or_is_refused(source: str) -> None:
     except TemplateError:
         return
     json.loads(template.render({"code": "x"}))
+
+
+def test_members_tell_what_stands_where() -> None:
+    template = Template(
+        '{"code": "{code}", "_contract": {"State": "s-{state}{{", "n": 1, "none": null},'
+        ' "list": ["{iss}", "x"], "dataAreaId": "usmf"}'
+    )
+    assert list(template.members()) == [
+        (("code",), ("code",), ""),
+        (("_contract", "State"), ("state",), "s-{"),
+        (("_contract", "n"), (), 1),
+        (("_contract", "none"), (), None),
+        (("list",), ("iss",), ""),
+        (("list",), (), "x"),
+        (("dataAreaId",), (), "usmf"),
+    ]

@@ -7,6 +7,7 @@ host.json. A check that cannot pass because an earlier one failed is left out.
 import ssl
 import textwrap
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,8 +73,9 @@ def _connection(
         yield from _problems(connection.problems)
         return
     yield ok("settings", "they validate")
-    token = yield from entra.examine(connection.credentials, http, Transport(context))
-    yield from target.examine(connection, http, token, write=write)
+    with closing(Transport(context)) as transport:
+        token = yield from entra.examine(connection.credentials, http, transport)
+    yield from target.examine(connection, http, token, context, write=write)
     yield from provider.examine(connection, http, environ)
 
 
