@@ -123,7 +123,7 @@ def test_a_state_of_dynamics_is_sent_as_it_is_and_told_as_a_duplicate_then(
         (Fault.SERVER_ERROR, "HTTP 500", "dynamics_500", "exception"),
         (Fault.SIGN_IN_PAGE, "HTTP 200", "dynamics_html", "authority"),
         (Fault.REDIRECT, "HTTP 302", "dynamics_redirect", "authority"),
-        (Fault.RESET, None, "dynamics_ReadError", "doctor"),
+        (Fault.RESET, None, "dynamics_connection", "doctor"),
     ],
 )
 def test_what_dynamics_refuses_is_told_with_the_next_step(
