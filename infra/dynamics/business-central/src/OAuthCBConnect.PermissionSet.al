@@ -9,7 +9,7 @@ permissionset 50101 "OAUTH CB CONNECT"
 
     Permissions =
         tabledata "OAuth Connection" = RIMD,
-        tabledata "OAuth Callback" = RM,
+        tabledata "OAuth Callback" = RMD,
         tabledata "OAuth Pending State" = RIMD,
         table "OAuth Connection" = X,
         table "OAuth Callback" = X,

@@ -19,8 +19,24 @@ codeunit 50106 "OAuth Redeem Job"
         foreach StateHash in Waiting do
             Redeem(StateHash);
         PendingStates.Purge();
+        Purge();
     end;
 
+    /// <summary>
+    /// Forgets the callbacks that were dealt with a month ago. Their states have ended long before.
+    /// </summary>
+    local procedure Purge()
+    var
+        Callback: Record "OAuth Callback";
+    begin
+        Callback.SetRange(Processed, true);
+        Callback.SetFilter("Received At", '<%1', CreateDateTime(CalcDate('<-30D>', Today()), 0T));
+        Callback.DeleteAll();
+    end;
+
+    /// <summary>
+    /// Redeems one callback.
+    /// </summary>
     /// <remarks>
     /// The record is closed before the provider is asked, so that no second job asks with the same code: a provider
     /// that sees a code twice withdraws the tokens (RFC 6749, section 4.1.2). When this job dies in between, the

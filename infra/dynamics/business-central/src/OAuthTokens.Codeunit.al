@@ -74,6 +74,7 @@ codeunit 50105 "OAuth Tokens"
         Secrets: Codeunit "OAuth Secrets";
         TokenClient: Codeunit "OAuth Token Client";
         Answer: JsonObject;
+        RefreshToken: Text;
     begin
         // What the caller has written is kept: an error of theirs must not take back the new refresh token.
         Commit();
@@ -84,13 +85,21 @@ codeunit 50105 "OAuth Tokens"
             exit;
         end;
 
-        if TokenClient.Refresh(Connection, Secrets.Get(Connection.Name, Secrets.RefreshTokenKind()), Answer) then
-            if not Save(Connection, Answer) then
-                if Member(Answer, 'error') = 'invalid_grant' then begin
-                    Connection."Needs Consent" := true;
-                    Connection.Modify();
-                end;
+        RefreshToken := Secrets.Get(Connection.Name, Secrets.RefreshTokenKind());
+        if RefreshToken = '' then
+            AskForConsent(Connection)
+        else
+            if TokenClient.Refresh(Connection, RefreshToken, Answer) then
+                if not Save(Connection, Answer) then
+                    if Member(Answer, 'error') = 'invalid_grant' then
+                        AskForConsent(Connection);
         Commit();
+    end;
+
+    local procedure AskForConsent(var Connection: Record "OAuth Connection")
+    begin
+        Connection."Needs Consent" := true;
+        Connection.Modify();
     end;
 
     local procedure IsFresh(Connection: Record "OAuth Connection"): Boolean
