@@ -55,7 +55,7 @@ codeunit 50102 "OAuth Pending States"
             exit;
 
         PendingState.ReadIsolation := IsolationLevel::UpdLock;
-        if not PendingState.Get(State.FlowName(Callback."State")) then
+        if not PendingState.Get(State.FlowNameOf(Callback."State")) then
             Error(UnknownErr);
         if PendingState."Connection Name" <> Callback."Connection Name" then
             Error(UnknownErr);
@@ -74,12 +74,12 @@ codeunit 50102 "OAuth Pending States"
     /// <summary>
     /// Returns the code verifier of a flow that was started here, or an empty text.
     /// </summary>
-    procedure CodeVerifier(Callback: Record "OAuth Callback"): Text[128]
+    procedure CodeVerifierOf(Callback: Record "OAuth Callback"): Text[128]
     var
         PendingState: Record "OAuth Pending State";
         State: Codeunit "OAuth State";
     begin
-        if PendingState.Get(State.FlowName(Callback."State")) then
+        if PendingState.Get(State.FlowNameOf(Callback."State")) then
             exit(PendingState."Code Verifier");
     end;
 

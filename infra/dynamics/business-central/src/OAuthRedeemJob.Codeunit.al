@@ -89,7 +89,7 @@ codeunit 50106 "OAuth Redeem Job"
         if RedirectUri = '' then
             RedirectUri := Connection."Redirect URI";
         if CodeVerifier = '' then
-            CodeVerifier := PendingStates.CodeVerifier(Callback);
+            CodeVerifier := PendingStates.CodeVerifierOf(Callback);
 
         if not TokenClient.Redeem(Connection, CodeText, RedirectUri, CodeVerifier, Answer) then
             exit("OAuth Callback Outcome"::Unreachable);

@@ -64,7 +64,7 @@ codeunit 50101 "OAuth State"
     /// <summary>
     /// Returns the jti of a state that the relay has delivered, or an empty text. It proves nothing.
     /// </summary>
-    procedure FlowName(State: Text): Text[64]
+    procedure FlowNameOf(State: Text): Text[64]
     var
         Base64Convert: Codeunit "Base64 Convert";
         Claims: JsonObject;
