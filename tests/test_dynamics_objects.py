@@ -402,6 +402,7 @@ def sources() -> Iterator[tuple[str, str, str]]:
 
 
 SOURCES = list(sources())
+IDS = [f"{owner}.{method}" for owner, method, _ in SOURCES]
 METHODS = {
     name: {method for owner, method, _ in SOURCES if owner == name and method}
     for name, _, _ in SOURCES
@@ -422,22 +423,22 @@ def declared(source: str) -> str:
     return found[1] if found else first.split()[-1] if " extends " not in first else ""
 
 
-@pytest.mark.parametrize(("owner", "method", "source"), SOURCES, ids=lambda part: part[:40])
+@pytest.mark.parametrize(("owner", "method", "source"), SOURCES, ids=IDS)
 def test_every_source_is_one_whole_piece_of_code(owner: str, method: str, source: str) -> None:
     code = bare(source)
     assert balanced(code)
-    depths = [code[: i + 1].count("{") - code[: i + 1].count("}") for i in range(len(code))]
-    assert code.count("{") > 0
-    assert depths.index(1) < len(depths)
-    closed = [i for i, c in enumerate(code) if c == "}" and depths[i] == 0]
-    assert len(closed) == 1, "one declaration, or one method"
+    depth, ends = 0, 0
+    for brace in re.findall("[{}]", code):
+        depth += 1 if brace == "{" else -1
+        ends += depth == 0
+    assert ends == 1, "one declaration, or one method"
     if method:
         assert declared(source) == method
     else:
         assert re.search(rf"\bclass {owner}\b", code)
 
 
-@pytest.mark.parametrize(("owner", "method", "source"), SOURCES, ids=lambda part: part[:40])
+@pytest.mark.parametrize(("owner", "method", "source"), SOURCES, ids=IDS)
 def test_no_source_has_what_x_plus_plus_has_not(owner: str, method: str, source: str) -> None:
     foreign = (
         r"\$'|=>|\?\?|\?\.|\b(foreach|async|await|string|bool|namespace|yield|out|ref)\b"
@@ -1221,6 +1222,17 @@ def test_the_plugin_names_columns_that_exist() -> None:
     source = PLUGIN.read_text("utf-8")
     known = {name for table in TABLES for name in (table.lower(), *columns(table))}
     assert set(re.findall(r'"(oacb_\w+)"', source)) <= known
+
+
+def test_the_plugins_configuration_is_the_one_of_the_page() -> None:
+    [configuration] = re.findall(r"`(\{\"connectionName\".*?\})`", PAGES["dataverse"])
+    source = PLUGIN.read_text("utf-8")
+    _, _, declared_ = source.partition("class Settings")
+    names_ = re.findall(r"DataMember\(Name = \"(\w+)\", IsRequired = true\)", declared_)
+    assert list(json.loads(configuration)) == names_
+    # What is secret is named here, and not given.
+    secret = [name for name in names_ if re.search("secret|tokens", name, re.IGNORECASE)]
+    assert secret == ["clientSecretName", "tokensName"]
 
 
 def test_the_plugin_is_whole_and_its_messages_hold_no_value() -> None:
