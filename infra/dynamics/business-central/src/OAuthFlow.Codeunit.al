@@ -1,0 +1,94 @@
+/// <summary>
+/// Starts a flow: remembers it, and opens the browser.
+/// </summary>
+codeunit 50103 "OAuth Flow"
+{
+    Access = Internal;
+
+    /// <summary>
+    /// Starts a flow for a connection, here or at the relay.
+    /// </summary>
+    procedure Start(Connection: Record "OAuth Connection")
+    var
+        Address: Text;
+    begin
+        if Connection."Relay Start URL" <> '' then
+            Address := StartAtRelay(Connection)
+        else
+            Address := StartHere(Connection);
+
+        // The callback may be faster than the end of this action.
+        Commit();
+        Hyperlink(Address);
+    end;
+
+    local procedure StartHere(Connection: Record "OAuth Connection"): Text
+    var
+        PendingStates: Codeunit "OAuth Pending States";
+        State: Codeunit "OAuth State";
+        Parameters: Dictionary of [Text, Text];
+        CodeVerifier: Text[128];
+        FlowName: Text[64];
+        StateText: Text;
+    begin
+        Connection.TestField("Authorization Endpoint");
+        Connection.TestField("Redirect URI");
+        Connection.TestField("Client ID");
+        FlowName := State.NewFlowName();
+        CodeVerifier := State.NewCodeVerifier();
+        StateText := State.MintState(Connection, FlowName, StateSeconds());
+        PendingStates.Remember(FlowName, Connection.Name, StateSeconds(), State.Hash(StateText), CodeVerifier);
+
+        Parameters.Add('response_type', 'code');
+        Parameters.Add('client_id', Connection."Client ID");
+        Parameters.Add('redirect_uri', Connection."Redirect URI");
+        if Connection.Scope <> '' then
+            Parameters.Add('scope', Connection.Scope);
+        Parameters.Add('state', StateText);
+        Parameters.Add('code_challenge', State.Challenge(CodeVerifier));
+        Parameters.Add('code_challenge_method', 'S256');
+        exit(AddParameters(Connection."Authorization Endpoint", Parameters));
+    end;
+
+    local procedure StartAtRelay(Connection: Record "OAuth Connection"): Text
+    var
+        PendingStates: Codeunit "OAuth Pending States";
+        State: Codeunit "OAuth State";
+        Parameters: Dictionary of [Text, Text];
+        FlowName: Text[64];
+    begin
+        FlowName := State.NewFlowName();
+        PendingStates.Remember(FlowName, Connection.Name, TicketSeconds() + StateSeconds(), '', '');
+        Parameters.Add('ticket', State.MintTicket(Connection, FlowName, TicketSeconds()));
+        exit(AddParameters(Connection."Relay Start URL", Parameters));
+    end;
+
+    /// <summary>
+    /// Appends parameters to an address. A query that it has stays (RFC 6749, section 3.1).
+    /// </summary>
+    local procedure AddParameters(Endpoint: Text; Parameters: Dictionary of [Text, Text]) Address: Text
+    var
+        Uri: Codeunit Uri;
+        Name: Text;
+        Separator: Text[1];
+    begin
+        Address := Endpoint;
+        Separator := '?';
+        if Endpoint.Contains('?') then
+            Separator := '&';
+        foreach Name in Parameters.Keys() do begin
+            Address += Separator + Uri.EscapeDataString(Name) + '=' + Uri.EscapeDataString(Parameters.Get(Name));
+            Separator := '&';
+        end;
+    end;
+
+    local procedure StateSeconds(): Integer
+    begin
+        exit(600);
+    end;
+
+    local procedure TicketSeconds(): Integer
+    begin
+        exit(120);
+    end;
+}

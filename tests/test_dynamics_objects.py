@@ -1,0 +1,1249 @@
+"""infra/dynamics and its pages: the objects fit together, and take what the relay sends.
+
+Nothing here compiles X++, AL or C#. What can be told from the text is told: names that refer to
+nothing, fields too short, rights too wide, secrets in messages, a state the relay would refuse.
+"""
+
+import base64
+import dataclasses
+import hashlib
+import hmac
+import json
+import re
+import xml.etree.ElementTree as ET
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay import settings, state
+from relay.authorization import MAX_CODE, MAX_DESCRIPTION, MAX_VALUE, VerifiedResponse
+from relay.body import Template
+from relay.callback import Callback
+from relay.connections import Connection, Provider, StatePolicy
+from tests.helpers import connection, response
+
+ROOT = Path(__file__).parent.parent
+DYNAMICS = ROOT / "infra" / "dynamics"
+MODEL = DYNAMICS / "finance-operations" / "OAuthCallback" / "OAuthCallback"
+DESCRIPTOR = MODEL.parent / "Descriptor" / "OAuthCallback.xml"
+AL = DYNAMICS / "business-central" / "src"
+SOLUTION = DYNAMICS / "dataverse" / "solution" / "src"
+PLUGIN = DYNAMICS / "dataverse" / "plugin" / "OAuthCallbackPlugins.cs"
+PAGES = {
+    name: (ROOT / "docs" / f"{name}.md").read_text("utf-8")
+    for name in ("finance-operations", "custom-service", "business-central", "dataverse")
+}
+NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
+KEY = bytes(range(32))
+JTI = "AQIDBAUGBwgJCgsMDQ4PEA"
+UNLIMITED = 1 << 20
+
+
+def xml(path: Path) -> ET.Element:
+    return ET.parse(path).getroot()  # noqa: S314 - a file of this repository
+
+
+def tag(element: ET.Element) -> str:
+    return element.tag.rpartition("}")[2]
+
+
+def text(element: ET.Element, path: str) -> str:
+    """Return the text at a path, whatever the namespaces; an empty one when there is none."""
+    found = element.find("/".join(f"{{*}}{part}" for part in path.split("/")))
+    return "" if found is None else (found.text or "")
+
+
+def every(element: ET.Element, path: str) -> list[ET.Element]:
+    return element.findall("/".join(f"{{*}}{part}" for part in path.split("/")))
+
+
+# -- Finance & Operations: metadata ----------------------------------------------------------------
+
+OBJECTS = {path: xml(path) for path in sorted(MODEL.rglob("*.xml"))}
+
+# Children in the order in which published metadata has them; the platform reads no other.
+SHAPES = {
+    name: order.split()
+    for name, order in {
+        "AxClass": "Name SourceCode",
+        "AxDataEntityView": "Name SourceCode Label DataManagementEnabled IsPublic PrimaryKey"
+        " PublicCollectionName PublicEntityName DeleteActions FieldGroups Fields Keys Mappings"
+        " Ranges Relations StateMachines ViewMetadata",
+        "AxDataEntityViewField": "Name DataField DataSource",
+        "AxDataEntityViewKey": "Name Fields",
+        "AxDataEntityViewKeyField": "DataField",
+        "AxEdt": "Name Extends Label ArrayElements Relations TableReferences StringSize",
+        "AxEnum": "Name Label EnumValues",
+        "AxEnumValue": "Name Label Value",
+        "AxLabelFile": "Name LabelContentFileName LabelFileId RelativeUriInModelStore",
+        "AxMenuElement": "Name MenuItemName MenuItemType",
+        "AxMenuExtension": "Name Customizations Elements MenuElementModifications"
+        " PropertyModifications",
+        "AxMenuExtensionElement": "MenuElement",
+        "AxMenuItemAction": "Name HelpText Label NeedsRecord Object ObjectType",
+        "AxMenuItemDisplay": "Name HelpText Label Object",
+        "AxQuerySimpleRootDataSource": "Name DynamicFields Table DataSources DerivedDataSources"
+        " Fields Ranges GroupBy Having OrderBy",
+        "AxSecurityDataEntityPermission": "Grant Name Fields Methods",
+        "AxSecurityDuty": "Name Description Label Privileges",
+        "AxSecurityDutyReference": "Name",
+        "AxSecurityEntryPointReference": "Name Grant ObjectChildName ObjectName ObjectType Forms",
+        "AxSecurityPrivilege": "Name Label DataEntityPermissions DirectAccessPermissions"
+        " EntryPoints FormControlOverrides",
+        "AxSecurityPrivilegeReference": "Name",
+        "AxSecurityRole": "Name Description Label DirectAccessPermissions Duties Privileges"
+        " SubRoles",
+        "AxService": "Name Class Description ExternalName ServiceOperations",
+        "AxServiceGroup": "Name AutoDeploy Description Services",
+        "AxServiceGroupService": "Name Service",
+        "AxServiceOperation": "Name Method",
+        "AxTable": "Name SourceCode Label TableGroup TitleField1 TitleField2 CacheLookup"
+        " ClusteredIndex CreatedBy CreatedDateTime ModifiedBy ModifiedDateTime PrimaryIndex"
+        " ReplacementKey SaveDataPerCompany DeleteActions FieldGroups Fields FullTextIndexes"
+        " Indexes Mappings Relations StateMachines",
+        "AxTableField": "Name AllowEdit ExtendedDataType IgnoreEDTRelation Label Mandatory"
+        " StringSize EnumType",
+        "AxTableFieldGroup": "Name AutoPopulate Fields",
+        "AxTableFieldGroupField": "DataField",
+        "AxTableIndex": "Name AllowDuplicates AlternateKey Fields",
+        "AxTableIndexField": "DataField",
+        "Grant": "Correct Create Delete Invoke Read Update",
+        "MenuElement": "Name Label Elements",
+        "Method": "Name Source",
+        "SourceCode": "Declaration Methods",
+        "ViewMetadata": "Name SourceCode DataSources",
+    }.items()
+}
+LISTS = {
+    "DataEntityPermissions": "AxSecurityDataEntityPermission",
+    "DataSources": "AxQuerySimpleRootDataSource",
+    "Duties": "AxSecurityDutyReference",
+    "EntryPoints": "AxSecurityEntryPointReference",
+    "EnumValues": "AxEnumValue",
+    "FieldGroups": "AxTableFieldGroup",
+    "Indexes": "AxTableIndex",
+    "Keys": "AxDataEntityViewKey",
+    "Methods": "Method",
+    "Privileges": "AxSecurityPrivilegeReference",
+    "ServiceOperations": "AxServiceOperation",
+    "Services": "AxServiceGroupService",
+}
+LISTS_OF_SEVERAL = ("Elements", "Fields")
+
+
+def named(kind: str) -> dict[str, ET.Element]:
+    """Return the objects of one kind by their name."""
+    return {text(root, "Name"): root for root in OBJECTS.values() if tag(root) == kind}
+
+
+def field_lengths(table: str) -> dict[str, int]:
+    """Return how many characters each field of a table takes."""
+    sizes = {
+        name: UNLIMITED if text(edt, "Extends") == "Notes" else int(text(edt, "StringSize"))
+        for name, edt in named("AxEdt").items()
+    }
+    fields = every(named("AxTable")[table], "Fields/AxTableField")
+    return {
+        text(field, "Name"): int(text(field, "StringSize") or 0)
+        or sizes.get(text(field, "ExtendedDataType"), UNLIMITED)
+        for field in fields
+    }
+
+
+def names(table: str) -> list[str]:
+    return list(field_lengths(table))
+
+
+def test_every_object_stands_in_the_file_and_folder_of_its_name() -> None:
+    assert len(OBJECTS) > 40
+    for path, root in OBJECTS.items():
+        assert (path.parent.name, path.stem) == (tag(root), text(root, "Name"))
+
+
+def test_every_element_has_the_children_and_the_order_of_published_metadata() -> None:
+    for path, root in OBJECTS.items():
+        if tag(root) == "AxForm":  # no shape at hand; it follows the pattern SimpleList
+            continue
+        for element in root.iter():
+            children = [tag(child) for child in element]
+            if not children:
+                continue
+            where = (path.name, tag(element), children)
+            if tag(element) in LISTS:
+                assert set(children) == {LISTS[tag(element)]}, where
+            elif tag(element) not in LISTS_OF_SEVERAL:
+                order = SHAPES[tag(element)]
+                places = [order.index(child) for child in children]
+                assert places == sorted(set(places)), where
+
+
+def test_the_descriptor_names_the_model_and_the_folder_it_stands_in() -> None:
+    root = xml(DESCRIPTOR)
+    assert tag(root) == "AxModelInfo"
+    assert text(root, "Name") == text(root, "ModelModule") == MODEL.name == MODEL.parent.name
+    assert DESCRIPTOR.stem == text(root, "Name")
+    # ISV and up only: Microsoft's own layers are not to be written to.
+    assert int(text(root, "Layer")) >= 8
+    used = {reference.text for reference in every(root, "ModuleReferences/string")}
+    assert {"ApplicationPlatform", "ApplicationFoundation", "ApplicationSuite"} <= used
+
+
+def labels() -> dict[str, str]:
+    path = MODEL / "AxLabelFile" / "LabelResources" / "en-US" / "OAuthCallback.en-US.label.txt"
+    return dict(line.split("=", 1) for line in path.read_text("utf-8").splitlines())
+
+
+def test_every_label_that_is_used_exists_and_the_other_way_round() -> None:
+    sources = "".join(path.read_text("utf-8") for path in OBJECTS)
+    assert set(re.findall(r"@OAuthCallback:(\w+)", sources)) == set(labels())
+    root = named("AxLabelFile")["OAuthCallback_en-US"]
+    relative = text(root, "RelativeUriInModelStore").replace("\\", "/")
+    assert (MODEL.parent.parent / relative).is_file()
+    assert relative.endswith("/" + text(root, "LabelContentFileName"))
+
+
+def test_no_refusal_reads_like_the_duplicate_that_the_relay_takes_for_a_success() -> None:
+    assert not [label for label in labels().values() if "already exists" in label.casefold()]
+
+
+def test_every_field_has_a_type_that_exists() -> None:
+    own = {*named("AxEdt"), *named("AxEnum")}
+    standard = {"EncryptedField", "Name", "Notes", "NoYes", "NoYesId"}
+    for table in named("AxTable").values():
+        for field in every(table, "Fields/AxTableField"):
+            used = {text(field, "ExtendedDataType"), text(field, "EnumType")} - {""}
+            assert used <= own | standard, text(field, "Name")
+
+
+def test_every_index_and_title_is_of_fields_that_exist() -> None:
+    for name, table in named("AxTable").items():
+        fields = set(names(name))
+        assert {text(table, "TitleField1"), text(table, "TitleField2")} <= fields
+        for index in every(table, "Indexes/AxTableIndex"):
+            assert {
+                text(f, "DataField") for f in every(index, "Fields/AxTableIndexField")
+            } <= fields
+        for group in every(table, "FieldGroups/AxTableFieldGroup"):
+            assert {text(f, "DataField") for f in every(group, "Fields/*")} <= fields
+
+
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ("OAuthCallbackInbox", "StateHash"),
+        ("OAuthPendingState", "FlowName"),
+        ("OAuthProvider", "ConnectionName"),
+        ("OAuthToken", "ConnectionName"),
+    ],
+)
+def test_a_unique_index_takes_each_key_once(table: str, key: str) -> None:
+    root = named("AxTable")[table]
+    primary = text(root, "PrimaryIndex")
+    [index] = [i for i in every(root, "Indexes/AxTableIndex") if text(i, "Name") == primary]
+    assert text(index, "AllowDuplicates") in ("", "No")
+    assert text(index, "AlternateKey") == "Yes"
+    assert [text(f, "DataField") for f in every(index, "Fields/AxTableIndexField")] == [key]
+    assert text(root, "SaveDataPerCompany") == "No"  # once, and not once for each company
+    assert field_lengths(table)[key] <= 64  # a memo cannot be indexed
+
+
+def test_the_entity_is_public_and_has_the_fields_of_the_table_but_those_of_the_job() -> None:
+    entity = named("AxDataEntityView")["OAuthCallbackEntity"]
+    fields = every(entity, "Fields/AxDataEntityViewField")
+    assert text(entity, "IsPublic") == "Yes"
+    assert text(entity, "DataManagementEnabled") == "No"  # no export of codes
+    assert not re.search(r"[_\d]", text(entity, "PublicEntityName") + "OAuthCallbacks")
+    assert {text(field, "DataSource") for field in fields} == {"OAuthCallbackInbox"}
+    assert [text(field, "Name") for field in fields] == [
+        text(field, "DataField") for field in fields
+    ]
+    assert {text(field, "Name") for field in fields} == set(names("OAuthCallbackInbox")) - {
+        "Processed",
+        "Outcome",
+    }
+    keys = every(entity, "Keys/AxDataEntityViewKey/Fields/AxDataEntityViewKeyField")
+    assert [text(key, "DataField") for key in keys] == ["StateHash"]
+    assert text(entity, "PrimaryKey") == text(entity, "Keys/AxDataEntityViewKey/Name")
+
+
+def test_tokens_are_encrypted_and_other_secrets_stand_in_no_table() -> None:
+    fields = every(named("AxTable")["OAuthToken"], "Fields/AxTableField")
+    encrypted = [f for f in fields if text(f, "ExtendedDataType") == "EncryptedField"]
+    assert {text(f, "Name") for f in encrypted} == {"AccessToken", "RefreshToken"}
+    kind = "{http://www.w3.org/2001/XMLSchema-instance}type"
+    assert {f.get(kind) for f in encrypted} == {"AxTableFieldContainer"}
+    provider = [n for n in names("OAuthProvider") if re.search("Secret|Key", n)]
+    assert set(provider) == {"ClientSecretName", "ClientSecretBasic", "KeyId", "StateKeyName"}
+
+
+def rights(privilege: str) -> dict[str, set[str]]:
+    """Return what a privilege grants, by object."""
+    root = named("AxSecurityPrivilege")[privilege]
+    granted = {
+        text(p, "Name"): {tag(right) for right in every(p, "Grant/*")}
+        for p in every(root, "DataEntityPermissions/AxSecurityDataEntityPermission")
+    }
+    for entry in every(root, "EntryPoints/AxSecurityEntryPointReference"):
+        name = f"{text(entry, 'ObjectName')}.{text(entry, 'ObjectChildName')}"
+        granted[name] = {tag(right) for right in every(entry, "Grant/*")}
+    assert not every(root, "DirectAccessPermissions/*")
+    return granted
+
+
+def rights_of_role(role: str) -> list[dict[str, set[str]]]:
+    root = named("AxSecurityRole")[role]
+    assert not every(root, "Privileges/*")
+    assert not every(root, "SubRoles/*")
+    assert not every(root, "DirectAccessPermissions/*")
+    duties = [text(duty, "Name") for duty in every(root, "Duties/AxSecurityDutyReference")]
+    return [
+        rights(text(privilege, "Name"))
+        for duty in duties
+        for privilege in every(
+            named("AxSecurityDuty")[duty], "Privileges/AxSecurityPrivilegeReference"
+        )
+    ]
+
+
+def test_the_role_of_the_relay_may_create_callbacks_and_nothing_else() -> None:
+    assert rights_of_role("OAuthCallbackRelay") == [{"OAuthCallbackEntity": {"Create"}}]
+    assert rights_of_role("OAuthCallbackRelayByService") == [
+        {"OAuthCallbackService.deliver": {"Invoke"}}
+    ]
+
+
+def test_every_grant_is_one_that_allows() -> None:
+    grants = [g for root in OBJECTS.values() for g in root.iter() if tag(g) == "Grant"]
+    assert grants
+    assert {right.text for grant in grants for right in grant} == {"Allow"}
+
+
+def test_the_service_leads_to_a_method_that_exists() -> None:
+    [service] = every(named("AxServiceGroup")["OAuthCallbackServices"], "Services/*")
+    root = named("AxService")[text(service, "Service")]
+    [operation] = every(root, "ServiceOperations/AxServiceOperation")
+    assert text(operation, "Method") in METHODS[text(root, "Class")]
+    assert text(operation, "Name") == text(operation, "Method")
+
+
+def test_every_menu_item_and_form_leads_to_an_object_that_exists() -> None:
+    actions, displays = named("AxMenuItemAction"), named("AxMenuItemDisplay")
+    for item in actions.values():
+        assert "main" in METHODS[text(item, "Object")]
+    for item in displays.values():
+        assert text(item, "Object") in named("AxForm")
+    menu = named("AxMenuExtension")["SystemAdministration.OAuthCallback"]
+    entries = [text(e, "MenuItemName") for e in menu.iter() if tag(e) == "AxMenuElement"]
+    buttons = [
+        text(e, "MenuItemName")
+        for form in named("AxForm").values()
+        for e in form.iter()
+        if tag(e) == "AxFormControl" and text(e, "MenuItemName")
+    ]
+    assert set(entries + buttons) == {*actions, *displays}
+    pointed = [e for r in OBJECTS.values() for e in r.iter() if text(e, "ObjectType")]
+    for entry in pointed:
+        kind, target = text(entry, "ObjectType"), text(entry, "ObjectName") or text(entry, "Object")
+        assert target in named(
+            {"Class": "AxClass", "ServiceOperation": "AxService"}.get(kind, "Ax" + kind)
+        )
+
+
+def test_the_forms_show_fields_that_exist_and_no_secret() -> None:
+    for name, form in named("AxForm").items():
+        shown = {text(e, "DataField") for e in form.iter() if text(e, "DataField")}
+        assert shown
+        assert shown <= set(names(name))
+        assert not shown & {"Code", "CodeVerifier", "State", "AccessToken", "RefreshToken"}
+
+
+# -- Finance & Operations: X++ ---------------------------------------------------------------------
+
+
+XPP_STRING = r"\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'"
+
+
+def bare(source: str) -> str:
+    """Return X++ without comments and without what stands in strings."""
+    kept = re.sub(
+        rf"({XPP_STRING})|//[^\n]*|/\*.*?\*/",
+        lambda found: "''" if found[1] else "",
+        source,
+        flags=re.DOTALL,
+    )
+    assert "'" not in kept.replace("''", "")
+    assert '"' not in kept
+    return kept
+
+
+def balanced(source: str) -> bool:
+    """Tell whether each bracket has its partner."""
+    partners, opened = {")": "(", "]": "[", "}": "{"}, []
+    for character in source:
+        if character in partners.values():
+            opened.append(character)
+        elif character in partners and (not opened or opened.pop() != partners[character]):
+            return False
+    return not opened
+
+
+def sources() -> Iterator[tuple[str, str, str]]:
+    """Return object, method and source of all X++; a declaration has no method."""
+    for root in OBJECTS.values():
+        if tag(root) in ("AxClass", "AxTable", "AxDataEntityView"):
+            name = text(root, "Name")
+            yield name, "", text(root, "SourceCode/Declaration")
+            for method in every(root, "SourceCode/Methods/Method"):
+                yield name, text(method, "Name"), text(method, "Source")
+
+
+SOURCES = list(sources())
+IDS = [f"{owner}.{method}" for owner, method, _ in SOURCES]
+METHODS = {
+    name: {method for owner, method, _ in SOURCES if owner == name and method}
+    for name, _, _ in SOURCES
+}
+BUFFER = {"RecId", "insert", "update", "selectForUpdate", "data"}
+
+
+def source_of(owner: str, method: str) -> str:
+    [source] = [s for o, m, s in SOURCES if (o, m) == (owner, method)]
+    return source
+
+
+def declared(source: str) -> str:
+    """Return the name that the first declaration of a source has."""
+    lines = [line.strip() for line in source.splitlines()]
+    [first, *_] = [line for line in lines if line and not line.startswith(("///", "["))]
+    found = re.search(r"(\w+)\(", first)
+    return found[1] if found else first.split()[-1] if " extends " not in first else ""
+
+
+@pytest.mark.parametrize(("owner", "method", "source"), SOURCES, ids=IDS)
+def test_every_source_is_one_whole_piece_of_code(owner: str, method: str, source: str) -> None:
+    code = bare(source)
+    assert balanced(code)
+    depth, ends = 0, 0
+    for brace in re.findall("[{}]", code):
+        depth += 1 if brace == "{" else -1
+        ends += depth == 0
+    assert ends == 1, "one declaration, or one method"
+    if method:
+        assert declared(source) == method
+    else:
+        assert re.search(rf"\bclass {owner}\b", code)
+
+
+@pytest.mark.parametrize(("owner", "method", "source"), SOURCES, ids=IDS)
+def test_no_source_has_what_x_plus_plus_has_not(owner: str, method: str, source: str) -> None:
+    foreign = (
+        r"\$'|=>|\?\?|\?\.|\b(foreach|async|await|string|bool|namespace|yield|out|ref)\b"
+        r"|\bnew \w+\[\]|\bnull!|\bnameof\b|\breadonly\b"
+    )
+    assert not re.search(foreign, bare(source)), (owner, method)
+
+
+def test_every_call_leads_to_a_method_that_exists() -> None:
+    calls = [
+        (owner, method, target, member)
+        for owner, method, source in SOURCES
+        for target, member in re.findall(r"\b(OAuth\w+)::(\w+)", bare(source))
+    ]
+    assert len(calls) > 40
+    constants = {
+        (owner, name)
+        for owner, method, source in SOURCES
+        if not method
+        for name in re.findall(r"const \w+ (\w+) =", source)
+    }
+    outcomes = {
+        ("OAuthCallbackOutcome", text(value, "Name"))
+        for value in every(named("AxEnum")["OAuthCallbackOutcome"], "EnumValues/AxEnumValue")
+    }
+    for owner, method, target, member in calls:
+        known = member in METHODS.get(target, ()) or (target, member) in constants | outcomes
+        assert known, (owner, method, target, member)
+
+
+def test_every_type_of_ours_exists() -> None:
+    kinds = ("AxClass", "AxTable", "AxEdt", "AxEnum", "AxDataEntityView")
+    known = {name for kind in kinds for name in named(kind)}
+    for owner, method, source in SOURCES:
+        assert set(re.findall(r"\bOAuth\w+\b", bare(source))) <= known, (owner, method)
+
+
+def test_every_field_and_method_of_a_record_exists() -> None:
+    seen = Counter[str]()
+    tables = named("AxTable")
+    for owner, method, source in SOURCES:
+        code = bare(source)
+        records = {
+            name: table
+            for table, name in re.findall(r"\b(OAuth\w+) (_?\w+)\s*[;,)=]", code)
+            if table in tables
+        }
+        if owner in tables:
+            records["this"] = owner
+        if owner == "OAuthTokenClient":
+            records["provider"] = "OAuthProvider"
+        if owner == "OAuthCallbackEntity":
+            records["this"] = "OAuthCallbackInbox"
+        for name, table in records.items():
+            for member in re.findall(rf"(?<![.\w]){name}\.(\w+)", code):
+                known = {*names(table), *METHODS[table]} | BUFFER
+                assert member in known, (owner, method, name, member)
+                seen[table] += 1
+    assert set(seen) == set(tables)
+
+
+def test_every_method_that_is_called_on_an_object_exists() -> None:
+    inherited = {"startOperation"}
+    seen = 0
+    for owner, method, source in SOURCES:
+        code = bare(source)
+        objects = {
+            name: kind
+            for kind, name in re.findall(r"\b(OAuth\w+) (_?\w+)\s*[;,)=]", code)
+            if kind in named("AxClass")
+        }
+        if owner in named("AxClass"):
+            objects["this"] = owner
+        for name, kind in objects.items():
+            for called in re.findall(rf"(?<![.\w]){name}\.(\w+)\(", code):
+                assert called in METHODS[kind] | inherited, (owner, method, name, called)
+                seen += 1
+    assert seen > 30
+
+
+def test_every_statement_of_a_transaction_has_its_end() -> None:
+    for owner, method, source in SOURCES:
+        code = bare(source)
+        assert code.count("ttsbegin;") == code.count("ttscommit;"), (owner, method)
+
+
+def messages(source: str) -> list[str]:
+    """Return what a source shows, throws or logs."""
+    return re.findall(r"\b(?:error|info|warning|checkFailed|strFmt)\(([^;]*)\);", source)
+
+
+def test_no_message_has_more_than_a_label_and_a_name() -> None:
+    shown = [(o, m, said) for o, m, source in SOURCES for said in messages(source)]
+    assert len(shown) > 8
+    label = r'"@OAuthCallback:\w+"'
+    allowed = (
+        rf"{label}|strFmt\({label}, (_name|_connectionName)\)|Error::missingRecord\(funcName\(\)\)"
+    )
+    for owner, method, said in shown:
+        assert re.fullmatch(allowed, said), (owner, method, said)
+
+
+def test_forms_go_out_encoded_and_nothing_builds_json_but_the_minting() -> None:
+    for owner, method, source in SOURCES:
+        where = (owner, method)
+        assert "StringContent(" not in source, where
+        assert "HttpUtility" not in source, where
+        assert not re.search(r"'[^'\n]*\w=['&]", source) or owner == "OAuthAuthorizationUrl", where
+        if owner != "OAuthRelayToken":
+            assert not re.search(r"""'\s*[{\[]\s*"|"\s*:\s*'|'[^'\n]*",\s*"[^'\n]*'""", source), (
+                where
+            )
+    post = source_of("OAuthTokenClient", "send")
+    assert "client.PostAsync(provider.TokenEndpoint, content)" in post
+    assert "FormUrlEncodedContent content = OAuthTokenClient::form(_parameters)" in post
+    assert "handler.AllowAutoRedirect = false;" in post
+    assert "client.Timeout = " in post
+    # Name and value each alone, exactly once.
+    add = source_of("OAuthAuthorizationUrl", "add")
+    assert re.findall(r"EscapeDataString\((\w+)\)", add) == ["name", "value"]
+
+
+def test_what_has_to_be_disposed_is() -> None:
+    owned = r"new System\.Net\.Http\.HttpClient\(|SHA256::Create\(\)|PostAsync\(|::form\("
+    for owner, method, source in SOURCES:
+        for found in re.finditer(owned, source):
+            before = source[: found.start()].rpartition(";")[2]
+            assert "using (" in before, (owner, method, found[0])
+
+
+def test_a_code_is_redeemed_with_the_redirect_uri_and_verifier_of_its_flow() -> None:
+    redeem = source_of("OAuthTokenClient", "redeem")
+    sent = re.findall(r"insert\('(\w+)', (\w+|'\w+')\)", redeem)
+    assert dict(sent) == {
+        "grant_type": "'authorization_code'",
+        "code": "_code",
+        "redirect_uri": "_redirectUri",
+        "code_verifier": "_codeVerifier",
+    }
+    ask = source_of("OAuthCallbackRedeemService", "ask")
+    assert "_callback.CodeVerifier : pending.CodeVerifier" in ask
+    assert "_callback.RedirectUri : provider.RedirectUri" in ask
+
+
+def test_one_job_redeems_a_code_and_one_caller_refreshes_at_a_time() -> None:
+    for owner, method in (
+        ("OAuthCallbackInbox", "claim"),
+        ("OAuthPendingState", "take"),
+        ("OAuthTokenStore", "refresh"),
+    ):
+        code = bare(source_of(owner, method))
+        assert code.index("ttsbegin") < code.index("pessimisticlock") < code.index("ttscommit")
+    claim = source_of("OAuthCallbackInbox", "claim")
+    assert claim.index("claimed.data(inbox)") < claim.index("inbox.Code = ''")
+    redeem = bare(source_of("OAuthCallbackRedeemService", "redeem"))
+    assert redeem.index("claim(") < redeem.index("ask(")
+
+
+def test_entity_and_service_ask_the_same_check_and_the_service_lets_duplicates_through() -> None:
+    assert "OAuthCallbackCheck::accepts(" in source_of("OAuthCallbackEntity", "validateWrite")
+    deliver = bare(source_of("OAuthCallbackService", "deliver"))
+    assert deliver.index("OAuthCallbackCheck::accepts(") < deliver.index("inbox.insert()")
+    assert "catch" not in deliver
+
+
+def test_a_repeated_delivery_reaches_the_unique_index() -> None:
+    check = bare(source_of("OAuthCallbackCheck", "accepts"))
+    order = [
+        "OAuthState::hash(",
+        "OAuthCallbackInbox::exist(",
+        "StateHash &&",
+        "Used ==",
+        "LeewaySeconds",
+    ]
+    places = [check.index(piece) for piece in order]
+    assert places == sorted(places)
+
+
+# -- what the X++ and the AL mint, the relay takes -------------------------------------------------
+
+
+def unpadded(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def signed(name: str = "xero") -> Connection:
+    return dataclasses.replace(
+        connection(name=name, provider=Provider(redirect_uri="https://relay.example/callback")),
+        state_policy=StatePolicy.SIGNED,
+        state_keys={"k1": KEY},
+    )
+
+
+def joined(expression: str, values: Mapping[str, str]) -> str:
+    """Return what an X++ expression of joined strings is."""
+    pieces = re.findall(r"'([^']*)'|int642Str\((\w+)\)|(\w+)", expression)
+    return "".join(
+        values[inner or name] if inner or name else literal for literal, inner, name in pieces
+    )
+
+
+def replaced(source: str, given: str) -> str:
+    """Do the strReplace calls of an X++ source, the innermost first."""
+    for old, new in re.findall(r"'(.)', '(.?)'\)", source):
+        given = given.replace(old, new)
+    return given
+
+
+def minted_by_xpp(use: str, jti: str, exp: int) -> str:
+    """Follow OAuthRelayToken step by step; what its source says is done, not what we know."""
+    prefix = re.search(r"mint\('(\w+:)' \+", source_of("OAuthRelayToken", use))
+    mint = source_of("OAuthRelayToken", "mint")
+    lines = dict(re.findall(r"str (header|claims) = (.*);", mint))
+    encode = source_of("OAuthRelayToken", "toBase64Url")
+    decode = source_of("OAuthRelayToken", "fromBase64Url")
+    assert prefix
+    values = {"_kid": "k1", "_aud": f"{prefix[1]}xero", "_exp": str(exp), "_jti": jti}
+
+    def to_base64_url(raw: bytes) -> str:
+        return replaced(encode, base64.b64encode(raw).decode())
+
+    text_ = ".".join(
+        to_base64_url(joined(lines[part], values).encode()) for part in ("header", "claims")
+    )
+    key = base64.b64decode(replaced(decode, unpadded(KEY)) + "=", validate=True)
+    return f"{text_}.{to_base64_url(hmac.digest(key, text_.encode(), 'sha256'))}"
+
+
+def minted_by_al(use: str, jti: str, exp: int) -> str:
+    """Follow codeunit OAuth State step by step."""
+    source = (AL / "OAuthState.Codeunit.al").read_text("utf-8")
+    prefix = re.search(rf"procedure Mint{use}.*?Mint\('(\w+:)'", source, re.DOTALL)
+    assert prefix
+    values: dict[str, Any] = {
+        'Connection."Key ID"': "k1",
+        "Audience": f"{prefix[1]}xero",
+        "UnixTimestamp.CreateTimestampSeconds() + Seconds": exp,
+        "FlowName": jti,
+    }
+    parts = []
+    for part in ("Header", "Claims"):
+        added = re.findall(rf"{part}\.Add\('(\w+)', (.+)\);", source)
+        members = {
+            name: value.strip("'") if "'" in value else values[value] for name, value in added
+        }
+        parts.append(json.dumps(members, separators=(",", ":")).encode())
+    [alphabet] = re.findall(r"ConvertStr\(DelChr\(Base64, '=', '='\), '(..)', '(..)'\)", source)
+
+    def to_url_alphabet(raw: bytes) -> str:
+        return base64.b64encode(raw).decode().replace("=", "").translate(str.maketrans(*alphabet))
+
+    text_ = ".".join(map(to_url_alphabet, parts))
+    assert (
+        "GenerateBase64KeyedHashAsBase64String(Signed, StateKey, HashAlgorithm::HMACSHA256)"
+        in source
+    )
+    return f"{text_}.{to_url_alphabet(hmac.digest(KEY, text_.encode(), 'sha256'))}"
+
+
+EXP = int((NOW + timedelta(minutes=10)).timestamp())
+STATES: Mapping[str, Callable[[], str]] = {
+    "X++": lambda: minted_by_xpp("state", JTI, EXP),
+    "AL": lambda: minted_by_al("State", "0123456789abcdef" * 2, EXP),
+    "the relay": lambda: state.mint(signed(), JTI, NOW, timedelta(minutes=10), "cookie"),
+}
+
+
+@pytest.mark.parametrize("minter", ["X++", "AL"])
+def test_a_state_that_dynamics_mints_is_believed(minter: str) -> None:
+    mint = {"X++": minted_by_xpp, "AL": minted_by_al}[minter]
+    # Of so many signatures some have each character that differs between the two alphabets.
+    many = [mint("state" if minter == "X++" else "State", JTI, EXP + s) for s in range(40)]
+    assert {"-", "_"} <= set("".join(minted.split(".")[2] for minted in many))
+    for minted in many:
+        assert state.verify(response(state=minted), signed(), "", NOW).state == minted
+
+
+def test_a_ticket_that_dynamics_mints_is_believed() -> None:
+    ticket = minted_by_xpp("ticket", JTI, EXP)
+    assert state.verify_ticket(ticket, signed(), NOW).jti == JTI
+    ticket = minted_by_al("Ticket", JTI, EXP)
+    assert state.verify_ticket(ticket, signed(), NOW).jti == JTI
+
+
+def test_the_minting_class_is_the_one_of_the_minting_page() -> None:
+    page = (ROOT / "docs" / "minting.md").read_text("utf-8")
+    documented = [
+        code for code in re.findall(r"```xpp\n(.*?)```", page, re.DOTALL) if "class" in code
+    ]
+    declaration, *methods = [s for owner, _, s in SOURCES if owner == "OAuthRelayToken"]
+    whole = [declaration.strip().removesuffix("}"), *methods, "}"]
+    assert ["".join("".join(whole).split())] == ["".join(code.split()) for code in documented]
+
+
+FLOW_NAME = r"\(\?<=(?P<before>.*?)\)(?P<name>\[.*?\]\{\d+,\d+\})\(\?=(?P<after>.*?)\)"
+
+
+@pytest.mark.parametrize("minter", STATES)
+@pytest.mark.parametrize("language", ["X++", "C#"])
+def test_the_name_of_the_flow_is_found_in_every_state(minter: str, language: str) -> None:
+    source = source_of("OAuthState", "flowName") if language == "X++" else PLUGIN.read_text("utf-8")
+    found = re.search(FLOW_NAME, source)
+    assert found
+    # Python has no look-behind of several lengths; a group does the same.
+    before, after = (found[part].replace('\\"', '"') for part in ("before", "after"))
+    payload = STATES[minter]().split(".")[1]
+    claims = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)).decode()
+    name = re.search(f"{before}({found['name']}){after}", claims)
+    assert name
+    assert name[1] == json.loads(claims)["jti"]
+
+
+def test_dynamics_and_the_relay_hash_a_state_alike() -> None:
+    source = source_of("OAuthState", "hash")
+    assert (
+        "hash = System.BitConverter::ToString(sha256.ComputeHash(utf8.GetBytes(_state)));" in source
+    )
+    lowered = re.search(r"return strLwr\((strReplace\(hash, .*\))\);", source)
+    assert lowered
+    # BitConverter writes AB-CD-EF.
+    digest = hashlib.sha256(str(sent()["state"]).encode()).hexdigest().upper()
+    hashed = replaced(lowered[1], "-".join(re.findall("..", digest))).lower()
+    assert hashed == sent()["state_hash"]
+
+
+def test_the_challenge_is_the_one_of_rfc_7636() -> None:
+    verifier = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
+    digest = base64.b64encode(hashlib.sha256(verifier.encode()).digest()).decode()
+    challenge = replaced(source_of("OAuthPkce", "challenge"), digest)
+    assert challenge == "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
+    assert challenge == state.fingerprint(verifier)
+
+
+# -- the pages: what the relay sends, the objects take ---------------------------------------------
+
+CONTRACT = {
+    "ENTRA_CLIENT_CERTIFICATE",
+    "ENTRA_CLIENT_CERTIFICATE_PASSWORD",
+    "ENTRA_MANAGED_IDENTITY_CLIENT_ID",
+}
+"""Settings that the pages may name before `relay.settings` has them."""
+
+
+def blocks(page: str) -> list[Any]:
+    return [json.loads(block) for block in re.findall(r"```json\n(.*?)```", PAGES[page], re.DOTALL)]
+
+
+def app_settings(page: str) -> dict[str, str]:
+    [rows] = [block for block in blocks(page) if isinstance(block, list)]
+    assert all(set(row) == {"name", "value", "slotSetting"} for row in rows)
+    assert len({row["name"] for row in rows}) == len(rows)
+    return {row["name"]: row["value"] for row in rows}
+
+
+def resolved(page: str) -> dict[str, str]:
+    """Return a page's settings as the app sees them: references to Key Vault have their values."""
+    given = app_settings(page)
+    secrets = {
+        "ENTRA_CLIENT_SECRET": "secret",
+        "STATE_KEYS": f"k1:{unpadded(KEY)}",
+        "OUTBOX_KEYS": unpadded(KEY) + "=",
+    }
+    for name, value in given.items():
+        assert value.startswith("@Microsoft.KeyVault(") == (name in secrets), name
+    if given.keys() & CONTRACT:
+        given["ENTRA_CLIENT_SECRET"] = "until the setting is there"
+    return {name: secrets.get(name, value) for name, value in given.items()}
+
+
+def members(node: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """Return the leaves of a body with their names."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from members(value, name)
+    else:
+        yield path, node
+
+
+def sent() -> dict[str, str | None]:
+    """Return the longest values that the relay sends."""
+    answer = VerifiedResponse(
+        code="c" * MAX_CODE,
+        state="s" * state.MAX_SIZE,
+        error="e" * MAX_VALUE,
+        error_description="d" * MAX_DESCRIPTION,
+        error_uri=None,
+        iss="i" * MAX_VALUE,
+        session_state=None,
+        code_verifier="v" * 43,
+        redirect_uri="https://relay.example/callback/" + "x" * 969,
+        implicit=False,
+        extra={},
+    )
+    flow = dataclasses.replace(signed("n" * 50), code_ttl=timedelta(minutes=4))
+    return Callback.received(flow, answer, "0" * 16, NOW).values()
+
+
+def al_lengths() -> dict[str, int]:
+    """Return how many characters each property of the API page takes."""
+    page = (AL / "OAuthCallbackAPI.Page.al").read_text("utf-8")
+    lengths = {
+        name.strip('"'): int(length)
+        for name, length in re.findall(
+            r"field\(\d+; (\"[^\"]+\"|\w+); Text\[(\d+)\]\)",
+            (AL / "OAuthCallback.Table.al").read_text("utf-8"),
+        )
+    }
+    variables = dict(re.findall(r"^        (\w+): (Text(?:\[\d+\])?);", page, re.MULTILINE))
+    taken = {}
+    for name, value in re.findall(r"field\((\"?\w+\"?); ([^)]+)\)", page):
+        if value.startswith("Rec."):
+            taken[name.strip('"')] = lengths.get(value.removeprefix("Rec.").strip('"'), UNLIMITED)
+        else:
+            limit = re.search(r"\d+", variables[value])
+            taken[name.strip('"')] = int(limit[0]) if limit else UNLIMITED
+    return taken
+
+
+def columns(table: str) -> dict[str, int]:
+    """Return how many characters each column of a Dataverse table takes."""
+    root = xml(SOLUTION / "Entities" / table / "Entity.xml")
+    return {
+        text(attribute, "LogicalName"): int(text(attribute, "MaxLength") or UNLIMITED)
+        for attribute in every(root, "EntityInfo/entity/attributes/attribute")
+    }
+
+
+def contract_members() -> dict[str, int]:
+    """Return how many characters each member of the service's contract takes."""
+    contract = [(m, s) for o, m, s in SOURCES if o == "OAuthCallbackContract" and m]
+    found = [re.search(r"\[DataMemberAttribute\('(\w+)'\)\]", source) for _, source in contract]
+    given = {hit[1] for hit in found if hit}
+    assert {method.removeprefix("parm") for method, _ in contract} == given
+    return {name: field_lengths("OAuthCallbackInbox")[name] for name in given}
+
+
+TAKEN: Mapping[str, Callable[[], dict[str, int]]] = {
+    "finance-operations": lambda: field_lengths("OAuthCallbackInbox"),
+    "custom-service": contract_members,
+    "business-central": al_lengths,
+    "dataverse": lambda: columns("oacb_OAuthCallback"),
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_body_names_properties_that_exist_and_are_long_enough(page: str) -> None:
+    template = app_settings(page)["DYNAMICS_BODY"]
+    taken = TAKEN[page]()
+    body = json.loads(Template(template).render(sent()))
+    filled = list(members(body))
+    assert len(filled) == 13
+    for name, value in filled:
+        assert name in taken, name
+        assert len(str(value)) <= taken[name], name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_body_says_what_each_placeholder_is_for(page: str) -> None:
+    [readable] = [block for block in blocks(page) if isinstance(block, dict)]
+    template = app_settings(page)["DYNAMICS_BODY"]
+    assert json.loads(template) == readable
+    # With {error} every accepted callback ends in Dynamics, as a code or as an error.
+    assert Template(template).names == {
+        *("code", "state", "state_hash", "error", "error_description", "iss", "connection"),
+        *("code_verifier", "redirect_uri", "delivery_id", "reference", "received_at", "expires_at"),
+    }
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_settings_of_the_page_are_right_as_they_stand(page: str) -> None:
+    read = settings.read(resolved(page))
+    assert read.connections.problems == ()
+    found = read.connections.get("default")
+    assert found.state_policy is StatePolicy.SIGNED
+    assert found.code_ttl <= timedelta(minutes=4)  # the batch job has its minute
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_page_names_settings_that_exist(page: str) -> None:
+    known = {row["setting"] for row in settings.table()} | CONTRACT
+    prefixes = "ENTRA|DYNAMICS|STATE|CODE_TTL|PROVIDER|OUTBOX|CA_BUNDLE|CONNECTIONS"
+    told = set(re.findall(rf"\b(?:{prefixes})[A-Z_]*\b", PAGES[page])) - {"CODE"}
+    assert len(told) > 8
+    assert told <= known
+
+
+def test_the_addresses_of_the_pages_are_those_of_the_objects() -> None:
+    url = {page: app_settings(page)["DYNAMICS_URL"] for page in PAGES}
+    entity = named("AxDataEntityView")["OAuthCallbackEntity"]
+    assert url["finance-operations"].endswith(f"/data/{text(entity, 'PublicCollectionName')}")
+    group = named("AxServiceGroup")["OAuthCallbackServices"]
+    [service] = every(group, "Services/AxServiceGroupService")
+    [operation] = every(named("AxService")[text(service, "Service")], "ServiceOperations/*")
+    assert url["custom-service"].endswith(
+        f"/api/services/{text(group, 'Name')}/{text(service, 'Name')}/{text(operation, 'Name')}"
+    )
+    api = properties(AL / "OAuthCallbackAPI.Page.al")
+    path = f"/api/{api['APIPublisher']}/{api['APIGroup']}/{api['APIVersion']}/companies("
+    assert path.replace("'", "") in url["business-central"]
+    assert url["business-central"].endswith(f"/{api['EntitySetName']}".replace("'", ""))
+    table = xml(SOLUTION / "Entities" / "oacb_OAuthCallback" / "Entity.xml")
+    assert url["dataverse"].endswith("/" + text(table, "EntityInfo/entity/EntitySetName"))
+
+
+def test_the_parameter_of_the_service_is_the_wrapper_of_the_body() -> None:
+    [name] = json.loads(app_settings("custom-service")["DYNAMICS_BODY"])
+    assert f"deliver(OAuthCallbackContract {name})" in source_of("OAuthCallbackService", "deliver")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_page_goes_from_entra_to_what_may_fail(page: str) -> None:
+    headings = re.findall(r"^## (\d)\. (.+)$", PAGES[page], re.MULTILINE)
+    assert [number for number, _ in headings] == list("123456")
+    assert headings[0][1] == "Entra"
+    assert [title for _, title in headings[2:]] == [
+        "The provider",
+        "The relay's settings",
+        "Test each step",
+        "When it fails",
+    ]
+    _, _, failures = PAGES[page].partition("## 6. ")
+    for status in ("401", "403", "404"):
+        assert f"**{status}**" in failures
+    assert re.search(r"^\*Not (compiled|imported)", failures, re.MULTILINE)
+    assert "Please report" in failures
+
+
+@pytest.mark.parametrize(
+    ("page", "source"),
+    [
+        ("finance-operations", "\n".join(labels().values())),
+        ("custom-service", "\n".join(labels().values())),
+        ("business-central", "\n".join(p.read_text("utf-8") for p in sorted(AL.glob("*.al")))),
+        ("dataverse", PLUGIN.read_text("utf-8")),
+    ],
+    ids=list(PAGES),
+)
+def test_the_page_quotes_the_words_that_the_objects_say(page: str, source: str) -> None:
+    quoted = re.findall(
+        r"“((?:The hash|\w+(?: Central)? does not wait|The callback came)[^”]*)”", PAGES[page]
+    )
+    assert quoted
+    for words in quoted:
+        assert words in source
+    shown = re.findall(r"\*(Refused by [^*]+|Token endpoint [^*]+|Being [^*]+)\*", PAGES[page])
+    for words in shown:
+        assert words in source
+
+
+# -- Business Central ------------------------------------------------------------------------------
+
+AL_SOURCES = {path: path.read_text("utf-8") for path in sorted(AL.glob("*.al"))}
+AL_OBJECT = re.compile(
+    r"^(table|page|codeunit|enum|permissionset) (\d+) \"?([^\"\n]+)\"?$", re.MULTILINE
+)
+
+
+def al_code(source: str) -> str:
+    """Return AL without comments and without what stands in strings; quoted names stay."""
+    return re.sub(
+        r"('(?:''|[^'\n])*')|(\"[^\"\n]*\")|//[^\n]*",
+        lambda found: "''" if found[1] else found[2] or "",
+        source,
+    )
+
+
+def properties(path: Path) -> dict[str, str]:
+    return dict(re.findall(r"^    (\w+) = (.+);$", AL_SOURCES[path], re.MULTILINE))
+
+
+def procedures(name: str) -> set[str]:
+    [source] = [s for s in AL_SOURCES.values() if AL_OBJECT.search(s) and object_of(s)[2] == name]
+    return set(re.findall(r"procedure (\w+)\(", source))
+
+
+def object_of(source: str) -> tuple[str, int, str]:
+    [found] = AL_OBJECT.findall(source)
+    return found[0], int(found[1]), found[2]
+
+
+def al_fields(name: str) -> set[str]:
+    [source] = [s for s in AL_SOURCES.values() if object_of(s)[::2] == ("table", name)]
+    return {field.strip('"') for field in re.findall(r"field\(\d+; (\"[^\"]+\"|\w+);", source)}
+
+
+def test_the_manifest_has_what_business_central_asks_for() -> None:
+    manifest = json.loads((AL.parent / "app.json").read_text("utf-8"))
+    assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", manifest["id"])
+    for version in ("version", "platform", "application"):
+        assert re.fullmatch(r"\d+\.\d+\.\d+\.\d+", manifest[version])
+    # Runtime n.0 came with version n + 11.
+    runtime, application = (
+        float(manifest[n].partition(".")[0]) for n in ("runtime", "application")
+    )
+    assert runtime + 11 == application
+    assert manifest["target"] == "Cloud"
+    assert manifest["resourceExposurePolicy"]["allowDebugging"] is False
+    assert all(manifest[name] for name in ("name", "publisher", "brief", "description"))
+
+
+def test_every_al_object_has_its_file_its_number_and_its_name() -> None:
+    [ids] = json.loads((AL.parent / "app.json").read_text("utf-8"))["idRanges"]
+    found = {path: object_of(source) for path, source in AL_SOURCES.items()}
+    numbers = [(kind, number) for kind, number, _ in found.values()]
+    assert len(set(numbers)) == len(numbers) > 15
+    for path, (kind, number, name) in found.items():
+        assert ids["from"] <= number <= ids["to"]
+        assert path.name.split(".")[1].lower() == kind
+        assert len(name) <= (20 if kind == "permissionset" else 30)
+
+
+@pytest.mark.parametrize("path", AL_SOURCES, ids=lambda path: path.name)
+def test_every_al_source_is_whole(path: Path) -> None:
+    code = al_code(AL_SOURCES[path])
+    assert balanced(re.sub(r'"[^"]*"', "", code))
+    words = Counter(re.findall(r"\b(begin|case|end|repeat|until)\b", code))
+    assert words["begin"] + words["case"] == words["end"]
+    assert words["repeat"] == words["until"]
+
+
+def test_every_al_reference_leads_somewhere() -> None:
+    kinds: dict[str, set[str]] = {}
+    for source in AL_SOURCES.values():
+        kind, _, name = object_of(source)
+        kinds.setdefault(kind, set()).add(name)
+    standard = {"Base64 Convert", "Cryptography Management", "Unix Timestamp"}
+    seen = 0
+    for path, source in AL_SOURCES.items():
+        code = al_code(source)
+        for kind, name in re.findall(
+            r"\b(Record|Codeunit|Enum|codeunit|page|table|tabledata) \"([^\"]+)\"", code
+        ):
+            known = {"Record": "table", "tabledata": "table"}.get(kind, kind.lower())
+            assert name in kinds[known] | standard, (path.name, kind, name)
+            seen += 1
+        variables = dict(re.findall(r"(\w+): (?:Codeunit|Record) \"(OAuth [^\"]+)\"", code))
+        for variable, target in variables.items():
+            if target in kinds["codeunit"]:
+                for called in re.findall(rf"(?<![.\w]){variable}\.(\w+)\(", code):
+                    assert called in procedures(target), (path.name, variable, called)
+            elif target in kinds["table"]:
+                for field in re.findall(rf"(?<![.\w]){variable}\.\"([^\"]+)\"", code):
+                    assert field in al_fields(target), (path.name, variable, field)
+    assert seen > 40
+
+
+def test_the_api_page_inserts_and_does_nothing_else() -> None:
+    api = properties(AL / "OAuthCallbackAPI.Page.al")
+    assert api["PageType"] == "API"
+    assert api["ODataKeyFields"] == "SystemId"
+    assert api["InsertAllowed"] == api["DelayedInsert"] == "true"
+    assert api["ModifyAllowed"] == api["DeleteAllowed"] == api["Extensible"] == "false"
+    for name in ("APIPublisher", "APIGroup", "EntityName", "EntitySetName"):
+        assert re.fullmatch(r"'[a-z][A-Za-z0-9]*'", api[name])
+    assert re.fullmatch(r"'v\d+\.\d+'", api["APIVersion"])
+
+
+def test_the_api_page_gives_no_code_and_no_verifier_back() -> None:
+    source = AL_SOURCES[AL / "OAuthCallbackAPI.Page.al"]
+    assert 'field("code"; CodeText)' in source
+    assert "field(codeVerifier; CodeVerifierText)" in source
+    _, _, insert = source.partition("Rec.Insert(true);")
+    for trigger in (insert, source.partition("trigger OnAfterGetRecord()")[2]):
+        body = trigger.partition("end;")[0]
+        assert "Clear(CodeText);" in body
+        assert "Clear(CodeVerifierText);" in body
+
+
+def test_the_keys_of_business_central_fit_into_900_bytes() -> None:
+    table = AL_SOURCES[AL / "OAuthCallback.Table.al"]
+    keys = re.findall(r"key\(\w+; (\"[^\"]+\"|\w+)\)\s*\{([^}]*)\}", table)
+    assert keys[0][0] == '"State Hash"'
+    assert "Clustered = true;" in keys[0][1]
+    length = re.search(r"field\(1; \"State Hash\"; Text\[(\d+)\]\)", table)
+    assert length
+    assert int(length[1]) * 2 <= 900
+
+
+def test_the_permission_set_of_the_relay_inserts_and_reads_through_the_page_only() -> None:
+    granted = re.search(
+        r"Permissions =\s*(.*?);", AL_SOURCES[AL / "OAuthCBRelay.PermissionSet.al"], re.DOTALL
+    )
+    assert granted
+    assert [" ".join(one.split()) for one in granted[1].split(",")] == [
+        'tabledata "OAuth Callback" = ri',
+        'page "OAuth Callback API" = X',
+    ]
+
+
+def test_business_central_shows_no_secret_and_stores_none_in_clear() -> None:
+    for path, source in AL_SOURCES.items():
+        for said in re.findall(r"\b(?:Error|Message|Confirm|LogMessage)\(([^)]*)\);", source):
+            assert re.fullmatch(r"\w+Err(, ConnectionName)?", said), (path.name, said)
+        assert "IsolatedStorage.Set(" not in source
+        assert "GetLastErrorText" not in source
+    secret = r"\([^)]*(?:Form: Dictionary|RefreshToken: Text|CodeText: Text)"
+    touching = re.findall(
+        rf"(\[NonDebuggable\]\s+)?(?:local |internal )?procedure (\w+){secret}",
+        "".join(AL_SOURCES.values()),
+    )
+    assert len(touching) > 4
+    assert all(marked for marked, _ in touching)
+
+
+def test_business_central_encodes_every_name_and_value_of_a_form_alone() -> None:
+    source = AL_SOURCES[AL / "OAuthTokenClient.Codeunit.al"]
+    encode = source.partition("procedure Encode(")[2]
+    assert re.findall(r"EscapeDataString\((Name|Form\.Get\(Name\))\)", encode) == [
+        "Name",
+        "Form.Get(Name)",
+    ]
+    assert "'application/x-www-form-urlencoded'" in source
+    assert not re.search(r"'[^'\n]*\w=[&%']", source)
+
+
+# -- Dataverse -------------------------------------------------------------------------------------
+
+TABLES = ("oacb_OAuthCallback", "oacb_OAuthPendingState")
+
+
+@pytest.mark.parametrize(
+    ("table", "key"), [(TABLES[0], "oacb_statehash"), (TABLES[1], "oacb_flowname")]
+)
+def test_a_table_of_dataverse_has_its_alternate_key(table: str, key: str) -> None:
+    root = xml(SOLUTION / "Entities" / table / "Entity.xml")
+    entity = every(root, "EntityInfo/entity")[0]
+    assert text(root, "Name") == entity.get("Name") == table
+    assert text(entity, "EntitySetName") == table.lower() + "s"
+    assert text(entity, "OwnershipTypeMask") == "OrgOwned"
+    [alternate] = every(entity, "EntityKeys/EntityKey")
+    assert [a.text for a in every(alternate, "EntityKeyAttributes/AttributeName")] == [key]
+    assert columns(table)[key] * 2 <= 900
+    attributes = every(entity, "attributes/attribute")
+    [key_attribute] = [a for a in attributes if text(a, "LogicalName") == key]
+    assert text(key_attribute, "Type") == "nvarchar"
+    assert Counter(text(a, "Type") for a in attributes)["primarykey"] == 1
+    assert sum("PrimaryName" in text(a, "DisplayMask") for a in attributes) == 1
+    for attribute in attributes:
+        assert text(attribute, "Name") == text(attribute, "LogicalName")
+        assert (attribute.get("PhysicalName") or "").lower() == text(attribute, "LogicalName")
+        assert text(attribute, "IsAuditEnabled") == "0"  # a copy would outlive the code
+
+
+def test_codes_of_dataverse_are_memos() -> None:
+    root = xml(SOLUTION / "Entities" / "oacb_OAuthCallback" / "Entity.xml")
+    kinds = {
+        text(a, "LogicalName"): text(a, "Type")
+        for a in every(root, "EntityInfo/entity/attributes/*")
+    }
+    assert kinds["oacb_code"] == kinds["oacb_state"] == "ntext"
+
+
+def test_the_role_of_the_relay_creates_callbacks_in_the_whole_organisation_and_nothing_else() -> (
+    None
+):
+    role = xml(SOLUTION / "Roles" / "OAuth Callback Relay.xml")
+    granted = [(p.get("name"), p.get("level")) for p in every(role, "RolePrivileges/RolePrivilege")]
+    assert granted == [("prvCreateoacb_OAuthCallback", "Global")]
+
+
+def test_the_solution_has_the_components_that_its_folder_has() -> None:
+    manifest = xml(SOLUTION / "Other" / "Solution.xml")
+    components = every(manifest, "SolutionManifest/RootComponents/RootComponent")
+    assert {c.get("schemaName") for c in components if c.get("type") == "1"} == {
+        folder.name.lower() for folder in (SOLUTION / "Entities").iterdir()
+    }
+    roles = {path: xml(path) for path in (SOLUTION / "Roles").iterdir()}
+    assert {c.get("id") for c in components if c.get("type") == "20"} == {
+        role.get("id") for role in roles.values()
+    }
+    assert all(path.stem == role.get("name") for path, role in roles.items())
+    prefix = text(manifest, "SolutionManifest/Publisher/CustomizationPrefix")
+    assert all(name.startswith(prefix + "_") for table in TABLES for name in columns(table))
+    privileges = {
+        p.get("name") or "" for role in roles.values() for p in role.iter() if p.get("level")
+    }
+    assert {re.sub("prv[A-Z][a-z]+?(?=oacb)", "", name) for name in privileges} == set(TABLES)
+
+
+def test_the_plugin_names_columns_that_exist() -> None:
+    source = PLUGIN.read_text("utf-8")
+    known = {name for table in TABLES for name in (table.lower(), *columns(table))}
+    assert set(re.findall(r'"(oacb_\w+)"', source)) <= known
+
+
+def test_the_plugins_configuration_is_the_one_of_the_page() -> None:
+    [configuration] = re.findall(r"`(\{\"connectionName\".*?\})`", PAGES["dataverse"])
+    source = PLUGIN.read_text("utf-8")
+    _, _, declared_ = source.partition("class Settings")
+    names_ = re.findall(r"DataMember\(Name = \"(\w+)\", IsRequired = true\)", declared_)
+    assert list(json.loads(configuration)) == names_
+    # What is secret is named here, and not given.
+    secret = [name for name in names_ if re.search("secret|tokens", name, re.IGNORECASE)]
+    assert secret == ["clientSecretName", "tokensName"]
+
+
+def test_the_plugin_is_whole_and_its_messages_hold_no_value() -> None:
+    source = PLUGIN.read_text("utf-8")
+    code = re.sub(
+        r"(\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])')|//[^\n]*",
+        lambda f: "''" if f[1] else "",
+        source,
+    )
+    assert balanced(code)
+    assert re.findall(r"new InvalidPluginExecutionException\((?!\"[^\"+{]*\"\);)", source) == []
+    assert "Trace(" not in source
+    assert "FormUrlEncodedContent(form)" in source
+    assert "AllowAutoRedirect = false" in source
