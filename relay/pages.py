@@ -69,7 +69,7 @@ _STYLE = Markup(
     "blockquote{margin-top:.375rem;padding-left:1rem;border-left:.125rem solid var(--line)}"
     "blockquote p+p{margin-top:.25rem}"
     "code{font-family:ui-monospace,'Cascadia Mono',Consolas,Menlo,'Liberation Mono',monospace;"
-    "font-size:.9375rem;overflow-wrap:anywhere}"
+    "font-size:.9375rem}"
     ".words{font:inherit}"
     "footer{display:flex;flex-wrap:wrap;align-items:center;justify-content:space-between;"
     "gap:.375rem 1rem;margin-top:2rem;padding-top:1.5rem;border-top:1px solid var(--line)}"

@@ -1,8 +1,10 @@
 """Pictures of every page that a person can see, for a person to look at.
 
 python -m sandbox.screenshots [--folder DIR]
+python -m sandbox.screenshots --readme
 
-Writes each page in light, in dark, 320 px wide, and once in each language.
+Writes each page in light, in dark, 320 px wide, and once in each language; or the two pictures that
+the README shows, into docs/images.
 """
 
 import argparse
@@ -27,6 +29,7 @@ from sandbox.serving import Server
 
 REFERENCE = "7c1f09b2e4a85d36"
 FOLDER = Path("screenshots")
+IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 
 WIDE = {"width": 960, "height": 720}
 NARROW = {"width": 320, "height": 640}
@@ -53,6 +56,9 @@ PAGES = (*Outcome, *_SHOWN_IN_PLACE)
 
 `said` is `declined` with the provider's words. The start of a flow has no page: it is a redirect.
 """
+
+README = {"width": 640, "height": 480}
+"""The pictures in the README, which every clone of the repository carries: small ones."""
 
 
 def answer(name: str) -> Answer:
@@ -84,15 +90,18 @@ def main(arguments: list[str]) -> int:
     """Take the pictures; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m sandbox.screenshots")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="default: %(default)s")
-    folder: Path = parser.parse_args(arguments).folder
+    parser.add_argument("--readme", action="store_true", help="write docs/images instead")
+    chosen = parser.parse_args(arguments)
+    folder: Path = IMAGES if chosen.readme else chosen.folder
     if (reason := unavailable()) is not None:
         print(f"No pictures can be taken: {reason}.", file=sys.stderr)
         return 1
     folder.mkdir(parents=True, exist_ok=True)
     with Server(gallery()) as server, chromium() as browser:
-        for kind, options in _KINDS.items():
-            _take(browser, options, {name: folder / f"{name}-{kind}.png" for name in PAGES}, server)
-    print(f"{len(_KINDS) * len(PAGES)} pictures are in {folder}")
+        kinds, names = (_README, ("delivered",)) if chosen.readme else (_KINDS, PAGES)
+        for kind, options in kinds.items():
+            _take(browser, options, {name: folder / f"{name}-{kind}.png" for name in names}, server)
+    print(f"{len(kinds) * len(names)} pictures are in {folder}")
     return 0
 
 
@@ -106,6 +115,12 @@ _KINDS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             for tag in LANGUAGES
             if tag != DEFAULT
         },
+    }
+)
+_README = MappingProxyType(
+    {
+        kind: {"viewport": README, "color_scheme": kind, "device_scale_factor": 1.5}
+        for kind in ("light", "dark")
     }
 )
 

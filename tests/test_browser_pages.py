@@ -348,23 +348,33 @@ def world() -> Iterator[World]:
         yield world
 
 
+NOTE = """
+    const submit = HTMLFormElement.prototype.submit;
+    HTMLFormElement.prototype.submit = function () {
+        sessionStorage.before = location.href;
+        submit.call(this);
+    };
+"""
+"""Keep what stands in the address bar when the form goes off."""
+
+
 def test_a_response_in_the_fragment_reaches_dynamics_and_leaves_the_address_bar(
     browser: Browser, world: World
 ) -> None:
     with tab_of(browser, locale="da-DK") as tab:
         tab.add_init_script(WATCH)
+        tab.add_init_script(NOTE)
         posts = world.dynamics.posts
-        tab.goto(
-            f"{world.redirect_uri}#code={CODE}&state={STATE}&iss={world.settings['PROVIDER_ISSUER']}"
-        )
+        issuer = world.settings["PROVIDER_ISSUER"]
+        tab.goto(f"{world.redirect_uri}#code={CODE}&state={STATE}&iss={issuer}")
         tab.wait_for_url("**/done/delivered?ref=*")
         assert world.dynamics.posts == posts + 1
         assert tab.title() == LANGUAGES["da"].pages["delivered"].title
-        # What the back button leads to.
-        tab.go_back()
-        tab.wait_for_load_state()
-        assert "canary" not in tab.url
+        # It is gone before the answer comes, and the way back does not lead to it either.
+        assert tab.evaluate("sessionStorage.before") == world.redirect_uri
         assert tab.evaluate("window.refused") == []
+        tab.go_back()
+        assert "canary" not in tab.url
 
 
 def test_an_error_in_the_fragment_is_shown_with_the_providers_words(
@@ -419,3 +429,25 @@ def test_a_browser_that_is_named_and_not_there_is_not_replaced_by_another(
 ) -> None:
     monkeypatch.setenv("CHROMIUM", "no-such-browser")
     assert unavailable() == "CHROMIUM is set to no-such-browser, which is no file that can be run"
+
+
+@pytest.mark.parametrize(
+    ("kind", "width"), [("light", 2 * 960), ("dark", 2 * 960), ("320px", 2 * 320), ("de", 2 * 320)]
+)
+def test_a_picture_is_a_png_of_the_whole_page(
+    browser: Browser, tmp_path: Path, kind: str, width: int
+) -> None:
+    file = tmp_path / "invalid.png"
+    with Server(screenshots.gallery()) as server:
+        screenshots._take(browser, screenshots._KINDS[kind], {"invalid": file}, server)
+    # ISO/IEC 15948 §11.2.2: the header's width and height.
+    taken = file.read_bytes()
+    assert taken.startswith(b"\x89PNG\r\n\x1a\n")
+    assert int.from_bytes(taken[16:20]) == width
+    assert int.from_bytes(taken[20:24]) >= 2 * 640
+
+
+def test_the_pictures_of_the_readme_are_small() -> None:
+    pictures = sorted(screenshots.IMAGES.glob("*.png"))
+    assert [each.name for each in pictures] == ["delivered-dark.png", "delivered-light.png"]
+    assert all(each.stat().st_size < 60 * 1024 for each in pictures)

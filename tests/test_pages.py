@@ -523,6 +523,8 @@ def test_english_comes_first_and_every_language_has_a_tag_that_browsers_send() -
         ("*, de;q=0.5", "en"),
         ("de;q=0", "en"),
         ("de;q=0, de-AT", "en"),
+        ("de-AT;q=0", "en"),
+        ("de-AT;q=0, de;q=0.1", "de"),
         ("en;q=0, *", "de"),
         ("en;q=0, en-GB, *;q=0.1", "de"),
         ("en;q=0.000, de;q=0.001", "de"),
