@@ -10,6 +10,7 @@ import relay
 from relay import bootstrap, pages
 from relay.authorization import Request
 from relay.connections import DEFAULT
+from relay.outcome import Answer
 from relay.pages import Reply
 from relay.start import Started
 
@@ -40,7 +41,7 @@ async def callback(req: func.HttpRequest, outbox: func.Out[str]) -> func.HttpRes
     answer = await _relay.receive(_name(req), request)
     if answer.held is not None:
         outbox.set(answer.held)
-    return _response(pages.render(answer, html=request.wants_html))
+    return _response(_render(answer, request))
 
 
 @app.function_name("redeliver")
@@ -62,7 +63,7 @@ async def authorize(req: func.HttpRequest) -> func.HttpResponse:
     answer = _relay.authorize(_name(req), request)
     if isinstance(answer, Started):
         return _response(pages.begin(answer))
-    return _response(pages.render(answer, html=request.wants_html))
+    return _response(_render(answer, request))
 
 
 @app.function_name("done")
@@ -70,7 +71,8 @@ async def authorize(req: func.HttpRequest) -> func.HttpResponse:
 async def done(req: func.HttpRequest) -> func.HttpResponse:
     """Show the page that a browser lands on after a callback."""
     reference = req.params.get("ref", "")
-    return _response(pages.done(req.route_params.get("outcome", ""), reference))
+    language = req.headers.get("accept-language", "")
+    return _response(pages.done(req.route_params.get("outcome", ""), reference, language))
 
 
 @app.function_name("health")
@@ -93,6 +95,11 @@ def _request(req: func.HttpRequest) -> Request:
         headers={name.lower(): value for name, value in req.headers.items()},
         body=req.get_body(),
     )
+
+
+def _render(answer: Answer, request: Request) -> Reply:
+    language = request.headers.get("accept-language", "")
+    return pages.render(answer, html=request.wants_html, accept_language=language)
 
 
 def _response(reply: Reply) -> func.HttpResponse:

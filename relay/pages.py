@@ -16,8 +16,10 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from relay import texts
 from relay.outcome import Answer, Outcome
 from relay.start import Started
+from relay.texts import LANGUAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,97 +32,58 @@ class Reply:
     cookies: tuple[str, ...] = ()
 
 
-class _Text(NamedTuple):
-    title: str
-    body: str
-    next: str
-
-
-_TEXTS = MappingProxyType(
-    {
-        Outcome.DELIVERED: _Text(
-            "Authorization complete",
-            "Dynamics 365 has received it.",
-            "You can close this window and go back to Dynamics 365.",
-        ),
-        Outcome.DUPLICATE: _Text(
-            "Already received",
-            "Dynamics 365 has this authorization already. Nothing was stored twice.",
-            "You can close this window and go back to Dynamics 365.",
-        ),
-        Outcome.HELD: _Text(
-            "Received, not delivered yet",
-            "Dynamics 365 cannot be reached just now. Your authorization is kept encrypted and is "
-            "delivered as soon as it answers.",
-            "You can close this window. If Dynamics 365 does not show the connection in some "
-            "minutes, start again from there.",
-        ),
-        Outcome.DECLINED: _Text(
-            "Not authorized",
-            "The other system did not grant the authorization. No access was given.",
-            "If that was not your intention, start again from Dynamics 365.",
-        ),
-        Outcome.INVALID: _Text(
-            "This answer cannot be used",
-            "It is incomplete, has expired, or does not belong to a request from Dynamics 365. "
-            "Nothing was stored.",
-            "Start again from Dynamics 365. If it happens again, give your administrator the "
-            "reference below.",
-        ),
-        Outcome.UNKNOWN: _Text(
-            "No such address",
-            "Nothing is registered here. Nothing was stored.",
-            "Administrators: compare the redirect URI at the provider with the connections of the "
-            "relay.",
-        ),
-        Outcome.REJECTED: _Text(
-            "Dynamics 365 did not take it",
-            "The other system granted the authorization, but it could not be handed to Dynamics "
-            "365. You are not connected.",
-            "Give your administrator the reference below, then start again from Dynamics 365.",
-        ),
-        Outcome.MISCONFIGURED: _Text(
-            "Not set up yet",
-            "This address is not ready to receive authorizations. Nothing was stored.",
-            "Administrators: the log names every setting that is missing or wrong.",
-        ),
-    }
-)
-
-_BARE = _Text(
-    "This is a redirect URI",
-    "External systems send people here after they have signed in and consented. It hands the "
-    "authorization to Dynamics 365. There is nothing to see without one.",
-    "To connect a system, start from Dynamics 365. Administrators: register this address, exactly "
-    "as it stands, as the redirect URI at the provider.",
-)
-
-_UNPROVEN = _Text(
-    "Not checked yet",
-    "The keys of the other system cannot be had just now, and without them its answer cannot be "
-    "checked. Nothing was stored.",
-    "Reload this page in a moment.",
-)
-
+# Colours are of the outcome, and say nothing that the title and the mark's shape do not say too.
+# Nothing moves. Borders in the colour of their ground are there for forced colours, which take the
+# grounds away.
 _STYLE = Markup(
-    ":root{color-scheme:light dark;--ink:#1b1f24;--soft:#57606a;--paper:#fff;--ground:#f3f4f6;"
-    "--line:#d0d7de;--good:#1a7f37;--wait:#9a6700;--bad:#b3261e}"
-    "@media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--soft:#9da7b3;--paper:#161b22;"
-    "--ground:#0d1117;--line:#30363d;--good:#56d364;--wait:#e3b341;--bad:#ff7b72}}"
+    ":root{color-scheme:light dark;--ink:#1d232b;--soft:#59636f;--paper:#fff;--ground:#f3f4f6;"
+    "--line:#dce0e6;--panel:#f3f5f8;--good:#1a6b37;--good-tint:#e2f3e8;--wait:#7d5000;"
+    "--wait-tint:#fbefd5;--bad:#b0261e;--bad-tint:#fce8e6;--plain:#2f5f8f;--plain-tint:#e5eff9}"
+    "@media screen and (prefers-color-scheme:dark){:root{--ink:#e8ebef;--soft:#a4aeba;"
+    "--paper:#181c22;--ground:#0f1216;--line:#313841;--panel:#20262e;--good:#74d492;"
+    "--good-tint:#183422;--wait:#eabb5b;--wait-tint:#372c12;--bad:#ff968d;--bad-tint:#41201e;"
+    "--plain:#94bdec;--plain-tint:#1a2e44}}"
     "*{box-sizing:border-box}"
-    "body{margin:0;min-height:100vh;display:grid;place-items:center;padding:1.5rem;"
-    "background:var(--ground);color:var(--ink);"
-    "font:1rem/1.55 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif}"
-    "main{width:100%;max-width:34rem;padding:2rem;background:var(--paper);"
-    "border:1px solid var(--line);border-top:.3rem solid var(--tone);border-radius:.5rem;"
-    "overflow-wrap:anywhere}"
-    "h1{margin:0 0 .75rem;font-size:1.5rem;line-height:1.25}p{margin:0 0 1rem}"
-    "dl{margin:1.5rem 0 0;padding-top:1rem;border-top:1px solid var(--line);"
-    "display:grid;grid-template-columns:auto 1fr;gap:.25rem 1rem;font-size:.875rem}"
-    "dt{color:var(--soft)}dd{margin:0}"
-    "code{font:.95em ui-monospace,SFMono-Regular,Consolas,monospace;user-select:all}"
-    ".good{--tone:var(--good)}.wait{--tone:var(--wait)}.bad{--tone:var(--bad)}"
-    ".plain{--tone:var(--line)}"
+    "html{-webkit-text-size-adjust:100%;text-size-adjust:100%}"
+    "body{margin:0;min-height:100vh;display:grid;grid-template-columns:minmax(0,1fr);"
+    "place-items:center;padding:min(2rem,8vw) min(1rem,4vw);"
+    "background:var(--ground);color:var(--ink);font:1rem/1.6 -apple-system,BlinkMacSystemFont,"
+    "'Segoe UI',Roboto,'Noto Sans','Liberation Sans',Arial,sans-serif}"
+    "main{width:100%;max-width:35rem;padding:min(3rem,6.5vw);background:var(--paper);"
+    "border:1px solid var(--line);border-radius:1rem;overflow-wrap:break-word}"
+    "svg{display:block;width:3.25rem;height:3.25rem;padding:.625rem;margin:0 0 1.5rem;"
+    "border:1px solid var(--tint);border-radius:50%;background:var(--tint);color:var(--tone);"
+    "forced-color-adjust:auto;fill:none;stroke:currentColor;stroke-width:2;"
+    "stroke-linecap:round;stroke-linejoin:round}"
+    "h1,h2,p,figure,blockquote{margin:0}"
+    "h1{font-size:min(1.75rem,10vw);line-height:1.25;font-weight:650;letter-spacing:-.015em;"
+    "text-wrap:balance}"
+    "p{text-wrap:pretty}"
+    "h1+p{margin-top:.75rem;font-size:1.0625rem}"
+    "h2,figcaption{font-size:.875rem;line-height:1.5;font-weight:600;color:var(--soft)}"
+    "section,figure,noscript{display:block;margin-top:1.75rem}"
+    "noscript,.next{padding:1rem min(1.25rem,5vw);background:var(--panel);"
+    "border:1px solid var(--panel);border-radius:.625rem}"
+    ".next h2{color:var(--ink)}h2+p{margin-top:.125rem}"
+    ".small{font-size:.9375rem}"
+    "blockquote{margin-top:.375rem;padding-left:1rem;border-left:.125rem solid var(--line)}"
+    "blockquote p+p{margin-top:.25rem}"
+    "code{font-family:ui-monospace,'Cascadia Mono',Consolas,Menlo,'Liberation Mono',monospace;"
+    "font-size:.9375rem}"
+    ".words{font:inherit}"
+    "footer{display:flex;flex-wrap:wrap;align-items:center;justify-content:space-between;"
+    "gap:.375rem 1rem;margin-top:2rem;padding-top:1.5rem;border-top:1px solid var(--line)}"
+    "footer code{display:inline-block;padding:.25rem .625rem;font-size:1rem;"
+    "border:1px solid var(--line);border-radius:.375rem;"
+    "-webkit-user-select:all;user-select:all}"
+    "span{margin-right:.5em}span:last-child{margin-right:0}"
+    "footer p+p{width:100%;font-size:.875rem;color:var(--soft)}"
+    ".good{--tone:var(--good);--tint:var(--good-tint)}.wait{--tone:var(--wait);"
+    "--tint:var(--wait-tint)}.bad{--tone:var(--bad);--tint:var(--bad-tint)}"
+    ".plain{--tone:var(--plain);--tint:var(--plain-tint)}"
+    "@media(max-width:24rem){main{hyphens:auto}}"
+    "@media print{:root{color-scheme:light}body{display:block;padding:0;background:none}"
+    "main{max-width:none;padding:0;border:0}}"
 )
 
 # response_mode=fragment: what stands behind # never reaches a server, so the page posts it back.
@@ -142,19 +105,59 @@ _SCRIPT = Markup(
 
 _PAGE = Markup(
     "<!doctype html>"
-    '<html lang="en"><head><meta charset="utf-8">'
+    '<html lang="{lang}"><head><meta charset="utf-8">'
     '<meta name="viewport" content="width=device-width,initial-scale=1">'
     "<title>{title}</title><style>{style}</style></head>"
-    '<body><main class="{tone}"><h1>{title}</h1><p>{body}</p><p>{next}</p>{facts}</main>'
-    "{script}</body></html>\n"
+    '<body><main class="{tone}">'
+    '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="{mark}"/></svg>'
+    "<h1>{title}</h1><p>{body}</p>{said}{noscript}"
+    '<section class="next"><h2>{next_heading}</h2><p>{next}</p></section>'
+    "{admin}{reference}</main>{script}</body></html>\n"
 )
+_SAID = Markup("<figure><figcaption>{}</figcaption><blockquote>{}{}</blockquote></figure>")
+# `dir`: words from right to left, or characters that turn the direction, stay among themselves.
+# `lang`: nobody knows their language.
+_ERROR = Markup('<p><code dir="auto" lang="">{}</code></p>')
+_DESCRIPTION = Markup('<p><code class="words" dir="auto" lang="">{}</code></p>')
+_NOSCRIPT = Markup("<noscript><p>{}</p></noscript>")
+_ADMIN = Markup('<section class="small"><h2>{}</h2><p>{}</p></section>')
+# In groups of four that a person can read out; what is selected and copied is one word.
+_FOOTER = Markup("<footer><h2>{}</h2><p><code>{}</code></p><p>{}</p></footer>")
+_GROUP = Markup("<span>{}</span>")
+_SCRIPT_TAG = Markup("<script>{}</script>")
 
-_TONES = {
-    Outcome.DELIVERED: "good",
-    Outcome.DUPLICATE: "good",
-    Outcome.HELD: "wait",
-    Outcome.DECLINED: "wait",
-}
+_CHECK = "M5.5 12.5l4.5 4.5 8.5-9.5"
+_CLOCK = "M12 5.5v6.8l4.2 2.6"
+_MINUS = "M6 12h12"
+_ALERT = "M12 5v8.5M12 18.2v.1"
+_QUESTION = "M8.6 8.6a3.4 3.4 0 1 1 5.2 2.9c-1.2.8-1.8 1.4-1.8 2.7M12 18.6v.1"
+_INFO = "M12 11v7M12 6.2v.1"
+
+
+class _Look(NamedTuple):
+    """The colour and the mark of a page, and whether its reference is for the administrator."""
+
+    tone: str
+    mark: str
+    report: bool = False
+
+
+_LOOKS = MappingProxyType(
+    {
+        "delivered": _Look("good", _CHECK),
+        "duplicate": _Look("good", _CHECK),
+        "held": _Look("wait", _CLOCK),
+        "declined": _Look("wait", _MINUS),
+        "invalid": _Look("bad", _ALERT, report=True),
+        "unknown": _Look("plain", _QUESTION, report=True),
+        "rejected": _Look("bad", _ALERT, report=True),
+        "misconfigured": _Look("bad", _ALERT, report=True),
+        "bare": _Look("plain", _INFO),
+        "keys": _Look("wait", _CLOCK, report=True),
+        "prefetch": _Look("wait", _CLOCK),
+        "method": _Look("plain", _ALERT),
+    }
+)
 
 _PERMISSIONS = (
     "accelerometer",
@@ -201,13 +204,14 @@ SECURITY_HEADERS = MappingProxyType(
 """On every answer; host.json gives the same to the host's own 404 and 500 pages."""
 
 
-def render(answer: Answer, *, html: bool) -> Reply:
+def render(answer: Answer, *, html: bool, accept_language: str = "") -> Reply:
     """Return the answer to a callback: JSON for a program, a page or the way to one for a browser.
 
+    `accept_language` is the request's header as it came; programs are told everything in English.
     A browser is sent on to `/done/…` so that no code stays in its address bar, its history or a
     Referer (RFC 6749 §3.1.2.5). The Location never holds anything that was sent.
     """
-    reply = _reply_to(answer, html=html)
+    reply = _reply_to(answer, accept_language, html=html)
     return reply if answer.clear is None else replace(reply, cookies=(answer.clear,))
 
 
@@ -216,6 +220,8 @@ def begin(started: Started) -> Reply:
     headers = {**SECURITY_HEADERS, "Location": started.location}
     return Reply(HTTPStatus.FOUND, headers, cookies=started.cookies)
 
+
+_ENGLISH = LANGUAGES[texts.DEFAULT].pages
 
 _REFERENCE = re.compile(r"[0-9a-f]{16}")
 _DONE_STATUS = {
@@ -226,7 +232,7 @@ _DONE_STATUS = {
 }
 
 
-def done(outcome: str, reference: str) -> Reply:
+def done(outcome: str, reference: str, accept_language: str = "") -> Reply:
     """Return the page that a browser lands on.
 
     Anybody can fetch it with any words, so it proves nothing, repeats only what looks like a
@@ -238,7 +244,7 @@ def done(outcome: str, reference: str) -> Reply:
         known = Outcome.UNKNOWN
     shown = reference if _REFERENCE.fullmatch(reference) else ""
     status = _DONE_STATUS.get(known, HTTPStatus.BAD_REQUEST)
-    return _page(Answer(known, shown, status))
+    return _page(Answer(known, shown, status), accept_language)
 
 
 def health(version: str, *, healthy: bool) -> Reply:
@@ -248,11 +254,11 @@ def health(version: str, *, healthy: bool) -> Reply:
     return _reply(HTTPStatus.SERVICE_UNAVAILABLE, {"status": "misconfigured"})
 
 
-def _reply_to(answer: Answer, *, html: bool) -> Reply:
+def _reply_to(answer: Answer, accept_language: str, *, html: bool) -> Reply:
     if not html:
         return _json(answer)
     if answer.in_place:
-        return _page(answer)
+        return _page(answer, accept_language)
     location = f"/done/{answer.outcome}?ref={answer.reference}"
     return Reply(HTTPStatus.SEE_OTHER, {**SECURITY_HEADERS, "Location": location})
 
@@ -262,7 +268,7 @@ def _json(answer: Answer) -> Reply:
     if answer.status < HTTPStatus.BAD_REQUEST:
         return _reply(answer.status, members)
     # RFC 9457. No `type`: it is about:blank, the title says it all.
-    members |= {"title": _TEXTS[answer.outcome].title, "status": int(answer.status)}
+    members |= {"title": _ENGLISH[answer.outcome].title, "status": int(answer.status)}
     for name in ("detail", "error", "error_description"):
         if (value := getattr(answer, name)) is not None:
             members[name] = value
@@ -276,42 +282,66 @@ def _reply(
     return Reply(status, headers, json.dumps(members).encode("ascii"))
 
 
-def _page(answer: Answer) -> Reply:
-    text = _text(answer)
-    facts = [
-        ("What the provider said", answer.error),
-        ("Its explanation", answer.error_description),
-        ("Reference", None if answer.bare else answer.reference),
-    ]
-    shown = Markup().join(
-        Markup("<dt>{}</dt><dd><code>{}</code></dd>").format(term, value)
-        for term, value in facts
-        if value
-    )
+def _page(answer: Answer, accept_language: str) -> Reply:
+    language = texts.negotiate(accept_language)
+    name = _name(answer)
+    words, text, look = LANGUAGES[language].words, LANGUAGES[language].pages[name], _LOOKS[name]
     page = _PAGE.format(
+        lang=language,
         title=text.title,
         style=_STYLE,
-        tone="plain" if answer.bare else _TONES.get(answer.outcome, "bad"),
+        tone=look.tone,
+        mark=look.mark,
         body=text.body,
+        said=_said(answer, words),
+        noscript=_NOSCRIPT.format(text.noscript) if text.noscript else "",
+        next_heading=words["next"],
         next=text.next,
-        facts=Markup("<dl>{}</dl>").format(shown) if shown else "",
-        script=Markup("<script>{}</script>").format(_SCRIPT) if answer.bare else "",
+        admin=_ADMIN.format(words["admin"], text.admin) if text.admin else "",
+        reference=_footer(answer, words["report" if look.report else "reference"], words["select"]),
+        script=_SCRIPT_TAG.format(_SCRIPT) if answer.bare else "",
     )
     headers = {
         **SECURITY_HEADERS,
         "Content-Type": "text/html; charset=utf-8",
+        "Content-Language": language,
+        "Vary": "Accept-Language",
         "Content-Security-Policy": _CSP_BARE if answer.bare else _CSP_PAGE,
         **_allow(answer.status),
     }
     return Reply(answer.status, headers, page.encode())
 
 
-def _text(answer: Answer) -> _Text:
+def _name(answer: Answer) -> str:
+    """Return the name of the answer's page: its outcome, or what the outcome stands for here."""
     if answer.bare:
-        return _BARE
-    if answer.outcome is Outcome.REJECTED and answer.in_place:
-        return _UNPROVEN
-    return _TEXTS[answer.outcome]
+        return "bare"
+    if answer.in_place and answer.outcome is Outcome.REJECTED:
+        return "keys"
+    if answer.in_place and answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return "prefetch"
+    if answer.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        return "method"
+    return answer.outcome
+
+
+def _said(answer: Answer, words: Mapping[str, str]) -> Markup | str:
+    if answer.error is None:
+        return ""
+    description = answer.error_description
+    return _SAID.format(
+        words["said"],
+        _ERROR.format(answer.error),
+        _DESCRIPTION.format(description) if description else "",
+    )
+
+
+def _footer(answer: Answer, heading: str, select: str) -> Markup | str:
+    if answer.bare or not answer.reference:
+        return ""
+    groups = (answer.reference[at : at + 4] for at in range(0, len(answer.reference), 4))
+    shown = Markup("<wbr>").join(_GROUP.format(group) for group in groups)
+    return _FOOTER.format(heading, shown, select)
 
 
 def _allow(status: HTTPStatus) -> dict[str, str]:

@@ -273,6 +273,29 @@ async def test_callback_writes_nothing_when_nothing_is_held(
     assert stage.outbox.messages == []
 
 
+async def test_a_person_is_answered_in_the_language_of_the_browser(stage: Stage) -> None:
+    asking = {"Accept": "text/html", "Accept-Language": "da-DK,da;q=0.9,en;q=0.8"}
+    stage.relay.answer = Answer(
+        Outcome.DECLINED, REFERENCE, HTTPStatus.BAD_REQUEST, in_place=True, error="access_denied"
+    )
+    in_place = await stage.call(http("error=access_denied", headers=asking))
+    request = http(route={"outcome": "held"}, headers=asking)
+    sent_on = await stage.call(request, function="done")
+    for response in (in_place, sent_on):
+        assert response.headers["Content-Language"] == "da"
+        assert b'<html lang="da">' in response.get_body()
+
+
+async def test_a_flow_that_cannot_begin_is_explained_in_the_language_of_the_browser(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = Answer(Outcome.INVALID, REFERENCE, HTTPStatus.SERVICE_UNAVAILABLE, in_place=True)
+    monkeypatch.setattr(Relay, "authorize", lambda *_: refused, raising=False)
+    asking = {"Accept": "text/html", "Accept-Language": "nl"}
+    response = await stage.call(http(headers=asking), function="authorize")
+    assert response.headers["Content-Language"] == "nl"
+
+
 # -- done and health -----------------------------------------------------------------------------
 
 
@@ -281,7 +304,7 @@ async def test_done_shows_the_page_of_an_outcome(stage: Stage) -> None:
     response = await stage.call(request, function="done")
     assert response.status_code == 200
     assert response.headers["Content-Type"].startswith("text/html")
-    assert REFERENCE.encode() in response.get_body()
+    assert REFERENCE in re.sub(r"<[^>]*>", "", response.get_body().decode())
     assert "Content-Security-Policy" in response.headers
 
 
