@@ -8,6 +8,7 @@ import ssl
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any

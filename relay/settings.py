@@ -72,7 +72,8 @@ CREDENTIALS = (
     "ENTRA_MANAGED_IDENTITY_CLIENT_ID",
 )
 """The kinds of credential; a connection has one of them."""
-PASSWORD = "ENTRA_CLIENT_CERTIFICATE_PASSWORD"  # noqa: S105  # nosec B105 - its name
+# Its name, and no password.
+PASSWORD = "ENTRA_CLIENT_CERTIFICATE_PASSWORD"  # noqa: S105  # nosec B105
 SYSTEM = "system"
 """The system-assigned managed identity, which has no client id to be named by."""
 

@@ -231,7 +231,7 @@ class _Connection(asyncio.Protocol):
         except (h11.LocalProtocolError, UnicodeError):
             raise WireError("request") from None
         except h11.RemoteProtocolError:
-            raise WireError("protocol") from None
+            raise WireError("protocol" if self.is_alive else "connection") from None
         http = self._http
         if http.our_state is http.their_state is h11.DONE and http.trailing_data == (b"", False):
             http.start_next_cycle()

@@ -98,11 +98,13 @@ def shown(finding: Finding, *, colour: bool = False) -> str:
     verdict = f"{finding.verdict:<4}"
     if colour:
         verdict = f"\x1b[{_COLOUR[finding.verdict]}m{verdict}\x1b[0m"
-    first, *rest = textwrap.wrap(
-        finding.message, _WIDTH - len(_INDENT), break_on_hyphens=False
-    ) or [""]
+    first, *rest = _wrapped(finding.message, _WIDTH - len(_INDENT))
     lines = [f"  {verdict}  {finding.check:<12} {first}", *(_INDENT + line for line in rest)]
     if finding.fix:
-        fix = textwrap.wrap(finding.fix, _WIDTH - len(_INDENT) - 2, break_on_hyphens=False)
-        lines += [_INDENT + ("> " if line is fix[0] else "  ") + line for line in fix]
+        step, *more = _wrapped(finding.fix, _WIDTH - len(_INDENT) - 2)
+        lines += [f"{_INDENT}> {step}", *(f"{_INDENT}  {line}" for line in more)]
     return "\n".join(lines)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_on_hyphens=False) or [""]
