@@ -71,9 +71,9 @@ param heldMinutes int = 15
 @description('Milliseconds: an alert when the slowest twentieth of the deliveries takes longer.')
 param slowMilliseconds int = 5000
 
-@allowed([0, 1, 2, 3, 4, 5, 6, 24, 48])
-@description('Hours without one delivered callback before an alert. 0: never, for a relay that is rarely used.')
-param silentHours int = 24
+@allowed(['never', 'PT1H', 'PT2H', 'PT3H', 'PT4H', 'PT5H', 'PT6H', 'P1D', 'P2D'])
+@description('How long there may be no delivered callback before an alert. never: for a relay that is rarely used.')
+param silentWindow string = 'P1D'
 
 @minValue(30)
 @maxValue(730)
@@ -274,7 +274,7 @@ module alerts 'modules/alerts.bicep' = {
     emails: alertEmails
     heldMinutes: heldMinutes
     slowMilliseconds: slowMilliseconds
-    silentHours: silentHours
+    silentWindow: silentWindow
   }
 }
 

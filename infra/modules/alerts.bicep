@@ -9,7 +9,9 @@ param workspaceId string
 param emails string[]
 param heldMinutes int
 param slowMilliseconds int
-param silentHours int
+
+@description('ISO 8601 duration, or never.')
+param silentWindow string
 
 var callbacks = loadTextContent('../queries/callbacks.kql')
 var rules = [
@@ -76,7 +78,7 @@ var rules = [
   {
     name: 'silent'
     title: 'No callback has been delivered'
-    text: 'Not one in ${silentHours} hours. Perhaps nobody needed it; perhaps the provider has dropped the redirect URI.'
+    text: 'Not one in ${silentWindow}. Perhaps nobody needed it; perhaps the provider has dropped the redirect URI.'
     query: '${callbacks}\n${loadTextContent('../queries/silent.kql')}'
     measure: 'delivered'
     aggregation: 'Total'
@@ -85,8 +87,8 @@ var rules = [
     dimensions: []
     severity: 3
     every: 'PT1H'
-    window: silentHours == 0 || silentHours == 24 ? 'P1D' : silentHours == 48 ? 'P2D' : 'PT${silentHours}H'
-    enabled: silentHours > 0
+    window: (silentWindow == 'never') ? 'P1D' : silentWindow
+    enabled: silentWindow != 'never'
   }
 ]
 

@@ -163,8 +163,8 @@ module site 'br/public:avm/res/web/site:0.24.0' = {
         instanceMemoryMB: instanceMemoryMB
         maximumInstanceCount: maximumInstanceCount
         alwaysReady: concat(
-          alwaysReadyHttp > 0 ? [{ name: 'http', instanceCount: alwaysReadyHttp }] : [],
-          alwaysReadyRedeliver > 0 ? [{ name: 'function:redeliver', instanceCount: alwaysReadyRedeliver }] : []
+          (alwaysReadyHttp > 0) ? [{ name: 'http', instanceCount: alwaysReadyHttp }] : [],
+          (alwaysReadyRedeliver > 0) ? [{ name: 'function:redeliver', instanceCount: alwaysReadyRedeliver }] : []
         )
         triggers: { http: { perInstanceConcurrency: httpConcurrency } }
       }
