@@ -43,8 +43,8 @@ def az(*arguments: str, given: str | None = None) -> str:
     return done.stdout
 
 
-def deployed(*names: str) -> list[str]:
-    """Return what the deployment has put out under these names.
+def deployed(*names: str, optional: tuple[str, ...] = ()) -> dict[str, str]:
+    """Return what the deployment has put out under these names; `optional` ones may be empty.
 
     azd sets them for its hooks. For a person who runs a script by hand they are asked of azd.
     """
@@ -54,7 +54,7 @@ def deployed(*names: str) -> list[str]:
         command = [azd, "env", "get-values", "--output", "json"]
         done = subprocess.run(command, check=False, stdout=subprocess.PIPE, encoding="utf-8")
         values |= json.loads(done.stdout) if done.returncode == 0 else {}
-    missing = [name for name in names if name not in values]
+    missing = [name for name in names if not values.get(name)]
     if missing:
         sys.exit(f"{', '.join(missing)}: not known. Run this in the project's folder after azd up.")
-    return [values[name] for name in names]
+    return {name: values.get(name, "") for name in (*names, *optional)}

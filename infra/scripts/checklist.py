@@ -17,10 +17,8 @@ NAMES = (
     "RELAY_FEDERATION_ISSUER",
     "RELAY_FEDERATION_AUDIENCE",
     "RELAY_VAULT_NAME",
-    "RELAY_DOMAIN",
-    "RELAY_DOMAIN_VALIDATION",
-    "RELAY_ENDPOINT_HOST",
 )
+OF_A_DOMAIN = ("RELAY_DOMAIN", "RELAY_DOMAIN_VALIDATION", "RELAY_ENDPOINT_HOST")
 
 DOMAIN = """\
 At your DNS provider, make two records:
@@ -61,7 +59,7 @@ See that it works:
 
 def main() -> int:
     """Print the list; return the exit code."""
-    values = dict(zip(NAMES, deployed(*NAMES), strict=True))
+    values = deployed(*NAMES, optional=OF_A_DOMAIN)
     print("\nThe relay is deployed. What is left is for a person:\n")
     for number, step in enumerate(steps(values), 1):
         print(f"{number}. {step.format(**values, **derived(values))}\n")

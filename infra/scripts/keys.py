@@ -37,15 +37,15 @@ def main(arguments: list[str]) -> int:
         commands.add_parser(name).add_argument("setting", choices=MINTED)
     commands.add_parser("put").add_argument("setting")
     given = parser.parse_args(arguments)
-    vault_id, app_id, listed = deployed("RELAY_VAULT_ID", "RELAY_APP_ID", "RELAY_VAULT_SETTINGS")
-    settings = listed.split(",")
+    values = deployed("RELAY_VAULT_ID", "RELAY_APP_ID", "RELAY_VAULT_SETTINGS")
+    vault_id, settings = values["RELAY_VAULT_ID"], values["RELAY_VAULT_SETTINGS"].split(",")
     if given.command == "mint":
         mint(vault_id)
     elif given.command == "put":
         put(vault_id, given.setting, settings)
     else:
         turn(vault_id, given.setting, given.command)
-    return tell(refresh(app_id, given.wait), settings)
+    return tell(refresh(values["RELAY_APP_ID"], given.wait), settings)
 
 
 def mint(vault_id: str) -> None:
