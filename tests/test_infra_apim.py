@@ -279,6 +279,9 @@ def test_a_page_has_the_status_that_the_relays_page_has() -> None:
         status = when.find("set-variable[@name='status']")
         assert status is not None
         assert status.attrib["value"] == f"@({pages.done(outcome, '').status:d})"
+    other = root(DONE).find(".//otherwise/set-variable[@name='status']")
+    assert other is not None
+    assert other.attrib["value"] == f"@({pages.done('nonsense', '').status:d})"
 
 
 def test_every_mark_of_a_duplicate_is_looked_for_after_the_sent_values_are_cut_out() -> None:
