@@ -273,6 +273,46 @@ def test_no_two_parameters_listen_to_the_same_variable() -> None:
     assert fed_back == {"AZURE_LOCATION"}
 
 
+def as_azd(environ: dict[str, str]) -> dict[str, Any]:
+    """Return the parameters that azd makes of main.parameters.json and an environment.
+
+    It pastes values into JSON text, but for objects and lists that are one variable: those it reads
+    as JSON. What is not set counts as not given. (loadParameters of azd's bicep_provider.go)
+    """
+
+    def pasted(text: str) -> str:
+        return re.sub(r"\$\{(\w+)\}", lambda match: environ.get(match[1], ""), text)
+
+    result: dict[str, Any] = {}
+    for name, value in parameters().items():
+        kind = parsed(MAIN)["parameters"][name]["type"]
+        if isinstance(value, str) and (kind == "object" or not isinstance(kind, str)):
+            given = pasted(value)
+            result |= {name: json.loads(given)} if given else {}
+        else:
+            given = json.loads(pasted(json.dumps(value)))
+            result |= {name: given} if given != "" else {}
+    return result
+
+
+def test_nothing_but_the_target_has_to_be_given() -> None:
+    given = as_azd({"AZURE_ENV_NAME": "prod", "AZURE_LOCATION": "x", "DYNAMICS_URL": "https://d"})
+    assert set(given) == {"environmentName", "location", "dynamicsUrl", "settings"}
+    assert set(given["settings"].values()) == {""}  # which the app counts as not given
+    assert "!empty(setting.value)" in APP.read_text()
+
+
+def test_values_arrive_as_the_guide_gives_them() -> None:
+    guide = (ROOT / "docs" / "deploy.md").read_text()
+    given = dict(re.findall(r"^azd env set (\w+) '?(.+?)'?$", guide, re.MULTILINE))
+    arrived = as_azd(given)
+    assert arrived["dynamicsBody"]["State"] == "{state}"
+    assert arrived["settings"]["STATE_PATTERN"] == r"^[A-Z]{3}\d{8}$"
+    assert arrived["settings"]["STATE_POLICY"] == "signed"
+    assert arrived["connections"]["xero"]["CODE_TTL"] == "300"
+    assert arrived["vaultSettings"] == ["ENTRA_CLIENT_SECRET"]
+
+
 def test_an_identity_alone_is_the_default_credential() -> None:
     text = MAIN.read_text()
     assert parsed(MAIN)["parameters"]["vaultSettings"]["default"] == []

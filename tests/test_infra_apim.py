@@ -219,6 +219,15 @@ def test_the_state_is_checked_before_anything_else_is_believed() -> None:
     assert r'@"\A(?:{{relay-state-pattern}})\z"' in checks[state]
 
 
+def test_a_browser_that_only_looks_ahead_is_sent_away_before_anything_happens() -> None:
+    first = next(root(CALLBACK).iter("when"))
+    for word in ('"Sec-Purpose"', '"Purpose"', '"X-Moz"', '"prefetch|prerender"'):
+        assert word in first.attrib["condition"]
+    status = first.find("return-response/set-status")
+    assert status is not None
+    assert status.attrib["code"] == "503"
+
+
 def test_a_parameter_given_twice_is_no_parameter() -> None:
     for name in ("code", "state"):
         (text,) = (

@@ -32,6 +32,8 @@ module workspace 'br/public:avm/res/operational-insights/workspace:0.16.1' = {
         query: '${loadTextContent('../queries/callbacks.kql')}\ncallbacks'
         functionAlias: 'RelayCallbacks'
         version: 2
+        // Without it a second deployment would be refused: the search exists.
+        etag: '*'
       }
       {
         name: 'relay-story'
@@ -39,6 +41,7 @@ module workspace 'br/public:avm/res/operational-insights/workspace:0.16.1' = {
         displayName: 'The story of one reference'
         query: '${loadTextContent('../queries/callbacks.kql')}\n${loadTextContent('../queries/story.kql')}'
         version: 2
+        etag: '*'
       }
     ]
     enableTelemetry: false
