@@ -42,7 +42,7 @@ param identityIsClient bool = false
 @description('Memory of an instance in MB. It decides the share of a processor, and with it the cold start.')
 param instanceMemoryMB int = 2048
 
-@minValue(40)
+@minValue(1)
 @maxValue(1000)
 @description('How many instances there may be at once. A limit on cost, and on how hard Dynamics is knocked at.')
 param maximumInstanceCount int = 40

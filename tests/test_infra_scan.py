@@ -25,6 +25,7 @@ pytestmark = pytest.mark.skipif(
 
 ALWAYS = {
     "CKV_AZURE_17": "client certificates: a browser that is sent here has none",
+    "CKV_AZURE_78": "FTP: Flex Consumption has none, refuses the property, and passwords are off",
     "CKV_AZURE_206": "geo-replication: three zones by default, more with STORAGE_SKU",
     "CKV_AZURE_212": "two instances at least: a cost, chosen with ALWAYS_READY_HTTP",
     "CKV_AZURE_213": "a health check path: Flex Consumption replaces instances by itself",

@@ -126,14 +126,15 @@ module site 'br/public:avm/res/web/site:0.24.0' = {
     publicNetworkAccess: 'Enabled'
     clientAffinityEnabled: false
     virtualNetworkSubnetResourceId: empty(appSubnetId) ? null : appSubnetId
-    // No password opens the deployment endpoints: `azd deploy` and the workflow bring Entra tokens.
+    // FTP is off, and no password opens the deployment endpoint either: `azd deploy` and the workflow
+    // bring Entra tokens.
     basicPublishingCredentialsPolicies: [
       { name: 'ftp', allow: false }
       { name: 'scm', allow: false }
     ]
     siteConfig: {
-      alwaysOn: false
-      ftpsState: 'Disabled'
+      // No alwaysOn, ftpsState or linuxFxVersion: Flex Consumption has none of them, and answers a
+      // deployment that names one with error 51021.
       minTlsVersion: '1.2'
       scmMinTlsVersion: '1.2'
       http20Enabled: true
