@@ -361,6 +361,26 @@ def test_nothing_logs_a_query_string() -> None:
         assert "AppServiceHTTPLogs'" not in path.read_text()
 
 
+def diagnostic_settings(node: Any) -> list[dict[str, Any]]:
+    """Return all diagnostic settings below a node."""
+    if isinstance(node, list):
+        return [one for item in node for one in diagnostic_settings(item)]
+    if not isinstance(node, dict):
+        return []
+    below = [one for item in node.values() for one in diagnostic_settings(item)]
+    return [*node.get("diagnosticSettings", []), *below]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(INFRA).as_posix())
+def test_every_diagnostic_setting_names_its_categories(path: Path) -> None:
+    # Where none is named the verified modules send all logs, those with query strings too.
+    for module in verified(path):
+        for setting in diagnostic_settings(Evaluation(path, {}).value(module.params)):
+            named = setting["logCategoriesAndGroups"]
+            assert named
+            assert all(set(one) == {"category"} for one in named)
+
+
 def test_the_host_takes_no_more_than_the_relay_has_to_refuse_itself() -> None:
     limit = int(app_settings()["FUNCTIONS_REQUEST_BODY_SIZE_LIMIT"])
     assert authorization.MAX_BODY < limit <= 4 * authorization.MAX_BODY
