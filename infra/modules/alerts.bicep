@@ -1,0 +1,149 @@
+// When somebody should look. The queries are files of their own in ../queries; they read the log
+// lines of relay/log.py, and the tests run their patterns over real lines.
+param token string
+param location string
+param tags object
+param workspaceId string
+
+@description('E-mail addresses; none: alerts are only seen in the portal.')
+param emails string[]
+param heldMinutes int
+param slowMilliseconds int
+
+@description('ISO 8601 duration, or never.')
+param silentWindow string
+
+var callbacks = loadTextContent('../queries/callbacks.kql')
+var rules = [
+  {
+    name: 'rejected'
+    title: 'Callbacks are refused for good'
+    text: 'Entra or Dynamics refuses, or the relay\'s settings are wrong. The reason is the first word to look up in docs/deploy.md.'
+    query: '${callbacks}\n${loadTextContent('../queries/rejected.kql')}'
+    measure: 'lines'
+    aggregation: 'Total'
+    operator: 'GreaterThan'
+    threshold: 0
+    dimensions: ['outcome', 'connection', 'reason']
+    severity: 1
+    every: 'PT5M'
+    window: 'PT15M'
+    enabled: true
+  }
+  {
+    name: 'held'
+    title: 'Callbacks are held for long'
+    text: 'Dynamics or Entra has not been reachable for ${heldMinutes} minutes. Nothing is lost yet; codes end after CODE_TTL.'
+    query: '${callbacks}\nlet limit = ${heldMinutes}m;\n${loadTextContent('../queries/held.kql')}'
+    measure: 'held'
+    aggregation: 'Total'
+    operator: 'GreaterThan'
+    threshold: 0
+    dimensions: ['connection', 'reason']
+    severity: 2
+    every: 'PT15M'
+    window: 'PT6H'
+    enabled: true
+  }
+  {
+    name: 'letters'
+    title: 'The dead-letter or the poison queue is not empty'
+    text: 'Somebody has to look at a message and take it out: see "Operate" in README.md.'
+    query: loadTextContent('../queries/letters.kql')
+    measure: 'letters'
+    aggregation: 'Total'
+    operator: 'GreaterThan'
+    threshold: 0
+    dimensions: ['queue']
+    severity: 2
+    every: 'PT15M'
+    window: 'P1D'
+    enabled: true
+  }
+  {
+    name: 'slow'
+    title: 'Deliveries are slow'
+    text: 'The slowest twentieth took longer than ${slowMilliseconds} ms. Dynamics or Entra is slow, or maximumInstanceCount is reached.'
+    query: '${callbacks}\n${loadTextContent('../queries/slow.kql')}'
+    measure: 'p95'
+    aggregation: 'Maximum'
+    operator: 'GreaterThan'
+    threshold: slowMilliseconds
+    dimensions: []
+    severity: 3
+    every: 'PT15M'
+    window: 'PT1H'
+    enabled: true
+  }
+  {
+    name: 'silent'
+    title: 'No callback has been delivered'
+    text: 'Not one in ${silentWindow}. Perhaps nobody needed it; perhaps the provider has dropped the redirect URI.'
+    query: '${callbacks}\n${loadTextContent('../queries/silent.kql')}'
+    measure: 'delivered'
+    aggregation: 'Total'
+    operator: 'LessThan'
+    threshold: 1
+    dimensions: []
+    severity: 3
+    every: 'PT1H'
+    window: (silentWindow == 'never') ? 'P1D' : silentWindow
+    enabled: silentWindow != 'never'
+  }
+]
+
+module people 'br/public:avm/res/insights/action-group:0.8.0' = {
+  name: 'people'
+  params: {
+    name: 'ag-relay-${token}'
+    groupShortName: 'relay'
+    location: 'global'
+    tags: tags
+    emailReceivers: [
+      for (email, index) in emails: {
+        name: 'email-${index}'
+        emailAddress: email
+        useCommonAlertSchema: true
+      }
+    ]
+    enableTelemetry: false
+  }
+}
+
+module alert 'br/public:avm/res/insights/scheduled-query-rule:0.6.0' = [
+  for rule in rules: {
+    name: 'alert-${rule.name}'
+    params: {
+      name: 'relay-${rule.name}-${token}'
+      location: location
+      tags: tags
+      alertDisplayName: 'OAuth callback relay: ${rule.title}'
+      alertDescription: rule.text
+      severity: rule.severity
+      enabled: rule.enabled
+      autoMitigate: true
+      evaluationFrequency: rule.every
+      windowSize: rule.window
+      scopes: [workspaceId]
+      // A table that has no row yet is no mistake in the query.
+      skipQueryValidation: true
+      criterias: {
+        allOf: [
+          {
+            query: rule.query
+            timeAggregation: rule.aggregation
+            metricMeasureColumn: rule.measure
+            operator: rule.operator
+            threshold: rule.threshold
+            dimensions: map(rule.dimensions, dimension => { name: dimension, operator: 'Include', values: ['*'] })
+            failingPeriods: { numberOfEvaluationPeriods: 1, minFailingPeriodsToAlert: 1 }
+          }
+        ]
+      }
+      actions: { actionGroupResourceIds: [people.outputs.resourceId] }
+      enableTelemetry: false
+    }
+  }
+]
+
+output names string[] = [for (rule, index) in rules: alert[index].outputs.name]

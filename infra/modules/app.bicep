@@ -1,0 +1,201 @@
+// The Function App on Flex Consumption, and every setting of the relay.
+param token string
+param location string
+param tags object
+
+@description('The identity that the app runs as.')
+param identityId string
+param identityClientId string
+param workspaceId string
+param appInsightsConnectionString string
+param blobEndpoint string
+param queueEndpoint string
+param packageContainer string
+param vaultUri string
+
+@description('Settings that are secrets besides the minted keys.')
+param vaultSettings string[]
+param dynamicsUrl string
+param dynamicsBody object
+param entraAuthority string
+param entraClientId string
+
+@description('The managed identity is the credential: there is no secret.')
+param useIdentity bool
+
+@description('Further app settings by their names; an empty one counts as not given.')
+param settings object
+param connections object
+param instanceMemoryMB int
+param maximumInstanceCount int
+param httpConcurrency int
+param alwaysReadyHttp int
+param alwaysReadyRedeliver int
+param updateStrategy string
+
+@description('Id of the Front Door that alone may call the app; empty: anybody may.')
+param frontDoorId string
+
+@description('Subnet that the app calls out from; empty: no virtual network.')
+param appSubnetId string
+
+var name = 'func-relay-${token}'
+
+// ---- what the platform needs -------------------------------------------------------------------
+var platform = {
+  // Two services by name and no table service: the host then keeps no diagnostic tables, and the
+  // identity needs no right to them.
+  AzureWebJobsStorage__blobServiceUri: blobEndpoint
+  AzureWebJobsStorage__queueServiceUri: queueEndpoint
+  AzureWebJobsStorage__credential: 'managedidentity'
+  AzureWebJobsStorage__clientId: identityClientId
+  AzureWebJobsDisableHomepage: 'true'
+  APPLICATIONINSIGHTS_CONNECTION_STRING: appInsightsConnectionString
+  APPLICATIONINSIGHTS_AUTHENTICATION_STRING: 'ClientId=${identityClientId};Authorization=AAD'
+  // The relay answers 413 above 32 KiB with its own page; the host must not take 100 MB before that.
+  FUNCTIONS_REQUEST_BODY_SIZE_LIMIT: '65536'
+}
+
+// ---- what the relay needs ----------------------------------------------------------------------
+var minted = ['OUTBOX_KEYS', 'STATE_KEYS']
+var secretSettings = union(minted, vaultSettings)
+var secrets = toObject(
+  secretSettings,
+  setting => setting,
+  setting => '@Microsoft.KeyVault(SecretUri=${vaultUri}secrets/${toLower(replace(setting, '_', '-'))})'
+)
+var client = empty(entraClientId) ? {} : { ENTRA_CLIENT_ID: entraClientId }
+var identity = useIdentity ? { ENTRA_MANAGED_IDENTITY_CLIENT_ID: identityClientId } : {}
+var body = empty(dynamicsBody) ? {} : { DYNAMICS_BODY: string(dynamicsBody) }
+var target = union({ ENTRA_AUTHORITY: entraAuthority, DYNAMICS_URL: dynamicsUrl }, client, identity, body)
+var answered = ['ENTRA_AUTHORITY', 'ENTRA_TENANT_ID']
+var further = toObject(
+  filter(items(settings), setting => !empty(setting.value) && !contains(answered, setting.key)),
+  setting => setting.key,
+  setting => string(setting.value)
+)
+var ofConnections = toObject(
+  flatten(map(
+    items(connections),
+    connection =>
+      map(items(connection.value), setting => {
+        name: 'CONNECTIONS__${toUpper(replace(connection.key, '-', '_'))}__${setting.key}'
+        value: string(setting.value)
+      })
+  )),
+  setting => setting.name,
+  setting => setting.value
+)
+
+// Our Front Door and no other; without one, everybody.
+var frontDoorOnly = {
+  name: 'front-door'
+  priority: 100
+  action: 'Allow'
+  tag: 'ServiceTag'
+  ipAddress: 'AzureFrontDoor.Backend'
+  headers: { 'x-azure-fdid': [frontDoorId] }
+}
+var callers = empty(frontDoorId) ? [] : [frontDoorOnly]
+
+module plan 'br/public:avm/res/web/serverfarm:0.7.0' = {
+  name: 'plan'
+  params: {
+    name: 'plan-relay-${token}'
+    location: location
+    tags: tags
+    kind: 'functionapp'
+    skuName: 'FC1'
+    reserved: true
+    zoneRedundant: false
+    enableTelemetry: false
+  }
+}
+
+module site 'br/public:avm/res/web/site:0.24.0' = {
+  name: 'site'
+  params: {
+    name: name
+    location: location
+    tags: union(tags, { 'azd-service-name': 'relay' })
+    kind: 'functionapp,linux'
+    serverFarmResourceId: plan.outputs.resourceId
+    managedIdentities: { userAssignedResourceIds: [identityId] }
+    keyVaultAccessIdentityResourceId: identityId
+    httpsOnly: true
+    publicNetworkAccess: 'Enabled'
+    clientAffinityEnabled: false
+    virtualNetworkSubnetResourceId: empty(appSubnetId) ? null : appSubnetId
+    // FTP is off, and no password opens the deployment endpoint either: `azd deploy` and the workflow
+    // bring Entra tokens.
+    basicPublishingCredentialsPolicies: [
+      { name: 'ftp', allow: false }
+      { name: 'scm', allow: false }
+    ]
+    siteConfig: {
+      // No alwaysOn, ftpsState or linuxFxVersion: Flex Consumption has none of them, and answers a
+      // deployment that names one with error 51021.
+      minTlsVersion: '1.2'
+      scmMinTlsVersion: '1.2'
+      http20Enabled: true
+      remoteDebuggingEnabled: false
+      // No HTTP log: it would hold the query strings, and with them the codes.
+      httpLoggingEnabled: false
+      detailedErrorLoggingEnabled: false
+      requestTracingEnabled: false
+      ipSecurityRestrictionsDefaultAction: empty(frontDoorId) ? 'Allow' : 'Deny'
+      ipSecurityRestrictions: callers
+      // Deployments come from elsewhere than callbacks.
+      scmIpSecurityRestrictionsUseMain: false
+    }
+    functionAppConfig: {
+      deployment: {
+        storage: {
+          type: 'blobContainer'
+          value: '${blobEndpoint}${packageContainer}'
+          authentication: {
+            type: 'UserAssignedIdentity'
+            userAssignedIdentityResourceId: identityId
+          }
+        }
+      }
+      runtime: { name: 'python', version: '3.13' }
+      scaleAndConcurrency: {
+        instanceMemoryMB: instanceMemoryMB
+        maximumInstanceCount: maximumInstanceCount
+        alwaysReady: concat(
+          (alwaysReadyHttp > 0) ? [{ name: 'http', instanceCount: alwaysReadyHttp }] : [],
+          (alwaysReadyRedeliver > 0) ? [{ name: 'function:redeliver', instanceCount: alwaysReadyRedeliver }] : []
+        )
+        triggers: { http: { perInstanceConcurrency: httpConcurrency } }
+      }
+      // https://learn.microsoft.com/azure/azure-functions/flex-consumption-site-updates
+      // Documented, and not yet in the published type.
+      #disable-next-line BCP037
+      siteUpdateStrategy: { type: updateStrategy }
+    }
+    configs: [
+      {
+        name: 'appsettings'
+        // What stands here is all there is: a setting that is taken away here is gone.
+        retainCurrentAppSettings: false
+        properties: union(platform, target, further, ofConnections, secrets)
+      }
+    ]
+    // FunctionAppLogs alone. AppServiceHTTPLogs has a column CsUriQuery, which is where codes are.
+    diagnosticSettings: [
+      {
+        name: 'app'
+        workspaceResourceId: workspaceId
+        logCategoriesAndGroups: [{ category: 'FunctionAppLogs' }]
+        metricCategories: [{ category: 'AllMetrics' }]
+      }
+    ]
+    enableTelemetry: false
+  }
+}
+
+output name string = site.outputs.name
+output resourceId string = site.outputs.resourceId
+output hostName string = site.outputs.defaultHostname
+output vaultSettings string[] = secretSettings

@@ -1,0 +1,130 @@
+// The Functions host's blobs, and the three queues of the outbox. No shared key opens it.
+param token string
+param location string
+param tags object
+
+@description('Object id of the identity that the app runs as.')
+param principalId string
+param workspaceId string
+
+@description('Name of the outbox queue.')
+param outbox string
+param skuName string
+
+@description('Subnet for private endpoints; empty: the public endpoint, with Entra tokens only.')
+param endpointsSubnetId string
+param blobZoneId string
+param queueZoneId string
+
+var blobDataOwner = 'b7e6dc6d-f1e8-4753-8033-0f276bb0955b'
+var queueDataContributor = '974c5e8b-45b9-4653-ba55-5f855dd0fb88'
+var queueDataMessageSender = 'c6a89b2d-59bc-44d0-9896-0f6e12d7b80a'
+var packageContainer = 'app-package'
+var isPrivate = !empty(endpointsSubnetId)
+var endpoints = [
+  { service: 'blob', zone: blobZoneId }
+  { service: 'queue', zone: queueZoneId }
+]
+
+module account 'br/public:avm/res/storage/storage-account:0.33.0' = {
+  name: 'storage-account'
+  params: {
+    name: take('strelay${token}', 24)
+    location: location
+    tags: tags
+    kind: 'StorageV2'
+    skuName: skuName
+    allowSharedKeyAccess: false
+    defaultToOAuthAuthentication: true
+    allowBlobPublicAccess: false
+    allowCrossTenantReplication: false
+    minimumTlsVersion: 'TLS1_2'
+    supportsHttpsTrafficOnly: true
+    publicNetworkAccess: isPrivate ? 'Disabled' : 'Enabled'
+    networkAcls: {
+      bypass: 'None'
+      defaultAction: isPrivate ? 'Deny' : 'Allow'
+    }
+    privateEndpoints: [
+      for endpoint in (isPrivate ? endpoints : []): {
+        service: endpoint.service
+        subnetResourceId: endpointsSubnetId
+        privateDnsZoneGroup: {
+          privateDnsZoneGroupConfigs: [{ privateDnsZoneResourceId: endpoint.zone }]
+        }
+        enableTelemetry: false
+      }
+    ]
+    roleAssignments: [
+      {
+        principalId: principalId
+        principalType: 'ServicePrincipal'
+        roleDefinitionIdOrName: blobDataOwner
+        description: 'The Functions host keeps its locks and keys here, and reads the package.'
+      }
+    ]
+    blobServices: {
+      containers: [{ name: packageContainer, publicAccess: 'None' }]
+      deleteRetentionPolicyEnabled: true
+      deleteRetentionPolicyDays: 7
+      containerDeleteRetentionPolicyEnabled: true
+      containerDeleteRetentionPolicyDays: 7
+    }
+    queueServices: {
+      queues: [
+        {
+          name: outbox
+          roleAssignments: [
+            {
+              principalId: principalId
+              principalType: 'ServicePrincipal'
+              // Message Processor is not enough: showing a message again later is an update, and
+              // without that right it would stay hidden for ten minutes instead of ten seconds.
+              roleDefinitionIdOrName: queueDataContributor
+              description: 'The relay writes, reads, postpones and deletes what it holds.'
+            }
+          ]
+        }
+        {
+          name: '${outbox}-poison'
+          roleAssignments: [
+            {
+              principalId: principalId
+              principalType: 'ServicePrincipal'
+              roleDefinitionIdOrName: queueDataMessageSender
+              description: 'The Functions host puts aside what cannot be opened.'
+            }
+          ]
+        }
+        {
+          name: '${outbox}-dead'
+          roleAssignments: [
+            {
+              principalId: principalId
+              principalType: 'ServicePrincipal'
+              roleDefinitionIdOrName: queueDataMessageSender
+              description: 'The relay puts aside what will never be delivered.'
+            }
+          ]
+        }
+      ]
+      // Who put what into which queue: the alert on dead letters counts these lines. A queue's URI
+      // has no secret, since there are no shared keys, and a message's text is not logged. Reads
+      // are left out: the host polls all day.
+      diagnosticSettings: [
+        {
+          name: 'queue-writes'
+          workspaceResourceId: workspaceId
+          logCategoriesAndGroups: [{ category: 'StorageWrite' }, { category: 'StorageDelete' }]
+          metricCategories: [{ category: 'Transaction' }]
+        }
+      ]
+    }
+    enableTelemetry: false
+  }
+}
+
+output name string = account.outputs.name
+output blobEndpoint string = account.outputs.primaryBlobEndpoint
+output queueEndpoint string = account.outputs.serviceEndpoints.queue
+output packageContainer string = packageContainer

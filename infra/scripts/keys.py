@@ -1,0 +1,148 @@
+"""The keys in Key Vault: mint the missing ones, rotate, retire, put. No key is ever printed.
+
+keys.py mint            make OUTBOX_KEYS and STATE_KEYS where the vault has none; azd runs it
+keys.py rotate SETTING  a new key in front, the one that was first behind it
+keys.py retire SETTING  only the first key stays
+keys.py put SETTING     store what comes on standard input, such as ENTRA_CLIENT_SECRET
+
+Secrets are written through Azure Resource Manager: that needs no right to read any, and it works
+for a vault that is not reachable from here. Only `rotate` and `retire` read one, and need the role
+Key Vault Secrets User for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import getpass
+import secrets
+import sys
+import time
+from typing import Any
+
+from az import arm, az, deployed
+
+VAULT_API = "2023-07-01"
+SITE_API = "2022-03-01"
+MINTED = ("OUTBOX_KEYS", "STATE_KEYS")
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command; return the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--wait", type=float, default=20, help="seconds between two looks")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("mint", help="make the keys that the vault does not have")
+    for name in ("rotate", "retire"):
+        commands.add_parser(name).add_argument("setting", choices=MINTED)
+    commands.add_parser("put").add_argument("setting")
+    given = parser.parse_args(arguments)
+    values = deployed("RELAY_VAULT_ID", "RELAY_APP_ID", "RELAY_VAULT_SETTINGS")
+    vault_id, settings = values["RELAY_VAULT_ID"], values["RELAY_VAULT_SETTINGS"].split(",")
+    if given.command == "mint":
+        mint(vault_id)
+    elif given.command == "put":
+        put(vault_id, given.setting, settings)
+    else:
+        turn(vault_id, given.setting, given.command)
+    return tell(refresh(values["RELAY_APP_ID"], given.wait), settings)
+
+
+def mint(vault_id: str) -> None:
+    """Make what is missing. What is there stays, disabled or not: it may have sealed something."""
+    there = existing(vault_id)
+    for setting in MINTED:
+        if secret_name(setting) in there:
+            print(f"{setting}: in the vault already, left as it is")
+        else:
+            write(vault_id, setting, fresh(setting))
+            print(f"{setting}: minted")
+
+
+def turn(vault_id: str, setting: str, command: str) -> None:
+    """Put a new key before the first one, or leave the first one alone."""
+    vault = vault_id.rpartition("/")[2]
+    name = secret_name(setting)
+    where = ("--vault-name", vault, "--name", name)
+    value = az("keyvault", "secret", "show", *where, "--query", "value", "--output", "tsv")
+    first = value.strip().split(",")[0]
+    if not first:
+        sys.exit(f"{setting} is empty in the vault {vault}.")
+    write(vault_id, setting, f"{fresh(setting)},{first}" if command == "rotate" else first)
+    print(f"{setting}: {'new key in front, one behind it' if command == 'rotate' else 'one key'}")
+
+
+def put(vault_id: str, setting: str, settings: list[str]) -> None:
+    """Store a secret that somebody else made."""
+    if setting not in settings:
+        sys.exit(f"{setting}: not a setting of the vault. First: azd env set VAULT_SETTINGS '…'")
+    value = getpass.getpass(f"{setting}: ") if sys.stdin.isatty() else sys.stdin.read()
+    if not value.strip():
+        sys.exit(f"{setting}: nothing came on standard input.")
+    write(vault_id, setting, value.strip())
+    print(f"{setting}: stored")
+
+
+def fresh(setting: str) -> str:
+    """Return a new key in the setting's form: a Fernet key, or `kid:key` without padding."""
+    key = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+    return key if setting == "OUTBOX_KEYS" else f"k{secrets.token_hex(4)}:{key.rstrip('=')}"
+
+
+def secret_name(setting: str) -> str:
+    """Return a setting's name in the vault, which has no underscores; app.bicep does the same."""
+    return setting.lower().replace("_", "-")
+
+
+def existing(vault_id: str) -> set[str]:
+    """Return the names of all secrets of the vault."""
+    names: set[str] = set()
+    path = f"{vault_id}/secrets?api-version={VAULT_API}"
+    while path:
+        page = arm("get", path)
+        names |= {secret["name"] for secret in page["value"]}
+        path = page.get("nextLink") or ""
+    return names
+
+
+def write(vault_id: str, setting: str, value: str) -> None:
+    """Store one secret. Ends the script when it cannot."""
+    path = f"{vault_id}/secrets/{secret_name(setting)}?api-version={VAULT_API}"
+    arm("put", path, {"properties": {"value": value, "contentType": f"{setting} of the relay"}})
+
+
+def refresh(app_id: str, wait: float) -> list[dict[str, Any]]:
+    """Let the app read its references anew, and return those that it could not read.
+
+    A role that was given a minute ago may not have arrived yet, so it is asked a few times. Without
+    this the app would look again within a day.
+    https://learn.microsoft.com/azure/app-service/app-service-key-vault-references
+    """
+    path = f"{app_id}/config/configreferences/appsettings/refresh?api-version={SITE_API}"
+    for attempt in range(6):
+        answer = arm("post", path)
+        unread = [one for one in answer["value"] if one["properties"].get("status") != "Resolved"]
+        if not unread or {one["name"] for one in unread}.isdisjoint(MINTED):
+            return unread
+        if attempt < 5:  # noqa: PLR2004 - the last one
+            time.sleep(wait)
+    return unread
+
+
+def tell(unread: list[dict[str, Any]], settings: list[str]) -> int:
+    """Say which settings the app does not have yet, and what to do about each."""
+    for one in unread:
+        name, status = one["name"], one["properties"].get("status", "unknown")
+        if name in MINTED:
+            print(
+                f"{name}: the app cannot read it yet ({status}). Run: azd hooks run postprovision"
+            )
+        else:
+            print(f"{name}: not in the vault yet ({status}). Run: keys.py put {name}")
+    if not unread:
+        print(f"The app reads {', '.join(settings)} from the vault.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
