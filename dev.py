@@ -7,8 +7,10 @@ python3 dev.py test     lint, types, imports, bandit, advisories, all tests; mor
 python3 dev.py mutants  which changes of the code no test would see; minutes
 python3 dev.py bench    what the relay can take, measured on this machine
 
-The first run makes .venv and installs what requirements-dev.txt names. `test` also installs Azurite
-into sandbox/node_modules where there is npm; without it the tests that need it are left out.
+The first run makes .venv and installs what requirements-dev.txt names. `test` also installs, where
+there is npm, Azurite into sandbox/node_modules and the software of others that the relay is tested
+against into tests/others/node_modules. It drives the Chromium, Chrome or Edge that the machine has.
+What is missing leaves its tests out; they are named at the end. With CI=true that fails the run.
 """
 
 from __future__ import annotations
@@ -19,9 +21,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import venv
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 HERE = Path(__file__).resolve().parent
 VENV = HERE / ".venv"
@@ -31,7 +35,8 @@ REQUIREMENTS = ("requirements.txt", "requirements-dev.txt")
 OLDEST = (3, 13)
 
 SANDBOX = HERE / "sandbox"
-NPM_MARK = SANDBOX / "node_modules" / "installed"
+NPM = {SANDBOX: "Azurite", HERE / "tests" / "others": "the software of others"}
+"""What npm installs, by the folder whose package-lock.json names it."""
 
 CHECKS = (
     ("lint", ("-m", "ruff", "check", ".")),
@@ -67,15 +72,19 @@ def up(arguments: list[str]) -> int:
 def test(arguments: list[str]) -> int:
     """Run every check, then say which failed, and what could not be run."""
     failed = []
-    left_out = {"the tests against Azurite": install_azurite()}
+    left_out = {what: install_npm(folder, what) for folder, what in NPM.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.xml")
+        tests = ("tests", ("-m", "pytest", f"--junit-xml={report}", *arguments))
+        for name, command in (*CHECKS, tests):
+            print(f"\n== {name}", flush=True)
+            started = time.monotonic()
+            if run(*command) != 0:
+                failed.append(name)
+            print(f"-- {name}: {time.monotonic() - started:.1f} s", flush=True)
+        left_out |= skipped(report)
     if any(left_out.values()) and os.environ.get("CI") == "true":
-        failed.append("azurite")
-    for name, command in (*CHECKS, ("tests", ("-m", "pytest", *arguments))):
-        print(f"\n== {name}", flush=True)
-        started = time.monotonic()
-        if run(*command) != 0:
-            failed.append(name)
-        print(f"-- {name}: {time.monotonic() - started:.1f} s", flush=True)
+        failed.append("left out")
     print("\n== advisories", flush=True)
     vulnerable, left_out["advisories, by pip-audit"] = advisories()
     if vulnerable:
@@ -85,6 +94,22 @@ def test(arguments: list[str]) -> int:
             print(f"\nleft out: {what}. {why}")
     print(f"\nfailed: {', '.join(failed)}" if failed else "\nall green", flush=True)
     return 1 if failed else 0
+
+
+def skipped(report: Path) -> dict[str, str]:
+    """Read pytest's JUnit report: which tests of which file were left out, and why."""
+    if not report.is_file():
+        return {}
+    names: dict[tuple[str, str], list[str]] = {}
+    for case in ET.parse(report).iter("testcase"):  # noqa: S314 - pytest wrote it just now
+        reason = case.find("skipped")
+        if reason is not None:
+            place = (case.get("classname", ""), reason.get("message", ""))
+            names.setdefault(place, []).append(case.get("name", "").partition("[")[0])
+    return {
+        f"{module}: {', '.join(dict.fromkeys(tests))}": f"Because: {why}"
+        for (module, why), tests in names.items()
+    }
 
 
 def mutants(arguments: list[str]) -> int:
@@ -122,7 +147,7 @@ def advisories() -> tuple[bool, str]:
 
 def bench(arguments: list[str]) -> int:
     """Measure."""
-    install_azurite()
+    install_npm(SANDBOX, NPM[SANDBOX])
     return run("-m", "benchmarks.burst", *arguments)
 
 
@@ -141,20 +166,21 @@ def install() -> None:
     MARK.write_text(wanted.hexdigest())
 
 
-def install_azurite() -> str:
-    """Install what sandbox/package-lock.json names, once; say what is missing if that fails."""
+def install_npm(folder: Path, what: str) -> str:
+    """Install what a folder's package-lock.json names, once; say what is missing if that fails."""
     node, npm = shutil.which("node"), shutil.which("npm")
-    wanted = hashlib.sha256((SANDBOX / "package-lock.json").read_bytes()).hexdigest()
-    if node and NPM_MARK.exists() and NPM_MARK.read_text() == wanted:
+    mark = folder / "node_modules" / "installed"
+    wanted = hashlib.sha256((folder / "package-lock.json").read_bytes()).hexdigest()
+    if node and mark.exists() and mark.read_text() == wanted:
         return ""
     if node is None or npm is None:
-        return "Get Node.js 20 or later from https://nodejs.org/, then run this again."
-    print("installing Azurite into sandbox/node_modules, once …", flush=True)
+        return "Get Node.js 20.19 or later from https://nodejs.org/, then run this again."
+    print(f"installing {what} into {mark.parent.relative_to(HERE)}, once …", flush=True)
     quiet = ("--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
     command = [npm, "ci", *quiet]
-    if subprocess.run(command, cwd=SANDBOX, check=False, stdout=subprocess.DEVNULL).returncode:
+    if subprocess.run(command, cwd=folder, check=False, stdout=subprocess.DEVNULL).returncode:
         return "npm could not install it; its message is at the top. Then run this again."
-    NPM_MARK.write_text(wanted)
+    mark.write_text(wanted)
     return ""
 
 
