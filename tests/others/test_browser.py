@@ -210,11 +210,13 @@ def test_a_flow_that_began_in_one_browser_is_refused_in_another(
     stage: Stage, ada: Person, eve: Person, name: str
 ) -> None:
     # Eve starts a flow, consents with her own account, and sends the end of it to Ada.
-    url, form = hold_back(stage, eve, stage.ticket(name))
-    ada.consent(ada.open(stage.ticket("bound").url))  # Ada's own flow does not help Eve
-    stage.clear()
-    page = bring(ada, url, form)
-    assert heading(page) == "This answer cannot be used"
+    flow = stage.ticket(name)
+    url, form = hold_back(stage, eve, flow)
+    assert heading(bring(ada, url, form)) == "This answer cannot be used"
+    # Nor does it help that Ada has opened Eve's link, and got a cookie of that name for herself.
+    ada.open(flow.url)
+    assert len(ada.relay_cookies) == 1
+    assert heading(bring(ada, url, form)) == "This answer cannot be used"
     assert stage.world.dynamics.posts == 0
     # In Eve's own browser it is as good as ever.
     assert heading(bring(eve, url, form)) == "Authorization complete"
@@ -338,6 +340,16 @@ def test_a_relay_that_was_down_takes_the_code_when_the_person_reloads(
     page.wait_for_url("**/done/**")
     assert heading(page) == "Authorization complete"
     assert flow.finish() == REDEEMED
+
+
+def test_a_fragment_is_out_of_the_address_bar_before_it_is_posted(
+    stage: Stage, ada: Person
+) -> None:
+    ada.context.add_init_script("HTMLFormElement.prototype.submit = () => {}")
+    page = ada.open(f"{stage.redirect_uri('bank')}#code=the-code&state=the-state")
+    assert page.locator("form input").count() == 2
+    assert page.url == stage.redirect_uri("bank")
+    assert "the-code" not in "".join(ada.history(page))
 
 
 # --- what a provider may say ----------------------------------------------------------------------
