@@ -207,9 +207,13 @@ class Flow:
 
 @dataclass
 class Person:
-    """A browser of one person's: cookies, tabs, and everything that it asked for."""
+    """A browser of one person's: cookies, tabs, and everything that it asked for.
+
+    `relay` is the URL that the relay's pages begin with.
+    """
 
     context: BrowserContext
+    relay: str
     requests: list[Request] = field(default_factory=list)
     dialogs: list[str] = field(default_factory=list)
     console: list[str] = field(default_factory=list)
@@ -217,7 +221,7 @@ class Person:
     def __post_init__(self) -> None:
         self.context.add_init_script(
             "document.addEventListener('securitypolicyviolation',"
-            "event => console.error(`violated ${event.violatedDirective}`))"
+            "event => console.error(`violated on ${document.URL}: ${event.violatedDirective}`))"
         )
         self.context.on("request", self._asked)
         self.context.on("console", lambda message: self.console.append(message.text))
@@ -226,9 +230,8 @@ class Person:
 
     @property
     def violations(self) -> list[str]:
-        """What violated a Content-Security-Policy, as the console has it."""
-        words = ("violated ", "Content Security Policy", "Refused to")
-        return [line for line in self.console if any(word in line for word in words)]
+        """Which Content-Security-Policy of the relay's own pages was violated, and by what."""
+        return [line for line in self.console if line.startswith(f"violated on {self.relay}/")]
 
     @property
     def relay_cookies(self) -> list[Any]:
@@ -283,10 +286,10 @@ def heading(page: Page) -> str:
 
 
 @contextmanager
-def person(browser: Browser) -> Iterator[Person]:
+def person(browser: Browser, relay: str) -> Iterator[Person]:
     """Give somebody a browser of their own."""
     context = browser.new_context()
     try:
-        yield Person(context)
+        yield Person(context, relay)
     finally:
         context.close()

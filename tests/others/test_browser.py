@@ -74,20 +74,20 @@ def stage(everything: tuple[Stage, Browser]) -> Stage:
 
 @pytest.fixture
 def ada(everything: tuple[Stage, Browser]) -> Iterator[Person]:
-    with somebody(everything[1]) as ada:
+    with somebody(*everything) as ada:
         yield ada
 
 
 @pytest.fixture
 def eve(everything: tuple[Stage, Browser]) -> Iterator[Person]:
-    with somebody(everything[1]) as eve:
+    with somebody(*everything) as eve:
         yield eve
 
 
 @contextmanager
-def somebody(browser: Browser) -> Iterator[Person]:
+def somebody(stage: Stage, browser: Browser) -> Iterator[Person]:
     """Give somebody a browser in which, whatever the test is about, no page misbehaves."""
-    with person(browser) as found:
+    with person(browser, stage.relay.url) as found:
         yield found
         assert found.dialogs == []
         assert found.violations == []
@@ -117,7 +117,7 @@ def walk(request: pytest.FixtureRequest, everything: tuple[Stage, Browser]) -> I
     stage, browser = everything
     stage.clear()
     flow = START[request.param](stage)
-    with somebody(browser) as ada:
+    with somebody(stage, browser) as ada:
         page = ada.open(flow.url)
         ada.consent(page)
         page.wait_for_load_state("networkidle")
