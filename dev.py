@@ -7,8 +7,11 @@ python3 dev.py test     lint, types, imports, bandit, advisories, all tests; mor
 python3 dev.py mutants  which changes of the code no test would see; minutes
 python3 dev.py bench    what the relay can take, measured on this machine
 
-The first run makes .venv and installs what requirements-dev.txt names. `test` also installs Azurite
-into sandbox/node_modules where there is npm; without it the tests that need it are left out.
+The first run makes .venv and installs what requirements-dev.txt names. `test` also installs the
+scanner of infra/ into .venv-infra and, where there is npm, Azurite into sandbox/node_modules and
+the software of others that the relay is tested against into tests/others/node_modules. It drives
+the Chromium, Chrome or Edge that the machine has. What is missing leaves its tests out; they are
+named at the end. With CI=true that fails the run.
 """
 
 from __future__ import annotations
@@ -19,27 +22,38 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import venv
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 HERE = Path(__file__).resolve().parent
 VENV = HERE / ".venv"
-PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-MARK = VENV / "installed"
 REQUIREMENTS = ("requirements.txt", "requirements-dev.txt")
+INFRA_VENV, INFRA_REQUIREMENTS = HERE / ".venv-infra", "requirements-infra.txt"
 OLDEST = (3, 13)
 
 SANDBOX = HERE / "sandbox"
-NPM_MARK = SANDBOX / "node_modules" / "installed"
+NPM = {SANDBOX: "Azurite", HERE / "tests" / "others": "the software of others"}
+"""What npm installs, by the folder whose package-lock.json names it."""
 
 CHECKS = (
     ("lint", ("-m", "ruff", "check", ".")),
     ("format", ("-m", "ruff", "format", "--check", ".")),
     ("types", ("-m", "mypy")),
     ("imports", ("-c", "from importlinter.cli import lint_imports_command as c; c()")),
+    ("types of the scripts", ("-m", "mypy", "--strict", "infra/scripts")),
     ("bandit", ("-m", "bandit", "-q", "-c", "pyproject.toml", "-r", "relay", "function_app.py")),
 )
+
+
+def interpreter(folder: Path) -> Path:
+    """Return the Python of a virtual environment."""
+    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+PYTHON = interpreter(VENV)
 
 
 def main(arguments: list[str]) -> int:
@@ -67,15 +81,20 @@ def up(arguments: list[str]) -> int:
 def test(arguments: list[str]) -> int:
     """Run every check, then say which failed, and what could not be run."""
     failed = []
-    left_out = {"the tests against Azurite": install_azurite()}
+    left_out = {what: install_npm(folder, what) for folder, what in NPM.items()}
+    left_out["the scan of the infrastructure"] = install_scanner()
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.xml")
+        tests = ("tests", ("-m", "pytest", f"--junit-xml={report}", *arguments))
+        for name, command in (*CHECKS, tests):
+            print(f"\n== {name}", flush=True)
+            started = time.monotonic()
+            if run(*command) != 0:
+                failed.append(name)
+            print(f"-- {name}: {time.monotonic() - started:.1f} s", flush=True)
+        left_out |= skipped(report)
     if any(left_out.values()) and os.environ.get("CI") == "true":
-        failed.append("azurite")
-    for name, command in (*CHECKS, ("tests", ("-m", "pytest", *arguments))):
-        print(f"\n== {name}", flush=True)
-        started = time.monotonic()
-        if run(*command) != 0:
-            failed.append(name)
-        print(f"-- {name}: {time.monotonic() - started:.1f} s", flush=True)
+        failed.append("left out")
     print("\n== advisories", flush=True)
     vulnerable, left_out["advisories, by pip-audit"] = advisories()
     if vulnerable:
@@ -85,6 +104,22 @@ def test(arguments: list[str]) -> int:
             print(f"\nleft out: {what}. {why}")
     print(f"\nfailed: {', '.join(failed)}" if failed else "\nall green", flush=True)
     return 1 if failed else 0
+
+
+def skipped(report: Path) -> dict[str, str]:
+    """Read pytest's JUnit report: which tests of which file were left out, and why."""
+    if not report.is_file():
+        return {}
+    names: dict[tuple[str, str], list[str]] = {}
+    for case in ET.parse(report).iter("testcase"):  # noqa: S314 - pytest wrote it just now
+        reason = case.find("skipped")
+        if reason is not None:
+            place = (case.get("classname", ""), reason.get("message", ""))
+            names.setdefault(place, []).append(case.get("name", "").partition("[")[0])
+    return {
+        f"{module}: {', '.join(dict.fromkeys(tests))}": f"Because: {why}"
+        for (module, why), tests in names.items()
+    }
 
 
 def mutants(arguments: list[str]) -> int:
@@ -122,39 +157,56 @@ def advisories() -> tuple[bool, str]:
 
 def bench(arguments: list[str]) -> int:
     """Measure."""
-    install_azurite()
+    install_npm(SANDBOX, NPM[SANDBOX])
     return run("-m", "benchmarks.burst", *arguments)
 
 
 def install() -> None:
     """Make .venv and install into it, unless that was done for these very requirements."""
-    wanted = hashlib.sha256(sys.version.encode())
-    for name in REQUIREMENTS:
-        wanted.update((HERE / name).read_bytes())
-    if PYTHON.exists() and MARK.exists() and MARK.read_text() == wanted.hexdigest():
-        return
-    print("installing into .venv, once …", flush=True)
-    venv.create(VENV, with_pip=True, clear=True)
-    pip = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    if run(*pip, "-r", REQUIREMENTS[1]) != 0:
+    if not make_environment(VENV, *REQUIREMENTS):
         sys.exit("dev.py: pip could not install; its message is above. Then run this again.")
-    MARK.write_text(wanted.hexdigest())
 
 
-def install_azurite() -> str:
-    """Install what sandbox/package-lock.json names, once; say what is missing if that fails."""
+def install_scanner() -> str:
+    """Install the scanner of the infrastructure, whose own pins allow no other packages beside."""
+    if make_environment(INFRA_VENV, INFRA_REQUIREMENTS):
+        return ""
+    return "pip could not install it; its message is at the top. Then run this again."
+
+
+def make_environment(folder: Path, *requirements: str) -> bool:
+    """Make a virtual environment and install the last of these files into it, once for all."""
+    mark, python = folder / "installed", interpreter(folder)
+    wanted = hashlib.sha256(sys.version.encode())
+    for name in requirements:
+        wanted.update((HERE / name).read_bytes())
+    if python.exists() and mark.exists() and mark.read_text() == wanted.hexdigest():
+        return True
+    print(f"installing into {folder.name}, once …", flush=True)
+    venv.create(folder, with_pip=True, clear=True)
+    quiet = ("--quiet", "--disable-pip-version-check")
+    command = [str(python), "-m", "pip", "install", *quiet, "-r", requirements[-1]]
+    if subprocess.run(command, cwd=HERE, check=False).returncode:
+        return False
+    mark.write_text(wanted.hexdigest())
+    return True
+
+
+def install_npm(folder: Path, what: str) -> str:
+    """Install what a folder's package-lock.json names, once; say what is missing if that fails."""
     node, npm = shutil.which("node"), shutil.which("npm")
-    wanted = hashlib.sha256((SANDBOX / "package-lock.json").read_bytes()).hexdigest()
-    if node and NPM_MARK.exists() and NPM_MARK.read_text() == wanted:
+    mark = folder / "node_modules" / "installed"
+    wanted = hashlib.sha256((folder / "package-lock.json").read_bytes()).hexdigest()
+    if node and mark.exists() and mark.read_text() == wanted:
         return ""
     if node is None or npm is None:
-        return "Get Node.js 20 or later from https://nodejs.org/, then run this again."
-    print("installing Azurite into sandbox/node_modules, once …", flush=True)
+        return "Get Node.js 20.19 or later from https://nodejs.org/, then run this again."
+    print(f"installing {what} into {mark.parent.relative_to(HERE)}, once …", flush=True)
     quiet = ("--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
     command = [npm, "ci", *quiet]
-    if subprocess.run(command, cwd=SANDBOX, check=False, stdout=subprocess.DEVNULL).returncode:
+    if subprocess.run(command, cwd=folder, check=False, stdout=subprocess.DEVNULL).returncode:
         return "npm could not install it; its message is at the top. Then run this again."
-    NPM_MARK.write_text(wanted)
+    mark.write_text(wanted)
     return ""
 
 

@@ -774,13 +774,6 @@ def test_the_challenge_is_the_one_of_rfc_7636() -> None:
 
 # -- the pages: what the relay sends, the objects take ---------------------------------------------
 
-CONTRACT = {
-    "ENTRA_CLIENT_CERTIFICATE",
-    "ENTRA_CLIENT_CERTIFICATE_PASSWORD",
-    "ENTRA_MANAGED_IDENTITY_CLIENT_ID",
-}
-"""Settings that the pages may name before `relay.settings` has them."""
-
 
 def blocks(page: str) -> list[Any]:
     return [json.loads(block) for block in re.findall(r"```json\n(.*?)```", PAGES[page], re.DOTALL)]
@@ -803,8 +796,6 @@ def resolved(page: str) -> dict[str, str]:
     }
     for name, value in given.items():
         assert value.startswith("@Microsoft.KeyVault(") == (name in secrets), name
-    if given.keys() & CONTRACT:
-        given["ENTRA_CLIENT_SECRET"] = "until the setting is there"
     return {name: secrets.get(name, value) for name, value in given.items()}
 
 
@@ -918,7 +909,7 @@ def test_the_settings_of_the_page_are_right_as_they_stand(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_page_names_settings_that_exist(page: str) -> None:
-    known = {row["setting"] for row in settings.table()} | CONTRACT
+    known = {row["setting"] for row in settings.table()}
     prefixes = "ENTRA|DYNAMICS|STATE|CODE_TTL|PROVIDER|OUTBOX|CA_BUNDLE|CONNECTIONS"
     told = set(re.findall(rf"\b(?:{prefixes})[A-Z_]*\b", PAGES[page])) - {"CODE"}
     assert len(told) > 8

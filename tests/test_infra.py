@@ -38,13 +38,6 @@ ACCOUNT = "avm/res/storage/storage-account"
 KEY_VAULT = "avm/res/key-vault/vault"
 FIREWALL = "avm/res/network/front-door-web-application-firewall-policy"
 
-COMING = {
-    "ENTRA_CLIENT_CERTIFICATE",
-    "ENTRA_CLIENT_CERTIFICATE_PASSWORD",
-    "ENTRA_MANAGED_IDENTITY_CLIENT_ID",
-}
-"""Settings of the contract that `relay.settings` may not read yet."""
-
 SECRETS = {
     "OUTBOX_KEYS",
     "STATE_KEYS",
@@ -100,7 +93,7 @@ GUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 def relay_settings() -> set[str]:
     """Return every setting that the relay reads."""
     read = settings.names(settings.ConnectionSettings) + settings.names(settings.AppSettings)
-    return {*read, *COMING}
+    return {*read}
 
 
 def parameters() -> dict[str, Any]:
