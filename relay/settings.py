@@ -5,6 +5,7 @@ wrong stands in `Settings.connections`, answers `misconfigured`, and leaves othe
 """
 
 import base64
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+# Plugins would see every setting, secrets too, and looking for them reads the metadata of every
+# installed package at each cold start.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 from pydantic import (
     AfterValidator,

@@ -21,11 +21,14 @@ def trust(ca_bundle: str | None, environ: Mapping[str, str] = os.environ) -> ssl
     if os.name != "nt" and not (paths.cafile or paths.capath):
         # A Python that was not built for this system (python.org on macOS) knows no CAs at all.
         context.load_verify_locations(certifi.where())
-    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
-        if extra := environ.get(name):
-            _load(context, Path(extra))
-    if ca_bundle:
-        _load(context, Path(ca_bundle))
+    further = [environ.get(name) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")]
+    # Each file once: reading a whole trust store costs every cold start 20 ms.
+    known = {paths.cafile and os.path.realpath(paths.cafile)}
+    for path in filter(None, (*further, ca_bundle)):
+        real = os.path.realpath(path)
+        if real not in known:
+            _load(context, Path(path))
+            known.add(real)
     return context
 
 
