@@ -133,8 +133,8 @@ module site 'br/public:avm/res/web/site:0.24.0' = {
       { name: 'scm', allow: false }
     ]
     siteConfig: {
-      // No alwaysOn, ftpsState or linuxFxVersion: Flex Consumption has none of them, and answers a
-      // deployment that names one with error 51021.
+      // No alwaysOn, no ftpsState and no Linux runtime version: Flex Consumption has none of them,
+      // and answers a deployment that names one with error 51021.
       minTlsVersion: '1.2'
       scmMinTlsVersion: '1.2'
       http20Enabled: true
