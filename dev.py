@@ -5,7 +5,7 @@ python3 dev.py demo     one callback from end to end, printed, on this machine a
 python3 dev.py up       the same servers for a browser, until Ctrl+C
 python3 dev.py test     lint, types, imports, bandit, advisories, all tests; more goes to pytest
 python3 dev.py mutants  which changes of the code no test would see; minutes
-python3 dev.py bench    what the relay can take, measured on this machine
+python3 dev.py bench    the relay beside its peers, measured here; --quick for a minute's look
 
 The first run makes .venv and installs what requirements-dev.txt names. `test` also installs Azurite
 into sandbox/node_modules where there is npm; without it the tests that need it are left out.
@@ -121,9 +121,9 @@ def advisories() -> tuple[bool, str]:
 
 
 def bench(arguments: list[str]) -> int:
-    """Measure."""
+    """Measure the relay and what people would use instead of it."""
     install_azurite()
-    return run("-m", "benchmarks.burst", *arguments)
+    return run("-m", "benchmarks", *arguments)
 
 
 def install() -> None:
