@@ -13,8 +13,17 @@ RESULTS = ROOT / "benchmarks/results"
 PAGE = ROOT / "docs/performance.md"
 BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
 NOT_YET = "Not measured yet: run `python3 dev.py bench`."
-SHOWN = ("throughput", "p50_ms", "p99_ms", "cpu_ms", "cold_ms", "memory_mib", "token_requests")
-"""The metrics of the terminal's table of ratios, and of the plot."""
+SHOWN = (
+    "throughput",
+    "p50_ms",
+    "p99_ms",
+    "cpu_ms",
+    "cold_ms",
+    "cold_60_ms",
+    "memory_mib",
+    "token_requests",
+)
+"""The metrics of the plot."""
 TIMES = "\N{MULTIPLICATION SIGN}"
 LEGEND = f"{TIMES}: how many times better the relay is; below 1 it is worse."
 SATURATED = 0.9
@@ -87,10 +96,14 @@ def _head(results: Results) -> list[str]:
     partial = "" if results["complete"] else "Not a full run, and good for no comparison: "
     sentence = (
         f"{partial}{results['date']}, {machine['cores']} cores of {machine['model']}{memory}, "
-        f"{machine['system']}; {results['pinned']}. Medians of {results['rounds']} interleaved "
-        f"rounds. {', '.join(f'{name} {each}' for name, each in results['versions'].items())}."
+        f"{machine['system']}; {results['pinned']}. Medians of {_interleaved(results)}. "
+        f"{', '.join(f'{name} {each}' for name, each in results['versions'].items())}."
     )
     return [sentence]
+
+
+def _interleaved(results: Results) -> str:
+    return "1 round" if results["rounds"] == 1 else f"{results['rounds']} interleaved rounds"
 
 
 def _notes(results: Results) -> list[str]:
@@ -187,7 +200,7 @@ def _cell(metric: Metric, results: Results, name: str) -> str:
     return f"{shown}<br>{ratio}" if ratio and value is not None else shown
 
 
-WIDTH, LEFT, RIGHT, BAR, GAP, HEAD = 420, 150, 70, 16, 4, 34
+WIDTH, LEFT, RIGHT, BAR, GAP, HEAD = 430, 160, 70, 16, 4, 34
 COLUMNS = 2
 STYLE = """
 text{font:12px system-ui,-apple-system,"Segoe UI",sans-serif;fill:#57606a}
@@ -210,7 +223,7 @@ def svg(results: Results) -> str:
     machine = results["machine"]
     about = (
         f"{results['date']}, {machine['cores']} cores of {machine['model']}, medians of "
-        f"{results['rounds']} rounds"
+        f"{_interleaved(results)}"
     )
     box = f'viewBox="0 0 {size[0]} {size[1]}" width="{size[0]}" height="{size[1]}"'
     parts = [

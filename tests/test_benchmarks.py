@@ -5,7 +5,9 @@ No test here looks at a clock: whether something is fast is for `python3 dev.py 
 
 import json
 import os
+import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,10 +21,10 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import report
 from benchmarks.arithmetic import METRICS, Round, advantage, medians, percentile, rotated, spread
-from benchmarks.lineup import LINEUP, NODE_MODULES, RELAY, ROOT, Contestant, Kind
+from benchmarks.lineup import LINEUP, NODE_MODULES, RELAY, ROOT, Contestant, Kind, install_peers
 from benchmarks.load import Answers, Callback, Callbacks
 from benchmarks.measure import FULL, QUICK, Bench, ContestantError, Plan
-from benchmarks.processes import Cores, environment, free_port
+from benchmarks.processes import Cores, Process, environment, free_port
 from benchmarks.upstream import CLIENT_ID, CLIENT_SECRET, ROWS, TENANT, Upstream
 from relay import settings, state
 from relay.authorization import AuthorizationResponse
@@ -204,6 +206,73 @@ def test_nothing_of_who_measures_comes_into_a_contestant(monkeypatch: pytest.Mon
     assert (given["PORT"], given["PATH"]) == ("1", os.environ["PATH"])
 
 
+FAMILY = """
+import subprocess, sys
+child = '''
+import socket, time
+ballast = b"x" * 100 * 1024 * 1024
+with socket.create_server(("127.0.0.1", 0)) as server:
+    print(server.getsockname()[1], flush=True)
+    time.sleep(60)
+'''
+sys.exit(subprocess.call([sys.executable, "-c", child]))
+"""
+
+
+def family(log: Path) -> tuple[Process, int]:
+    """Start a process with a child that has 100 MiB, and return it with the child's port."""
+    with log.open("wb") as output:
+        command = [sys.executable, "-c", FAMILY]
+        process = Process(command, {}, directory=log.parent, log=output, cores=UNPINNED)
+    while not process.words:
+        assert not process.ended
+    return process, int(process.words)
+
+
+def is_refused(port: int) -> bool:
+    """Tell whether the port is closed, at once or soon: ending a process takes a moment."""
+    try:
+        for _ in range(50):
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except ConnectionRefusedError:
+        return True
+    except TimeoutError:
+        return False
+    return False
+
+
+@pytest.mark.skipif(not HAS_PROC, reason="there is no /proc here")
+def test_memory_and_processor_time_are_those_of_the_children_too(tmp_path: Path) -> None:
+    process, _ = family(tmp_path / "log")
+    memory, cpu = process.memory(), process.cpu()
+    process.stop()
+    assert memory is not None
+    assert memory > 100
+    assert cpu
+    assert process.memory() == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no process groups of this kind")
+def test_a_contestant_that_is_stopped_leaves_no_children(tmp_path: Path) -> None:
+    process, port = family(tmp_path / "log")
+    process.stop()
+    assert is_refused(port)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="nothing can be pinned here")
+def test_a_contestant_has_the_core_that_the_result_names(tmp_path: Path) -> None:
+    mine = os.sched_getaffinity(0)
+    core = max(mine)
+    print_it = "import os; print(os.sched_getaffinity(0))"
+    with (tmp_path / "log").open("wb") as output:
+        command = [sys.executable, "-c", print_it]
+        process = Process(command, {}, directory=tmp_path, log=output, cores=Cores(core, None))
+    while not process.ended:
+        pass
+    assert process.words == str({core})
+    assert os.sched_getaffinity(0) == mine
+
+
 # -- contestants
 
 
@@ -232,6 +301,13 @@ async def test_every_contestant_delivers_what_it_acknowledges(
     assert (found["failed"], len(rows), counts.refused) == (0, SMALL.first, 0)
     # The article's algorithm and those that race ask more often, nobody less than once.
     assert found["token_requests"] == counts.token_requests >= 1
+
+
+def test_without_node_its_contestants_are_left_out_with_a_word(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "no Node.js" in install_peers()
 
 
 async def test_the_algorithm_of_the_article_asks_for_a_token_each_time(bench: Bench) -> None:
