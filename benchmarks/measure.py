@@ -17,6 +17,8 @@ START_SECONDS = 90
 LOAD = 32
 CROWD = 100
 """Connections that the first callbacks come over."""
+WARM = {Kind.FUNCTION: 1, Kind.NODE: 5}
+"""How much longer a process is warmed up: V8 compiles what is hot, for about five seconds."""
 FASTEST = 3_000
 """Callbacks a second that are made in advance for a load that is not counted but timed."""
 SLOW_ENTRA = 0.06
@@ -32,7 +34,7 @@ class Plan:
     """How much is measured. Seconds and numbers of callbacks."""
 
     rounds: int
-    warm: int
+    warm_seconds: float
     latency: int
     load_seconds: float
     first: int
@@ -41,8 +43,8 @@ class Plan:
     burst: int
 
 
-FULL = Plan(5, 300, 400, 3.0, 1_000, ("60", "source", "source_60"), (1, 50, 500), 1_000)
-QUICK = Plan(1, 60, 100, 1.0, 200, ("source_60",), (1, 500), 0)
+FULL = Plan(5, 1.0, 400, 3.0, 1_000, ("60", "source", "source_60"), (1, 50, 500), 1_000)
+QUICK = Plan(1, 0.3, 100, 1.0, 200, ("source_60",), (1, 500), 0)
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,9 @@ class Bench:
     ) -> dict[str, float | None]:
         """Return what a warm process does."""
         async with self.started(contestant, connections=connections) as running:
-            await self.send(running, connections=LOAD, number=plan.warm)
-            alone = await self.send(running, connections=1, number=plan.latency)
+            alone = await self._alone(running, plan)
+            warm = plan.warm_seconds * WARM[contestant.kind]
+            await self.send(running, connections=LOAD, seconds=warm)
             before, busy = running.process.cpu(), time.process_time()
             many = await self.send(running, connections=LOAD, seconds=plan.load_seconds)
             after, busy = running.process.cpu(), time.process_time() - busy
@@ -106,12 +109,17 @@ class Bench:
                 "load_busy": busy / many.seconds,
             }
 
+    async def _alone(self, running: Running, plan: Plan) -> Answers:
+        """Send one callback after the other: before any crowd, which leaves its connections."""
+        warm = plan.warm_seconds * WARM[running.contestant.kind] / 2
+        await self.send(running, connections=1, seconds=warm)
+        return await self.send(running, connections=1, number=plan.latency)
+
     async def growth(self, connections: int, plan: Plan) -> dict[str, float]:
         """Return the relay's cold start, latency and memory with so many connections set up."""
         relay = next(each for each in LINEUP if each.name == RELAY)
         async with self.started(relay, connections=connections) as running:
-            await self.send(running, connections=LOAD, number=plan.warm)
-            alone = await self.send(running, connections=1, number=plan.latency)
+            alone = await self._alone(running, plan)
             memory = running.process.memory()
             found = {
                 "cold_ms": running.cold_ms,
