@@ -26,6 +26,8 @@ SHOWN = (
 """The metrics of the plot."""
 TIMES = "\N{MULTIPLICATION SIGN}"
 LEGEND = f"{TIMES}: how many times better the relay is; below 1 it is worse."
+MANY = 10
+"""From here on digits after the point are noise."""
 SATURATED = 0.9
 """Share of its core from which on the load is what limits a contestant."""
 
@@ -43,7 +45,7 @@ def text(results: Results) -> str:
                 ratio = _ratio(metric, results, name)
                 lines.append(f"  {label:26}{metric.shown(value):>10}   {ratio}")
         lines.append("")
-    return "\n".join([*lines, *_notes(results), ""])
+    return "\n".join([*lines, *_growth(results), *_notes(results), ""])
 
 
 def page(results: Results | None) -> str:
@@ -117,14 +119,6 @@ def _notes(results: Results) -> list[str]:
         far = spread(values)
         if far is not None and len(values) > 1:
             notes.append(f"{metric.title}: the relay's rounds were {100 * far:.0f} % apart.")
-    for number, found in results["growth"].items():
-        if found:
-            memory = found.get("memory_mib")
-            shown = f", {memory:.0f} MiB" if memory else ""
-            notes.append(
-                f"{number} connections set up: first callback after {found['cold_ms']:.0f} ms, "
-                f"then {found['p50_ms']:.2f} ms each{shown}."
-            )
     notes += _burst(results)
     labels = {each.name: each.label for each in LINEUP}
     notes += [f"{labels[name]}: left out, {why}." for name, why in results["left_out"].items()]
@@ -144,6 +138,19 @@ def _burst(results: Results) -> list[str]:
         f"after {found['delivered_seconds']:.1f} s, {lost} lost; queues: {found['storage']}."
     )
     return [sentence]
+
+
+def _growth(results: Results) -> list[str]:
+    lines = []
+    for number, found in results["growth"].items():
+        if found:
+            cells = (f"{found['cold_ms']:.0f} ms", f"{found['p50_ms']:.2f} ms")
+            memory = f"{_whole(found.get('memory_mib'))} MiB"
+            lines.append(
+                f"connections set up: {number:>3}   first callback after {cells[0]}, "
+                f"then {cells[1]} each, {memory}"
+            )
+    return [*lines, ""] if lines else []
 
 
 def _growth_table(results: Results) -> list[str]:
@@ -190,7 +197,9 @@ def _ratio(metric: Metric, results: Results, name: str) -> str:
     if name == RELAY:
         return ""
     times = advantage(metric, _rounds(results, RELAY), _rounds(results, name))
-    return "" if times is None else f"{TIMES}{times:.2f}"
+    if times is None:
+        return ""
+    return f"{TIMES}{times:,.0f}" if times >= MANY else f"{TIMES}{times:.2f}"
 
 
 def _cell(metric: Metric, results: Results, name: str) -> str:

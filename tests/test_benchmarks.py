@@ -21,6 +21,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import report
 from benchmarks.arithmetic import METRICS, Round, advantage, medians, percentile, rotated, spread
+from benchmarks.burst import Burst
 from benchmarks.lineup import LINEUP, NODE_MODULES, RELAY, ROOT, Contestant, Kind, install_peers
 from benchmarks.load import Answers, Callback, Callbacks
 from benchmarks.measure import FULL, QUICK, Bench, ContestantError, Plan
@@ -402,6 +403,21 @@ def test_the_table_has_a_ratio_for_every_peer_and_every_metric() -> None:
     table = [row for row in rows if f"{report.TIMES}2.00" in row]
     assert len(table) == len(METRICS)
     assert all(row.count(f"{report.TIMES}2.00") == len(LINEUP) - 1 for row in table)
+
+
+def test_what_grows_with_connections_is_told_in_the_terminal_and_on_the_page() -> None:
+    grown = results(growth={"500": {"cold_ms": 700.4, "p50_ms": 1.234, "memory_mib": 85.0}})
+    assert "| 500 | 700 | 1.23 | 85 |" in report.page(grown)
+    said = "500   first callback after 700 ms, then 1.23 ms each, 85 MiB"
+    assert said in report.text(grown)
+
+
+def test_what_became_of_the_burst_is_told() -> None:
+    burst = Burst(1_000, 12.34, 61.2, {"held": 990}, 998, 1, 1_200, "Azurite")
+    assert "12.3 s, all in Dynamics after 61.2 s, 1 lost; queues: Azurite" in report.page(
+        results(burst=vars(burst))
+    )
+    assert burst.lost == 1
 
 
 def test_the_terminal_is_told_date_machine_pins_and_who_was_left_out() -> None:
