@@ -1,5 +1,6 @@
 """Who takes part: the relay, and what people would use instead of it."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -174,7 +175,8 @@ def install_peers() -> str:
     npm, mark = shutil.which("npm"), NODE_MODULES / "installed"
     if shutil.which("node") is None or npm is None:
         return "there is no Node.js here; it is at https://nodejs.org/, 20 or later"
-    wanted = (PEERS / "package-lock.json").read_text("utf-8")
+    # The same mark as dev.py's, so that whoever comes first installs.
+    wanted = hashlib.sha256((PEERS / "package-lock.json").read_bytes()).hexdigest()
     if mark.is_file() and mark.read_text("utf-8") == wanted:
         return ""
     print("installing Node-RED and Express into benchmarks/peers, once …", flush=True)
