@@ -5,7 +5,7 @@ python3 dev.py demo     one callback from end to end, printed, on this machine a
 python3 dev.py up       the same servers for a browser, until Ctrl+C
 python3 dev.py test     lint, types, imports, bandit, advisories, all tests; more goes to pytest
 python3 dev.py mutants  which changes of the code no test would see; minutes
-python3 dev.py bench    what the relay can take, measured on this machine
+python3 dev.py bench    the relay beside its peers, measured here; --quick for a minute's look
 
 The first run makes .venv and installs what requirements-dev.txt names. `test` also installs the
 scanner of infra/ into .venv-infra and, where there is npm, Azurite into sandbox/node_modules and
@@ -34,8 +34,12 @@ REQUIREMENTS = ("requirements.txt", "requirements-dev.txt")
 INFRA_VENV, INFRA_REQUIREMENTS = HERE / ".venv-infra", "requirements-infra.txt"
 OLDEST = (3, 13)
 
-SANDBOX = HERE / "sandbox"
-NPM = {SANDBOX: "Azurite", HERE / "tests" / "others": "the software of others"}
+SANDBOX, PEERS = HERE / "sandbox", HERE / "benchmarks" / "peers"
+NPM = {
+    SANDBOX: "Azurite",
+    HERE / "tests" / "others": "the software of others",
+    PEERS: "what the relay is measured beside",
+}
 """What npm installs, by the folder whose package-lock.json names it."""
 
 CHECKS = (
@@ -85,7 +89,9 @@ def test(arguments: list[str]) -> int:
     left_out["the scan of the infrastructure"] = install_scanner()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
-        tests = ("tests", ("-m", "pytest", f"--junit-xml={report}", *arguments))
+        # A file's tests stay together: they share servers, which take longer to start than to use.
+        spread = ("-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile")
+        tests = ("tests", ("-m", "pytest", f"--junit-xml={report}", *spread, *arguments))
         for name, command in (*CHECKS, tests):
             print(f"\n== {name}", flush=True)
             started = time.monotonic()
@@ -156,9 +162,9 @@ def advisories() -> tuple[bool, str]:
 
 
 def bench(arguments: list[str]) -> int:
-    """Measure."""
-    install_npm(SANDBOX, NPM[SANDBOX])
-    return run("-m", "benchmarks.burst", *arguments)
+    for folder in (SANDBOX, PEERS):
+        install_npm(folder, NPM[folder])
+    return run("-m", "benchmarks", *arguments)
 
 
 def install() -> None:

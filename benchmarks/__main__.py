@@ -1,0 +1,201 @@
+"""The relay beside what people would use instead of it, measured in one run.
+
+    python3 dev.py bench            a quarter of an hour; its numbers go into docs/performance.md
+    python3 dev.py bench --quick    a minute, to see that all of it works
+
+Rounds are interleaved: each takes every contestant once, beginning with another one each time, so
+that what else the machine does falls on all of them. benchmarks/results/ gets the numbers as JSON
+and as a plot; those of a quick run are called quick and go nowhere else.
+"""
+
+import argparse
+import asyncio
+import os
+import platform
+import secrets
+import ssl
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import certifi
+from cryptography.fernet import Fernet
+
+from benchmarks import burst, report
+from benchmarks.arithmetic import METRICS, medians, rotated
+from benchmarks.lineup import LINEUP, RELAY, Contestant, Kind, Rig, install_peers, versions
+from benchmarks.load import Callbacks
+from benchmarks.measure import FULL, QUICK, Bench, ContestantError, Plan
+from benchmarks.processes import Cores
+from benchmarks.upstream import Upstream
+from sandbox import refuse_in_azure
+from sandbox.tls import Authority
+
+ISSUER = "https://provider.example.com"
+BUSY = 0.5
+"""Processes that want a core before anything is measured (load average): more is a busy machine."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, and write; return 1 when a contestant failed or a callback was lost."""
+    options = _options(arguments)
+    refuse_in_azure(os.environ)
+    plan = QUICK if options.quick else FULL
+    left_out: dict[str, str] = {}
+    taking_part = [each for each in LINEUP if not options.only or each.name in options.only]
+    if any(each.kind is Kind.NODE for each in taking_part) and (reason := install_peers()):
+        left_out = {each.name: reason for each in taking_part if each.kind is Kind.NODE}
+        taking_part = [each for each in taking_part if each.kind is not Kind.NODE]
+
+    cores = Cores.choose()
+    print(f"{cores}; {plan.rounds} interleaved rounds of {len(taking_part)} contestants")
+    machine = _machine()
+    if machine["load"] is not None and machine["load"] > BUSY:
+        print(
+            f"The machine is busy (load {machine['load']:.1f}): read the ratios, not the numbers."
+        )
+    with cores.loading():
+        runs = asyncio.run(_measure(taking_part, plan, cores, left_out))
+    results: dict[str, Any] = {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "complete": not options.quick and not options.only,
+        "machine": machine,
+        "pinned": str(cores),
+        "rounds": plan.rounds,
+        "first": plan.first,
+        "versions": versions(),
+        "left_out": left_out,
+        "contestants": {
+            name: {"rounds": rounds, "medians": medians(rounds)}
+            for name, rounds in runs["contestants"].items()
+        },
+        "growth": {number: medians(rounds) for number, rounds in runs["growth"].items()},
+        "burst": None,
+    }
+    lost = 0
+    if plan.burst:
+        print("the burst, on all cores …", flush=True)
+        found = burst.measure(plan.burst)
+        results["burst"] = vars(found)
+        lost = found.callbacks - found.rows
+    print(report.text(results))
+    for path in report.write(results):
+        print(f"written: {path}")
+    return 1 if lost or set(left_out) & set(runs["failed"]) else 0
+
+
+async def _measure(
+    taking_part: Sequence[Contestant], plan: Plan, cores: Cores, left_out: dict[str, str]
+) -> dict[str, Any]:
+    """Run all rounds. Who fails is left out from then on, with the reason."""
+    contestants: dict[str, list[dict[str, float | None]]] = {each.name: [] for each in taking_part}
+    growth: dict[str, list[dict[str, float]]] = {str(number): [] for number in plan.growth}
+    failed: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as name, Authority() as authority:
+        folder = Path(name)
+        async with Upstream(authority) as upstream:
+            bench = bench_for(upstream, folder, cores)
+            await _compile(bench, taking_part)
+            for number in range(plan.rounds):
+                for contestant in rotated(taking_part, number):
+                    if contestant.name in failed:
+                        continue
+                    started = time.monotonic()
+                    try:
+                        found = await bench.one_round(contestant, plan)
+                    except ContestantError as error:
+                        print(f"FAILED {error}", flush=True)
+                        failed.append(contestant.name)
+                        left_out[contestant.name] = str(error).partition("\n")[0]
+                        del contestants[contestant.name]
+                        continue
+                    contestants[contestant.name].append(found)
+                    _progress(number, contestant, found, time.monotonic() - started)
+                for connections in plan.growth if RELAY in contestants else ():
+                    growth[str(connections)].append(await bench.growth(connections, plan))
+    return {"contestants": contestants, "growth": growth, "failed": failed}
+
+
+async def _compile(bench: Bench, taking_part: Sequence[Contestant]) -> None:
+    """Start everybody once, uncounted, so that bytecode and the disk's cache are there."""
+    for contestant in taking_part:
+        try:
+            async with bench.started(contestant):
+                pass
+        except ContestantError:
+            continue  # the first round tells
+
+
+def bench_for(upstream: Upstream, folder: Path, cores: Cores) -> Bench:
+    """Return a bench whose contestants trust this upstream; its files go into the folder."""
+    key = secrets.token_bytes(32)
+    callbacks = Callbacks("k1", key, ISSUER)
+    # One file for all: some read it instead of the usual CAs, and loading those costs time.
+    bundle = folder / "bundle.pem"
+    bundle.write_text(Path(certifi.where()).read_text() + upstream.authority.bundle.read_text())
+    ssl.create_default_context(cafile=bundle)  # a file that is none shows here
+    rig = Rig(
+        upstream,
+        folder,
+        bundle,
+        state_keys=f"k1:{callbacks.encoded_key}",
+        outbox_keys=Fernet.generate_key().decode(),
+        issuer=ISSUER,
+    )
+    bytecode = folder / "bytecode"
+    bytecode.mkdir()
+    return Bench(rig, callbacks, cores, bytecode)
+
+
+def _progress(
+    number: int, contestant: Contestant, found: dict[str, float | None], seconds: float
+) -> None:
+    shown = {metric.name: metric.shown(found.get(metric.name)) for metric in METRICS}
+    busy = found["load_busy"] or 0
+    print(
+        f"round {number + 1}  {contestant.label:24}{shown['throughput']:>8}/s"
+        f"{shown['p50_ms']:>9} ms p50{shown['p99_ms']:>9} ms p99{shown['cpu_ms']:>8} ms cpu"
+        f"{shown['cold_ms']:>8} ms start   load core {100 * busy:3.0f} % busy  ({seconds:.0f} s)",
+        flush=True,
+    )
+
+
+def _machine() -> dict[str, Any]:
+    """Return how large this machine is, and how busy (the load average of one minute)."""
+    model = platform.processor() or platform.machine()
+    cpus, memory = Path("/proc/cpuinfo"), None
+    if cpus.is_file():
+        for line in cpus.read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        memory = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30)
+    return {
+        "cores": os.cpu_count(),
+        "model": model,
+        "memory_gib": memory,
+        "system": platform.system(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python3 dev.py bench", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--quick", action="store_true", help="one short round, nothing published")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        choices=[each.name for each in LINEUP],
+        help=f"some of {', '.join(each.name for each in LINEUP)}",
+    )
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""What is made of the numbers: percentiles, medians over the rounds, ratios within a round."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+Round = Mapping[str, float | None]
+"""What one round gave for one contestant, by the metric's name. `None`: cannot be told here."""
+UNKNOWN = "\N{EN DASH}"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One thing that is measured. `digits` are those after the point."""
+
+    name: str
+    title: str
+    unit: str
+    digits: int = 0
+    more_is_better: bool = False
+
+    def shown(self, value: float | None) -> str:
+        """Return a value as a table shows it."""
+        return UNKNOWN if value is None else f"{value:,.{self.digits}f}"
+
+
+METRICS = (
+    Metric("throughput", "throughput, 32 connections", "callbacks/s", more_is_better=True),
+    Metric("p50_ms", "latency, 1 connection, median", "ms", 2),
+    Metric("p99_ms", "latency, 32 connections, p99", "ms", 1),
+    Metric("cpu_ms", "processor time a callback", "ms", 2),
+    Metric("cold_ms", "start to first callback", "ms"),
+    Metric("cold_60_ms", "the same, Entra takes 60 ms", "ms"),
+    Metric("cold_source_ms", "the same, without bytecode", "ms"),
+    Metric("cold_source_60_ms", "the same, without bytecode, Entra takes 60 ms", "ms"),
+    Metric("memory_mib", "memory after the load", "MiB"),
+    Metric("token_requests", "token requests, first callbacks", ""),
+    Metric("entra_connections", "connections to Entra, first callbacks", ""),
+    Metric("dynamics_connections", "connections to Dynamics, first callbacks", ""),
+    Metric("failed", "not delivered, first callbacks", ""),
+)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the smallest value that so large a share of all is not above (nearest rank)."""
+    if not values:
+        raise ValueError("There is no percentile of nothing.")
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def medians(rounds: Sequence[Round]) -> dict[str, float | None]:
+    """Return the median of each metric over the rounds that have it."""
+    found: dict[str, float | None] = {}
+    for name in dict.fromkeys(name for each in rounds for name in each):
+        values = [value for each in rounds if (value := each.get(name)) is not None]
+        found[name] = median(values) if values else None
+    return found
+
+
+def advantage(metric: Metric, relay: Sequence[Round], peer: Sequence[Round]) -> float | None:
+    """Return how many times better the relay is than the peer: 2.0 is twice as good, 0.5 half.
+
+    The two are compared within each round, so that a machine which is slower in one of them counts
+    for both alike; then the median is taken.
+    """
+    ratios = []
+    for ours, theirs in zip(relay, peer, strict=False):
+        mine, other = ours.get(metric.name), theirs.get(metric.name)
+        if mine and other:
+            ratios.append(mine / other if metric.more_is_better else other / mine)
+    return median(ratios) if ratios else None
+
+
+def rotated[T](items: Sequence[T], by: int) -> list[T]:
+    """Return the items in the order of round number `by`: each round begins with another one."""
+    start = by % len(items) if items else 0
+    return [*items[start:], *items[:start]]
+
+
+def spread(values: Iterable[float | None]) -> float | None:
+    """Return how far apart the rounds are: (greatest - least) / median."""
+    known = [value for value in values if value is not None]
+    middle = median(known) if known else 0
+    return (max(known) - min(known)) / middle if middle else None

@@ -1,0 +1,204 @@
+"""Who takes part: the relay, and what people would use instead of it."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks import upstream
+from benchmarks.upstream import Upstream
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+PEERS = HERE / "peers"
+CONTESTANTS = HERE / "contestants"
+NODE_MODULES = PEERS / "node_modules"
+RELAY = "relay"
+LIMIT = "nothing"
+CONNECTIONS = 3
+"""Connections of the relay's that are set up; the load goes to one of them."""
+
+
+class Kind(StrEnum):
+    """What runs a contestant."""
+
+    FUNCTION = "function"
+    NODE = "node"
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """One that takes part. `folder` holds its function app, `script` its program for Node.
+
+    `delivers` is false for the one that does nothing.
+    """
+
+    name: str
+    label: str
+    about: str
+    kind: Kind = Kind.FUNCTION
+    delivers: bool = True
+
+
+LINEUP = (
+    Contestant(RELAY, "the relay", "this project, with everything on"),
+    Contestant(LIMIT, "does nothing", "the Functions host's limit", delivers=False),
+    Contestant("bare", "httpx", "a bare function with HTTPX as it comes"),
+    Contestant("bare_msal", "httpx + MSAL", "the same with MSAL for the token"),
+    Contestant("bare_transports", "httpx, 1 transport each", "one transport for each connection"),
+    Contestant("bare_aiohttp", "aiohttp", "a bare function with aiohttp"),
+    Contestant("article", "the article", "its algorithm in Python: a token for every callback"),
+    Contestant("node_red", "Node-RED", "http in, function, http request", Kind.NODE),
+    Contestant("express", "Express + MSAL", "Express 5 with MSAL Node", Kind.NODE),
+)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How to start a contestant on a port: a command, its environment, where it runs."""
+
+    command: list[str]
+    settings: dict[str, str]
+    directory: Path
+
+
+@dataclass(frozen=True)
+class Rig:
+    """What the contestants are told: where the upstreams are, whom to trust, which keys.
+
+    `folder` is for files of this run. `bundle` is a PEM file of the usual CAs and the run's own.
+    """
+
+    upstream: Upstream
+    folder: Path
+    bundle: Path
+    state_keys: str
+    outbox_keys: str
+    issuer: str
+
+    def setup(
+        self, contestant: Contestant, port: int, *, bytecode: Path | None, connections: int
+    ) -> Setup:
+        """Return how to start it.
+
+        `bytecode` is the folder of compiled modules, the standard library's among them; without
+        one everything is compiled anew. `connections` is for the relay.
+        """
+        if contestant.kind is Kind.NODE:
+            return self._node(contestant, port)
+        folder = CONTESTANTS / contestant.name
+        settings = self.credentials()
+        if contestant.name == RELAY:
+            folder, settings = self._relay_folder(), self._relay_settings(connections)
+        return self.function(folder, port, settings, bytecode=bytecode)
+
+    def function(
+        self, folder: Path, port: int, settings: Mapping[str, str], *, bytecode: Path | None
+    ) -> Setup:
+        """Return how to start the function app in a folder."""
+        command = [sys.executable, "-m", "sandbox.host", "--port", str(port), "--directory"]
+        python = {"PYTHONPYCACHEPREFIX": str(bytecode or self.folder / "no-bytecode")}
+        if bytecode is None:
+            python["PYTHONDONTWRITEBYTECODE"] = "1"
+        storage = {"AzureWebJobsStorage": "none: queues are kept in memory"}
+        return Setup([*command, str(folder)], {**settings, **storage, **python}, ROOT)
+
+    def credentials(self) -> dict[str, str]:
+        """Return the settings of those that are not the relay."""
+        authority = f"{self.upstream.entra_url}/{upstream.TENANT}"
+        return {
+            "AUTHORITY": authority,
+            "TOKEN_URL": f"{authority}/oauth2/v2.0/token",
+            "CLIENT_ID": upstream.CLIENT_ID,
+            "CLIENT_SECRET": upstream.CLIENT_SECRET,
+            "DYNAMICS_URL": f"{self.upstream.dynamics_url}{upstream.ROWS}",
+            "DYNAMICS_SCOPE": f"{self.upstream.dynamics_url}/.default",
+            "SSL_CERT_FILE": str(self.bundle),
+            "REQUESTS_CA_BUNDLE": str(self.bundle),
+            "NODE_EXTRA_CA_CERTS": str(self.upstream.authority.bundle),
+        }
+
+    def _relay_settings(self, connections: int) -> dict[str, str]:
+        further = {}
+        for number in range(1, connections):
+            name = f"CONNECTIONS__C{number:03d}"
+            further[f"{name}__DYNAMICS_URL"] = f"{self.upstream.dynamics_url}/data/Rows{number}"
+            further[f"{name}__PROVIDER_ISSUER"] = f"https://provider{number}.example.com"
+            further[f"{name}__CODE_TTL"] = "600"
+        return {
+            "ENTRA_AUTHORITY": f"{self.upstream.entra_url}/{upstream.TENANT}",
+            "ENTRA_CLIENT_ID": upstream.CLIENT_ID,
+            "ENTRA_CLIENT_SECRET": upstream.CLIENT_SECRET,
+            "DYNAMICS_URL": f"{self.upstream.dynamics_url}{upstream.ROWS}",
+            "STATE_POLICY": "signed",
+            "STATE_KEYS": self.state_keys,
+            "OUTBOX_KEYS": self.outbox_keys,
+            "PROVIDER_ISSUER": self.issuer,
+            "PROVIDER_ISS_REQUIRED": "true",
+            "SSL_CERT_FILE": str(self.bundle),
+            **further,
+        }
+
+    def _relay_folder(self) -> Path:
+        """Return a copy of what is deployed beside relay/, so that no local settings come in."""
+        folder = self.folder / RELAY
+        folder.mkdir(exist_ok=True)
+        for name in ("function_app.py", "host.json"):
+            shutil.copyfile(ROOT / name, folder / name)
+        return folder
+
+    def _node(self, contestant: Contestant, port: int) -> Setup:
+        node = shutil.which("node")
+        if node is None:
+            raise FileNotFoundError("There is no Node.js on PATH.")
+        settings = {**self.credentials(), "PORT": str(port), "NODE_ENV": "production"}
+        if contestant.name == "express":
+            return Setup([node, str(PEERS / "express.mjs")], settings, PEERS)
+        folder = self.folder / "node-red"
+        folder.mkdir(exist_ok=True)
+        for name in ("flows.json", "settings.js"):
+            shutil.copyfile(PEERS / "node_red" / name, folder / name)
+        settings["FLOWS"] = str(folder / "flows.json")
+        red = NODE_MODULES / "node-red/red.js"
+        options = ["--userDir", str(folder), "--settings", str(folder / "settings.js")]
+        return Setup([node, str(red), *options], settings, folder)
+
+
+def install_peers() -> str:
+    """Install what peers/package-lock.json names, once; say what is missing if that fails."""
+    npm, mark = shutil.which("npm"), NODE_MODULES / "installed"
+    if shutil.which("node") is None or npm is None:
+        return "there is no Node.js here; it is at https://nodejs.org/, 20 or later"
+    # The same mark as dev.py's, so that whoever comes first installs.
+    wanted = hashlib.sha256((PEERS / "package-lock.json").read_bytes()).hexdigest()
+    if mark.is_file() and mark.read_text("utf-8") == wanted:
+        return ""
+    print("installing Node-RED and Express into benchmarks/peers, once …", flush=True)
+    quiet = ("--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
+    ended = subprocess.run([npm, "ci", *quiet], cwd=PEERS, check=False, stdout=subprocess.DEVNULL)
+    if ended.returncode:
+        return "npm could not install them; its message is at the top"
+    mark.write_text(wanted, "utf-8")
+    return ""
+
+
+def versions() -> dict[str, str]:
+    """Return what was measured, by name."""
+    names = ("azure-functions", "azure-functions-runtime", "uvicorn", "httpx", "msal", "aiohttp")
+    found = {"Python": ".".join(map(str, sys.version_info[:3]))}
+    found |= {name: version(name) for name in names}
+    if (NODE_MODULES / "installed").is_file():
+        for name in ("node-red", "express", "@azure/msal-node"):
+            package = json.loads((NODE_MODULES / name / "package.json").read_text("utf-8"))
+            found[name] = package["version"]
+    node = shutil.which("node")
+    if node is not None:
+        said = subprocess.run([node, "--version"], check=False, capture_output=True, text=True)
+        found["Node.js"] = said.stdout.strip().removeprefix("v")
+    return found

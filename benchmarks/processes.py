@@ -1,0 +1,174 @@
+"""Child processes for measuring: on a core of their own, with what they cost read from /proc.
+
+Where there is no /proc (not Linux) processor time and memory are `None`; where a process cannot be
+pinned, or there is one core only, everything shares the cores, and `Cores` says so.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+STOP_SECONDS = 10
+_PROC = Path("/proc")
+_KEPT = ("PATH", "HOME", "LANG", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR", "USERPROFILE")
+
+
+@dataclass(frozen=True)
+class Cores:
+    """Which core runs the app, and which one everything else."""
+
+    app: int | None
+    load: int | None
+
+    @classmethod
+    def choose(cls) -> "Cores":
+        """Return the first two cores that are no threads of one and the same core, or none."""
+        if not hasattr(os, "sched_getaffinity"):
+            return cls(None, None)
+        first, *others = sorted(os.sched_getaffinity(0))
+        siblings = _siblings(first)
+        apart = [core for core in others if core not in siblings] or others
+        return cls(first, apart[0]) if apart else cls(None, None)
+
+    def __str__(self) -> str:
+        """Say it."""
+        if self.app is None:
+            return "not pinned: app, load and upstreams share all cores"
+        return f"app pinned to core {self.app}; load generator and upstreams to core {self.load}"
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Keep this process on its core meanwhile."""
+        with _pinned(self.load):
+            yield
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """Let children that start now have the app's core."""
+        with _pinned(self.app):
+            yield
+
+
+@contextmanager
+def _pinned(core: int | None) -> Iterator[None]:
+    if core is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _siblings(core: int) -> set[int]:
+    listed = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list")
+    if not listed.is_file():
+        return {core}
+    siblings: set[int] = set()
+    for part in listed.read_text().strip().split(","):
+        start, _, end = part.partition("-")
+        siblings.update(range(int(start), int(end or start) + 1))
+    return siblings
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings and what any process needs of this one's environment, nothing else.
+
+    No proxy, no trust and no app setting of the person who measures comes in.
+    """
+    return {name: os.environ[name] for name in _KEPT if name in os.environ} | dict(settings)
+
+
+class Process:
+    """A contestant: started at `started` (seconds of `time.monotonic`), ended with its children."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        settings: Mapping[str, str],
+        *,
+        directory: Path,
+        log: IO[bytes],
+        cores: Cores,
+    ) -> None:
+        self._log = Path(log.name)
+        with cores.starting():
+            self.started = time.monotonic()
+            self._process = subprocess.Popen(
+                command,
+                cwd=directory,
+                env=environment(settings),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is gone already."""
+        return self._process.poll() is not None
+
+    @property
+    def words(self) -> str:
+        """The last lines that it wrote."""
+        lines = self._log.read_text("utf-8", "replace").splitlines()
+        return "\n".join(lines[-15:])
+
+    def cpu(self) -> float | None:
+        """Return the seconds of processor time so far, of it and its children."""
+        if not _PROC.is_dir():
+            return None
+        ticks = 0
+        for pid in self._tree():
+            with suppress(OSError):
+                # proc_pid_stat(5): after the name in parentheses, utime and stime are 12 and 13.
+                fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def memory(self) -> float | None:
+        """Return the resident memory in MiB, of it and its children."""
+        if not _PROC.is_dir():
+            return None
+        kibibytes = 0
+        for pid in self._tree():
+            with suppress(OSError):
+                for line in (_PROC / str(pid) / "status").read_text().splitlines():
+                    if line.startswith("VmRSS:"):
+                        kibibytes += int(line.split()[1])
+        return kibibytes / 1024
+
+    def _tree(self) -> list[int]:
+        pids = [self._process.pid]
+        for pid in pids:  # grows meanwhile
+            with suppress(OSError):
+                for children in (_PROC / str(pid) / "task").glob("*/children"):
+                    pids += [int(child) for child in children.read_text().split()]
+        return pids
+
+    def stop(self) -> None:
+        """End it and its children at once: nothing of a contestant is worth keeping."""
+        if hasattr(os, "killpg"):
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        else:
+            self._process.kill()
+        self._process.wait(STOP_SECONDS)

@@ -1,0 +1,472 @@
+"""The benchmarks measure what they say, and nobody in them is fast by not delivering.
+
+No test here looks at a clock: whether something is fast is for `python3 dev.py bench`.
+"""
+
+import json
+import os
+import socket
+import ssl
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import httpx
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import report
+from benchmarks.arithmetic import METRICS, Round, advantage, medians, percentile, rotated, spread
+from benchmarks.burst import Burst
+from benchmarks.lineup import LINEUP, NODE_MODULES, RELAY, ROOT, Contestant, Kind, install_peers
+from benchmarks.load import Answers, Callback, Callbacks
+from benchmarks.measure import FULL, QUICK, Bench, ContestantError, Plan
+from benchmarks.processes import Cores, Process, environment, free_port
+from benchmarks.upstream import CLIENT_ID, CLIENT_SECRET, ROWS, TENANT, Upstream
+from relay import settings, state
+from relay.authorization import AuthorizationResponse
+from sandbox.tls import Authority
+
+BY_NAME = {metric.name: metric for metric in METRICS}
+UNPINNED = Cores(None, None)
+HAS_PROC = Path("/proc/self/stat").is_file()
+SMALL = Plan(1, 0.01, 4, 0.05, 12, (), (), 0)
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    with Authority() as authority:
+        async with Upstream(authority) as running:
+            yield running
+
+
+@pytest.fixture(scope="module")
+def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all tests: compiling everything costs seconds each time."""
+    return tmp_path_factory.mktemp("bytecode")
+
+
+@pytest.fixture
+def bench(upstream: Upstream, tmp_path: Path, bytecode: Path) -> Bench:
+    return replace(command.bench_for(upstream, tmp_path, UNPINNED), bytecode=bytecode)
+
+
+def client(upstream: Upstream) -> httpx.AsyncClient:
+    context = ssl.create_default_context(cafile=upstream.authority.bundle)
+    return httpx.AsyncClient(verify=context, trust_env=False)
+
+
+# -- arithmetic
+
+
+@pytest.mark.parametrize(
+    ("share", "value"), [(0.5, 50), (0.99, 99), (1.0, 100), (0.001, 1), (0.985, 99)]
+)
+def test_a_percentile_is_a_value_that_was_measured(share: float, value: int) -> None:
+    assert percentile(list(range(100, 0, -1)), share) == value
+
+
+def test_the_percentile_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="nothing"):
+        percentile([], 0.5)
+
+
+def test_medians_leave_out_what_a_round_could_not_tell() -> None:
+    rounds: list[Round] = [{"a": 3.0, "b": None}, {"a": 1.0}, {"a": None, "b": None}, {"a": 9.0}]
+    assert medians(rounds) == {"a": 3.0, "b": None}
+
+
+def test_more_than_one_means_better_whichever_way_the_metric_points() -> None:
+    faster = advantage(BY_NAME["throughput"], [{"throughput": 300}], [{"throughput": 100}])
+    shorter = advantage(BY_NAME["p50_ms"], [{"p50_ms": 2}], [{"p50_ms": 6}])
+    assert (faster, shorter) == (3, 3)
+
+
+def test_a_slow_round_of_the_machine_counts_for_both_alike() -> None:
+    ours = [{"p50_ms": 1.0}, {"p50_ms": 10.0}, {"p50_ms": 1.0}]
+    theirs = [{"p50_ms": 2.0}, {"p50_ms": 20.0}, {"p50_ms": 2.0}]
+    assert advantage(BY_NAME["p50_ms"], ours, theirs) == 2
+
+
+def test_there_is_no_ratio_to_what_was_not_measured_or_is_nothing() -> None:
+    for theirs in ({}, {"failed": None}, {"failed": 0.0}):
+        assert advantage(BY_NAME["failed"], [{"failed": 1.0}], [theirs]) is None
+
+
+def test_every_round_begins_with_another_contestant_and_forgets_none() -> None:
+    orders = [rotated("abc", number) for number in range(4)]
+    assert ["".join(order) for order in orders] == ["abc", "bca", "cab", "abc"]
+
+
+def test_the_spread_of_rounds_is_told_against_their_median() -> None:
+    assert spread([90, 100, None, 120]) == pytest.approx(0.3)
+    assert spread([None]) is None
+
+
+# -- load and upstreams
+
+
+def test_no_two_callbacks_are_alike() -> None:
+    callbacks = Callbacks("k1", b"k" * 32, "https://provider.example.com")
+    callbacks.prepare(50)
+    made = [callbacks.take() for _ in range(100)]
+    assert len({each.code for each in made}) == len({each.state for each in made}) == 100
+
+
+def test_the_relay_believes_the_states_of_the_load() -> None:
+    callbacks = Callbacks("k1", b"k" * 32, "https://provider.example.com")
+    environ = {
+        "ENTRA_TENANT_ID": "contoso.com",
+        "ENTRA_CLIENT_ID": "client",
+        "ENTRA_CLIENT_SECRET": "canary",
+        "DYNAMICS_URL": "https://contoso.operations.dynamics.com/data/Rows",
+        "STATE_POLICY": "signed",
+        "STATE_KEYS": f"k1:{callbacks.encoded_key}",
+    }
+    connection = settings.read(environ).connections.get("default")
+    callback = callbacks.take()
+    response = AuthorizationResponse(
+        code=callback.code,
+        state=callback.state,
+        error=None,
+        error_description=None,
+        error_uri=None,
+        iss=None,
+        session_state=None,
+        implicit=False,
+        extra={},
+    )
+    assert state.verify(response, connection, now=datetime.now(UTC)).state == callback.state
+
+
+def test_only_2xx_is_an_acknowledgement() -> None:
+    answers = Answers()
+    for status in (200, 204, 302, 404, 502):
+        answers.add(Callback("code", "state", b""), status, 0.001)
+    assert (len(answers.acknowledged), answers.failed) == (2, 3)
+
+
+async def test_entra_gives_a_token_to_the_right_client_only(upstream: Upstream) -> None:
+    form = {
+        "grant_type": "client_credentials",
+        "client_id": CLIENT_ID,
+        "client_secret": CLIENT_SECRET,
+        "scope": f"{upstream.dynamics_url}/.default",
+    }
+    url = f"{upstream.entra_url}/{TENANT}/oauth2/v2.0/token"
+    async with client(upstream) as http:
+        assert (await http.post(url, data=form)).json()["access_token"]
+        for name in form:
+            refused = await http.post(url, data=form | {name: "wrong"})
+            assert refused.status_code == 401, name
+    assert upstream.counts.token_requests == 5
+
+
+@pytest.mark.parametrize(
+    ("row", "token", "status"),
+    [
+        ({"code": "c", "state": "s"}, "good", 201),
+        ({"code": "c", "state": "s"}, "bad", 401),
+        ({"code": "c"}, "good", 400),
+        ({"code": "c", "state": ""}, "good", 400),
+        ({"code": "c", "state": None}, "good", 400),
+        ({"code": "c", "state": "s", "more": "x"}, "good", 400),
+        ([], "good", 400),
+    ],
+)
+async def test_dynamics_stores_a_code_with_its_state_and_a_token(
+    upstream: Upstream, row: object, token: str, status: int
+) -> None:
+    headers = {"Authorization": f"Bearer {upstream.token if token == 'good' else 'other'}"}
+    async with client(upstream) as http:
+        answer = await http.post(f"{upstream.dynamics_url}{ROWS}", json=row, headers=headers)
+    assert answer.status_code == status
+    assert upstream.rows == ({"s": "c"} if status == 201 else {})
+
+
+async def test_connections_and_requests_are_counted_and_forgotten(upstream: Upstream) -> None:
+    async with client(upstream) as http:
+        await http.post(f"{upstream.dynamics_url}{ROWS}", json={})
+        await http.post(f"{upstream.dynamics_url}{ROWS}", json={})
+    async with client(upstream) as http:
+        await http.post(f"{upstream.dynamics_url}{ROWS}", json={})
+    assert (upstream.counts.posts, upstream.counts.dynamics_connections) == (3, 2)
+    upstream.reset()
+    assert (upstream.counts.posts, upstream.counts.dynamics_connections) == (0, 0)
+
+
+def test_nothing_of_who_measures_comes_into_a_contestant(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTPS_PROXY", "CONNECTIONS__X__DYNAMICS_URL", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.setenv(name, "mine")
+    given = environment({"PORT": "1"})
+    assert "mine" not in given.values()
+    assert (given["PORT"], given["PATH"]) == ("1", os.environ["PATH"])
+
+
+FAMILY = """
+import subprocess, sys
+child = '''
+import socket, time
+ballast = b"x" * 100 * 1024 * 1024
+with socket.create_server(("127.0.0.1", 0)) as server:
+    print(server.getsockname()[1], flush=True)
+    time.sleep(60)
+'''
+sys.exit(subprocess.call([sys.executable, "-c", child]))
+"""
+
+
+def family(log: Path) -> tuple[Process, int]:
+    """Start a process with a child that has 100 MiB, and return it with the child's port."""
+    with log.open("wb") as output:
+        command = [sys.executable, "-c", FAMILY]
+        process = Process(command, {}, directory=log.parent, log=output, cores=UNPINNED)
+    while not process.words:
+        assert not process.ended
+    return process, int(process.words)
+
+
+@pytest.mark.skipif(not HAS_PROC, reason="there is no /proc here")
+def test_memory_and_processor_time_are_those_of_the_children_too(tmp_path: Path) -> None:
+    process, _ = family(tmp_path / "log")
+    memory, cpu = process.memory(), process.cpu()
+    process.stop()
+    assert memory is not None
+    assert memory > 100
+    assert cpu
+    assert process.memory() == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no process groups of this kind")
+def test_a_contestant_that_is_stopped_leaves_no_children(tmp_path: Path) -> None:
+    process, port = family(tmp_path / "log")
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as to_child:
+        process.stop()
+        with pytest.raises(ConnectionResetError):
+            to_child.recv(1)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="nothing can be pinned here")
+def test_a_contestant_has_the_core_that_the_result_names(tmp_path: Path) -> None:
+    mine = os.sched_getaffinity(0)
+    core = max(mine)
+    print_it = "import os; print(os.sched_getaffinity(0))"
+    with (tmp_path / "log").open("wb") as output:
+        command = [sys.executable, "-c", print_it]
+        process = Process(command, {}, directory=tmp_path, log=output, cores=Cores(core, None))
+    while not process.ended:
+        pass
+    assert process.words == str({core})
+    assert os.sched_getaffinity(0) == mine
+
+
+# -- contestants
+
+
+def contestants() -> list[Any]:
+    installed = pytest.mark.skipif(
+        not (NODE_MODULES / "installed").is_file(),
+        reason="benchmarks/peers is not installed; `python3 dev.py bench` does it",
+    )
+    return [
+        pytest.param(each, id=each.name, marks=[installed] if each.kind is Kind.NODE else [])
+        for each in LINEUP
+    ]
+
+
+@pytest.mark.parametrize("contestant", contestants())
+async def test_every_contestant_delivers_what_it_acknowledges(
+    bench: Bench, contestant: Contestant
+) -> None:
+    answers_before = bench.rig.upstream.counts
+    found = await bench.first_callbacks(contestant, SMALL.first)
+    counts, rows = bench.rig.upstream.counts, bench.rig.upstream.rows
+    assert counts is not answers_before
+    if not contestant.delivers:
+        assert (counts.posts, found) == (0, {})
+        return
+    assert (found["failed"], len(rows), counts.refused) == (0, SMALL.first, 0)
+    # The article's algorithm and those that race ask more often, nobody less than once.
+    assert found["token_requests"] == counts.token_requests >= 1
+
+
+def test_without_node_its_contestants_are_left_out_with_a_word(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "no Node.js" in install_peers()
+
+
+async def test_the_algorithm_of_the_article_asks_for_a_token_each_time(bench: Bench) -> None:
+    [article] = [each for each in LINEUP if each.name == "article"]
+    found = await bench.first_callbacks(article, SMALL.first)
+    assert found["token_requests"] == found["dynamics_connections"] == SMALL.first
+
+
+async def test_a_round_has_every_metric_of_a_warm_process(bench: Bench) -> None:
+    [relay] = [each for each in LINEUP if each.name == RELAY]
+    found = await bench.steady(relay, SMALL)
+    known = {name for name, value in found.items() if value}
+    wanted = {"throughput", "p50_ms", "p99_ms", "cold_ms", "load_busy"}
+    assert wanted <= known
+    if HAS_PROC:
+        assert "memory_mib" in known
+
+
+LIAR = """
+import azure.functions as func
+app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
+
+@app.route("callback")
+async def callback(req: func.HttpRequest) -> func.HttpResponse:
+    return func.HttpResponse("delivered")
+"""
+
+
+def own(folder: Path, source: str) -> Path:
+    """Write a function app of one's own, and return its folder."""
+    (folder / "function_app.py").write_text(source)
+    (folder / "host.json").write_text('{"extensions": {"http": {"routePrefix": ""}}}')
+    return folder
+
+
+async def serve(bench: Bench, folder: Path) -> None:
+    """Run a function app as a contestant, and send it a few callbacks."""
+    contestant, port = Contestant("own", "one's own", ""), free_port()
+    setup = bench.rig.function(folder, port, bench.rig.credentials(), bytecode=bench.bytecode)
+    async with bench.serving(contestant, setup, port) as running:
+        await bench.send(running, connections=2, number=4)
+
+
+async def test_who_says_delivered_and_delivers_nothing_is_thrown_out(
+    bench: Bench, tmp_path: Path
+) -> None:
+    with pytest.raises(ContestantError, match="Dynamics does not have them"):
+        await serve(bench, own(tmp_path, LIAR))
+
+
+async def test_who_posts_no_state_never_gets_to_its_first_callback(
+    bench: Bench, tmp_path: Path
+) -> None:
+    bare = (ROOT / "benchmarks/contestants/bare/function_app.py").read_text("utf-8")
+    source = bare.replace('json={"code": code, "state": state}', 'json={"code": code}')
+    assert source != bare
+    with pytest.raises(ContestantError, match="first callback with 502"):
+        await serve(bench, own(tmp_path, source))
+    assert bench.rig.upstream.counts.refused > 0
+
+
+async def test_who_mixes_up_codes_and_states_is_thrown_out(bench: Bench, tmp_path: Path) -> None:
+    bare = (ROOT / "benchmarks/contestants/bare/function_app.py").read_text("utf-8")
+    source = bare.replace('{"code": code, "state"', '{"code": code[1:], "state"')
+    assert source != bare
+    with pytest.raises(ContestantError, match="Dynamics does not have them"):
+        await serve(bench, own(tmp_path, source))
+
+
+async def test_who_ends_at_once_is_told_with_its_last_words(bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(ContestantError, match=r"(?s)ended by itself.*the very last word"):
+        await serve(bench, own(tmp_path, 'raise SystemExit("the very last word")'))
+
+
+# -- report
+
+
+def results(**changes: object) -> dict[str, Any]:
+    """Return made-up results: the relay is twice as good as everybody, in everything."""
+    relay = {metric.name: 2.0 if metric.more_is_better else 1.0 for metric in METRICS}
+    other = {metric.name: 1.0 if metric.more_is_better else 2.0 for metric in METRICS}
+    rounds = {each.name: [relay if each.name == RELAY else other] * 2 for each in LINEUP}
+    return {
+        "date": "2026-01-02",
+        "complete": True,
+        "machine": {"cores": 2, "model": "<A & B>", "memory_gib": 4, "system": "X", "load": 0.0},
+        "pinned": "not pinned",
+        "rounds": 2,
+        "first": 1_000,
+        "versions": {"Python": "3.13.0"},
+        "left_out": {},
+        "contestants": {
+            name: {"rounds": each, "medians": medians(each)} for name, each in rounds.items()
+        },
+        "growth": {"1": {"cold_ms": 1.0, "p50_ms": 1.0, "memory_mib": 1.0}},
+        "burst": None,
+    } | changes
+
+
+def test_the_table_has_a_ratio_for_every_peer_and_every_metric() -> None:
+    rows = report.page(results()).splitlines()
+    table = [row for row in rows if f"{report.TIMES}2.00" in row]
+    assert len(table) == len(METRICS)
+    assert all(row.count(f"{report.TIMES}2.00") == len(LINEUP) - 1 for row in table)
+
+
+def test_what_grows_with_connections_is_told_in_the_terminal_and_on_the_page() -> None:
+    grown = results(growth={"500": {"cold_ms": 700.4, "p50_ms": 1.234, "memory_mib": 85.0}})
+    assert "| 500 | 700 | 1.23 | 85 |" in report.page(grown)
+    said = "500   first callback after 700 ms, then 1.23 ms each, 85 MiB"
+    assert said in report.text(grown)
+
+
+def test_what_became_of_the_burst_is_told() -> None:
+    burst = Burst(1_000, 12.34, 61.2, {"held": 990}, 998, 1, 1_200, "Azurite")
+    assert "12.3 s, all in Dynamics after 61.2 s, 1 lost; queues: Azurite" in report.page(
+        results(burst=vars(burst))
+    )
+    assert burst.lost == 1
+
+
+def test_the_terminal_is_told_date_machine_pins_and_who_was_left_out() -> None:
+    said = report.text(results(left_out={"express": "there is no Node.js here"}))
+    for words in ("2026-01-02", "2 cores of <A & B>, 4 GiB", "not pinned", "there is no Node.js"):
+        assert words in said
+
+
+def test_a_load_that_was_the_limit_is_told() -> None:
+    full = results()
+    full["contestants"]["bare"]["medians"]["load_busy"] = 0.97
+    assert "httpx: the load's core was full" in report.text(full)
+    assert "core was full" not in report.text(results())
+
+
+def test_the_plot_is_xml_and_names_everybody() -> None:
+    root = ET.fromstring(report.svg(results()))  # noqa: S314 - written just now, here
+    words = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    for each in LINEUP:
+        assert words.count(each.label) == len(report.SHOWN)
+
+
+def test_only_a_full_run_is_published(tmp_path: Path) -> None:
+    document = tmp_path / "performance.md"
+    document.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    quick = list(report.write(results(complete=False), tmp_path, document))
+    assert [path.name for path in quick] == ["quick.json", "quick.svg"]
+    assert "old" in document.read_text()
+    full = list(report.write(results(), tmp_path, document))
+    assert [path.name for path in full] == ["latest.json", "latest.svg", "performance.md"]
+    assert report.fill(document.read_text(), results()) == document.read_text()
+    assert "old" not in document.read_text()
+
+
+def test_the_page_shows_the_numbers_of_the_last_full_run() -> None:
+    latest = report.RESULTS / "latest.json"
+    measured = json.loads(latest.read_text("utf-8")) if latest.is_file() else None
+    page = report.PAGE.read_text("utf-8")
+    assert report.fill(page, measured) == page
+
+
+def test_the_page_says_who_takes_part() -> None:
+    page = report.PAGE.read_text("utf-8")
+    for each in LINEUP:
+        assert f"| {each.label} |" in page
+
+
+def test_a_quick_run_is_smaller_in_every_way() -> None:
+    assert QUICK.rounds < FULL.rounds
+    assert FULL.rounds >= 5
+    assert QUICK.first < FULL.first == 1_000
+    assert set(QUICK.growth) < set(FULL.growth) == {1, 50, 500}
