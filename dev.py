@@ -162,6 +162,7 @@ def advisories() -> tuple[bool, str]:
 
 
 def bench(arguments: list[str]) -> int:
+    """Measure the relay beside what people would use instead."""
     for folder in (SANDBOX, PEERS):
         install_npm(folder, NPM[folder])
     return run("-m", "benchmarks", *arguments)

@@ -106,8 +106,11 @@ class Rig:
         python = {"PYTHONPYCACHEPREFIX": str(bytecode or self.folder / "no-bytecode")}
         if bytecode is None:
             python["PYTHONDONTWRITEBYTECODE"] = "1"
-        storage = {"AzureWebJobsStorage": "none: queues are kept in memory"}
-        return Setup([*command, str(folder)], {**settings, **storage, **python}, ROOT)
+        platform = {
+            "AzureWebJobsStorage": "none: queues are kept in memory",
+            "AZURE_FUNCTIONS_ENVIRONMENT": "Production",
+        }
+        return Setup([*command, str(folder)], {**settings, **platform, **python}, ROOT)
 
     def credentials(self) -> dict[str, str]:
         """Return the settings of those that are not the relay."""

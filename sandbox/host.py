@@ -38,6 +38,7 @@ from sandbox.storage import AzureQueues, MemoryQueues, Queues
 FUNCTION_KEY = "local"
 """The one key that opens functions whose `auth_level` is not anonymous."""
 
+ENVIRONMENT = "AZURE_FUNCTIONS_ENVIRONMENT"
 DEFAULT_BODY_LIMIT = 104_857_600
 HOMEPAGE = b"<!DOCTYPE html><title>Functions</title><p>Your Functions app is up and running."
 
@@ -115,8 +116,9 @@ class FunctionsHost:
     ) -> None:
         refuse_in_azure(os.environ)
         directory = directory.resolve()
-        # As Core Tools set it; in Azure it says Production.
-        settings = {"AZURE_FUNCTIONS_ENVIRONMENT": "Development", **settings}
+        # As Core Tools set it unless told otherwise; in Azure it says Production.
+        stage = os.environ.get(ENVIRONMENT, "Development")
+        settings = {ENVIRONMENT: stage, **settings}
         self._settings = {**os.environ, **settings}
         host_json = _overridden(_read_json(directory / "host.json"), self._settings)
         extensions = host_json.get("extensions", {})
