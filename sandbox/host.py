@@ -21,7 +21,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from azure.functions.meta import Datum
@@ -33,7 +33,7 @@ from sandbox import aspnet, refuse_in_azure, worker
 from sandbox.queue_listener import LEASE
 from sandbox.queues import STORAGE, QueueExtension
 from sandbox.serving import MAX_HEAD, listen
-from sandbox.storage import AzureQueues, MemoryQueues, Queues
+from sandbox.storage import MemoryQueues, Queues
 
 FUNCTION_KEY = "local"
 """The one key that opens functions whose `auth_level` is not anonymous."""
@@ -44,6 +44,9 @@ HOMEPAGE = b"<!DOCTYPE html><title>Functions</title><p>Your Functions app is up 
 
 WriteOutput = Callable[[Mapping[str, Any], Datum], Awaitable[None]]
 """Writes one output: gets the raw binding and the value; returns when it is stored, or raises."""
+
+if TYPE_CHECKING:
+    from sandbox.azure_storage import AzureQueues
 
 _log = logging.getLogger("sandbox.host")
 _sendable = re.compile(r"[\t\x20-\x7e]*")
@@ -441,7 +444,7 @@ def _storage(*, required: bool) -> Queues:
     """Give what AzureWebJobsStorage leads to, or queues in memory, and say so."""
     connection = os.environ.setdefault(STORAGE, "UseDevelopmentStorage=true")
     try:
-        queues = AzureQueues(connection)
+        queues = _azure_queues(connection)
     except ValueError as problem:
         if required:
             sys.exit(f"{STORAGE}: {problem}")
@@ -456,6 +459,14 @@ def _storage(*, required: bool) -> Queues:
         file=sys.stderr,
     )
     return MemoryQueues()
+
+
+def _azure_queues(connection: str) -> "AzureQueues":
+    if "=" not in connection:
+        raise ValueError("It is no connection string.")
+    from sandbox.azure_storage import AzureQueues  # noqa: PLC0415 - 30 MiB, where it is used
+
+    return AzureQueues(connection)
 
 
 def _print_functions(host: FunctionsHost, url: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Self
 import httpx
 from starlette.types import ASGIApp
 
+from sandbox.azure_storage import AzureQueues
 from sandbox.consumer import Consumer
 from sandbox.dynamics import Dynamics
 from sandbox.entra import Entra
@@ -18,7 +19,7 @@ from sandbox.provider import Provider, Registration
 from sandbox.queue_listener import LEASE
 from sandbox.queues import STORAGE
 from sandbox.serving import Server
-from sandbox.storage import AzureQueues, MemoryQueues
+from sandbox.storage import MemoryQueues
 from sandbox.tls import Authority
 
 APP = Path(__file__).resolve().parent.parent

@@ -18,8 +18,8 @@ from relay.__main__ import main
 from relay.queues import EMULATOR_KEY, PEEK
 from relay.sealing import DeadLetter
 from sandbox import dynamics
+from sandbox.azure_storage import AzureQueues
 from sandbox.azurite import Azurite, unavailable
-from sandbox.storage import AzureQueues
 from sandbox.world import World
 
 NUMBERS = count(1)

@@ -18,11 +18,11 @@ from starlette.routing import Route
 from relay import doctor, log
 from relay.doctor.finding import Finding, Verdict
 from relay.queues import EMULATOR_KEY
+from sandbox.azure_storage import AzureQueues
 from sandbox.azurite import Azurite, unavailable
 from sandbox.entra import Entra
 from sandbox.identity import Identity, IdentityEndpoint
 from sandbox.serving import Hang, Server
-from sandbox.storage import AzureQueues
 from sandbox.tls import Authority
 
 NUMBERS = count(1)

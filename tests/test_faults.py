@@ -25,8 +25,8 @@ import pytest
 from cryptography.fernet import Fernet
 
 from sandbox import azurite, dynamics, entra
+from sandbox.azure_storage import AzureQueues
 from sandbox.azurite import Azurite
-from sandbox.storage import AzureQueues
 from sandbox.world import APP, World
 
 CALLBACKS = 400

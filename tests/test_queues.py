@@ -26,6 +26,7 @@ from starlette.types import Message as Event
 
 import sandbox
 from sandbox import queue_listener
+from sandbox.azure_storage import AzureQueues
 from sandbox.azurite import Azurite, unavailable
 from sandbox.host import FunctionsHost
 from sandbox.queue_listener import Backoff, Listener, Options
@@ -33,7 +34,6 @@ from sandbox.serving import Server
 from sandbox.storage import (
     LIFE,
     MAX_TEXT,
-    AzureQueues,
     MemoryQueues,
     MessageLost,
     QueueMissing,
