@@ -8,6 +8,7 @@ every socket whether it is readable, and its import is paid by each cold start
 import asyncio
 import ssl
 import time
+from asyncio import sslproto
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast, override
@@ -23,6 +24,12 @@ IDLE = 90.0
 """Seconds for which an idle connection is kept; front ends close theirs after some minutes."""
 MAX_CONNECTIONS = 100
 """To one origin at once. Who comes later waits, as long as its own time-out lets it."""
+CHUNK = 64 * 1024
+"""Bytes that are read from a TLS connection at once."""
+
+# asyncio keeps a read buffer of 256 KiB for each TLS connection, and has no argument for less. An
+# answer of Dynamics has some hundred bytes.
+sslproto.SSLProtocol.max_size = CHUNK
 
 _SUCCESS = 2
 """The class of a 2xx (RFC 9110 §15.3)."""
