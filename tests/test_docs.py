@@ -391,7 +391,7 @@ def checks() -> set[str]:
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("ok", "warn", "fail"):
                 first = node.args[0]
                 if isinstance(first, ast.Constant):
-                    found.add(first.value)
+                    found.add(str(first.value))
                 else:
                     # Handed on by a helper, whose callers name their check in other findings too.
                     assert ast.unparse(first) in ("check", "FILE")
