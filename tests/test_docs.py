@@ -119,6 +119,13 @@ def test_every_block_of_json_is_json(page: Path) -> None:
             json.loads(content)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(APP)))
+def test_every_block_of_python_is_python(page: Path) -> None:
+    for language, content in blocks(page):
+        if language == "python":
+            ast.parse(content)
+
+
 def test_the_settings_to_begin_with_are_those_of_the_example() -> None:
     (shown,) = [content for language, content in blocks(SETUP) if language == "json"]
     assert json.loads(shown) == json.loads(text_of(APP / "local.settings.json.example"))
