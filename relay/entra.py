@@ -68,12 +68,20 @@ class Transport:
         self._context = context
         self._pools: dict[str | None, Any] = {}
 
-    def request(self, method: str, url: str, headers: Headers, body: bytes | None) -> Response:
-        """Ask, and wait for the answer. Raises `UnreachableError`."""
+    def request(
+        self,
+        method: str,
+        url: str,
+        headers: Headers,
+        body: bytes | None,
+        *,
+        direct: bool = False,
+    ) -> Response:
+        """Ask, through no proxy if `direct`, and wait. Raises `UnreachableError`."""
         from urllib3 import exceptions  # noqa: PLC0415 - as below
 
         try:
-            response = self._pool(url).request(
+            response = self._pool(None if direct else proxies.of(url)).request(
                 method, url, headers=headers, body=body, redirect=False, retries=False
             )
         except exceptions.NewConnectionError:
@@ -92,10 +100,9 @@ class Transport:
         for pool in self._pools.values():
             pool.clear()
 
-    def _pool(self, url: str) -> Any:  # noqa: ANN401 - either of two kinds
+    def _pool(self, proxy: str | None) -> Any:  # noqa: ANN401 - either of two kinds
         import urllib3  # noqa: PLC0415 - 80 ms, that MSAL's own import has paid
 
-        proxy = proxies.of(url)
         pool = self._pools.get(proxy)
         if pool is None:
             options: dict[str, Any] = {
@@ -308,7 +315,9 @@ class _Http:
         if known is not None:
             return known
         url = f"{url}?{urlencode(params)}" if params else url
-        response = self._transport.request(method, url, headers or {}, body)
+        # The platform's endpoint is on this machine: a proxy would only learn its secret.
+        direct = self.asked == "identity"
+        response = self._transport.request(method, url, headers or {}, body, direct=direct)
         self.status = response.status_code
         self.retry_after = seconds(response.headers.get("retry-after"))
         if response.status_code >= HTTPStatus.BAD_REQUEST:

@@ -209,6 +209,18 @@ def test_an_identity_of_the_platform_is_a_client_by_itself(
     assert stage.entra.token_requests == 0
 
 
+def test_no_proxy_hears_the_secret_of_the_platforms_endpoint(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The endpoint is on this machine, and its secret (X-IDENTITY-HEADER) goes nowhere else.
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    stage.client(ManagedIdentity(None), client_id=None).acquire()
+    assert stage.endpoint.requests == 1
+
+
 def test_an_identity_that_is_not_assigned_is_refused_by_the_platforms_status(stage: Stage) -> None:
     stranger = ManagedIdentity("99999999-2222-3333-4444-555555555555")
     assert refused(stage.client(stranger, client_id=None)) == "identity_400"
