@@ -26,6 +26,9 @@ from relay.retry_after import TRANSIENT, seconds
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 5.0, 10.0
 """Seconds for one request to Entra; a first token takes two, metadata and token."""
+IDLE = 60.0
+"""Seconds for which an idle connection is used again. What lies on the way forgets it some time,
+Azure's own way out after four minutes, and the next request would be lost without a word."""
 EARLY = 300.0
 """Seconds before its end at which a token is renewed; MSAL counts it as expired then too."""
 
@@ -64,9 +67,13 @@ class Transport:
     trust for TLS. Proxies are those of the environment, as for other programs.
     """
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(
+        self, context: ssl.SSLContext, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._context = context
+        self._clock = clock
         self._pools: dict[str | None, Any] = {}
+        self._used_at = clock()
 
     def request(
         self,
@@ -103,6 +110,10 @@ class Transport:
     def _pool(self, proxy: str | None) -> Any:  # noqa: ANN401 - either of two kinds
         import urllib3  # noqa: PLC0415 - 80 ms, that MSAL's own import has paid
 
+        now = self._clock()
+        if now - self._used_at > IDLE:
+            self._pools = {}  # urllib3 closes what nobody uses any more
+        self._used_at = now
         pool = self._pools.get(proxy)
         if pool is None:
             options: dict[str, Any] = {

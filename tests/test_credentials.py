@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import socketserver
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -363,6 +365,28 @@ def test_a_certificate_that_is_not_trusted_is_told_as_such(stage: Stage) -> None
         Client(credentials, stranger).acquire()
     stranger.close()
     assert refused_by.value.reason == "entra_tls"
+
+
+def test_a_connection_that_was_idle_for_long_is_not_trusted_to_be_there() -> None:
+    """Azure's way out forgets connections that were idle for four minutes, and tells nobody."""
+
+    class Forgetful(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while self.rfile.readline().strip():
+                pass
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            self.rfile.read()  # from here on all that comes is lost
+
+    now = [0.0]
+    transport = Transport(tls.trust(None, {}), clock=lambda: now[0])
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Forgetful) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for _ in range(2):
+            address = f"http://127.0.0.1:{server.server_address[1]}/"
+            assert transport.request("GET", address, {}, None, direct=True).status_code == 200
+            now[0] += 3_300  # so long lives a token
+        transport.close()
+        server.shutdown()
 
 
 def test_a_proxy_of_the_environment_is_asked_to_connect(
