@@ -17,7 +17,7 @@ from threading import Thread
 from relay import entra
 from relay.callback import AccessToken
 from relay.connections import ClientCredentials
-from relay.errors import RelayError, Unavailable
+from relay.errors import CredentialRefused, RelayError, Unavailable
 
 AHEAD = 3
 """How many tokens are fetched ahead; with more clients the rest wait until they are needed."""
@@ -120,7 +120,7 @@ class _Source:
     async def _fetch(self) -> AccessToken:
         if self._flight is None:
             if self._clock() < self._closed_until and self._failure is not None:
-                raise self._failure.with_traceback(None)
+                raise _again(self._failure)
             self._flight = asyncio.create_task(self._land())
         # A caller that goes away must not take the others' token with it.
         return await asyncio.shield(self._flight)
@@ -130,7 +130,7 @@ class _Source:
             self._token = await self._arrive()
             self._refused = False
         except RelayError as error:
-            self._failure = error
+            self._failure = _again(error)
             self._closed_until = self._clock() + _pause(error)
             raise
         else:
@@ -148,6 +148,13 @@ class _Source:
                     return token
         # In a thread: everything in MSAL blocks, its constructor too.
         return await asyncio.to_thread(self._client.acquire, anew=self._refused)
+
+
+def _again(error: RelayError) -> RelayError:
+    """Return a new one each time: one that was raised keeps its frames, and in them a code."""
+    if isinstance(error, Unavailable):
+        return Unavailable(error.reason, str(error), retry_after=error.retry_after)
+    return CredentialRefused(error.reason, str(error))
 
 
 def _pause(error: RelayError) -> float:

@@ -1,8 +1,11 @@
 """tokens.py against an Entra that answers over TLS, with the real MSAL in between."""
 
 import asyncio
+import gc
 import logging
+import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -145,6 +148,31 @@ async def test_a_failure_is_not_replayed_after_its_pause(stage: Stage) -> None:
     assert stage.entra.token_requests == 1
     stage.clock.seconds += 40
     assert (await stage.get()).value == stage.entra.issued[0]
+
+
+async def test_a_failure_that_is_remembered_keeps_nothing_of_the_callbacks_it_met(
+    stage: Stage,
+) -> None:
+    """An exception keeps the frames it went through, and in them a code."""
+
+    class Callback:
+        pass
+
+    async def fail(callback: Callback) -> None:
+        assert callback
+        await stage.get()
+
+    stage.entra.retry_after = 40
+    stage.entra.faults.append(Fault.THROTTLED)
+    for _ in range(2):  # the one that is refused by Entra, and one that is not let through
+        callback = Callback()
+        kept = weakref.ref(callback)
+        with suppress(Unavailable):
+            await fail(callback)
+        del callback
+        gc.collect()
+        assert kept() is None
+    assert stage.entra.token_requests == 1
 
 
 async def test_a_wrong_secret_is_refused_for_good_and_asked_about_again_later(
