@@ -229,6 +229,11 @@ async def test_names_of_headers_are_in_lower_case(client: Wire, server: Scripted
     assert not answer.is_success
 
 
+def test_an_answer_does_not_print_what_it_repeats() -> None:
+    answer = Answer(400, {"location": "/?code=canary"}, b"canary")
+    assert "canary" not in f"{answer}{answer!r}"
+
+
 async def test_no_more_is_kept_than_was_asked_for(client: Wire, server: Scripted) -> None:
     server.add(200, content=b"x" * 10_000)
     assert len((await post(client, limit=100)).body) == 100
