@@ -12,7 +12,7 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ CONNECT_TIMEOUT, READ_TIMEOUT = 5.0, 10.0
 IDLE = 60.0
 """Seconds for which an idle connection is used again. What lies on the way forgets it some time,
 Azure's own way out after four minutes, and the next request would be lost without a word."""
+LIFETIME = 600
+"""Seconds for which a token is good that does not tell (RFC 6749 §5.1); MSAL takes it so too."""
 EARLY = 300.0
 """Seconds before its end at which a token is renewed; MSAL counts it as expired then too."""
 
@@ -43,8 +45,8 @@ class Response:
     """An answer, with the names that MSAL asks for."""
 
     status_code: int
-    headers: Headers
-    text: str
+    headers: Headers = field(repr=False)
+    text: str = field(repr=False)
 
     def raise_for_status(self) -> None:
         """Raise for an error, without what it says."""
@@ -167,7 +169,7 @@ class Client:
             self._http_cache.clear()  # or MSAL replays a failure for up to an hour
         if "access_token" not in result:
             raise self._refusal(result, "no_token")
-        lifetime = float(result["expires_in"])
+        lifetime = float(result.get("expires_in", LIFETIME))
         expires_at = started + lifetime
         return AccessToken(
             value=result["access_token"],

@@ -5,6 +5,7 @@ import logging
 import os
 import socketserver
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from joserfc import jwt
 
 from relay import log, tls
 from relay.connections import ClientCertificate, ClientCredentials, ClientSecret, ManagedIdentity
-from relay.entra import Client, Transport, _Http
+from relay.entra import Client, Response, Transport, _Http
 from relay.errors import CredentialRefused, Unavailable
 from sandbox.adfs import Adfs
 from sandbox.entra import EXCHANGE, Entra, Fault, FederatedCredential
@@ -322,6 +323,21 @@ def test_a_resource_that_ad_fs_does_not_have_is_refused_by_its_word(stage: Stage
 def test_a_tenant_that_does_not_exist_is_named_by_entras_code(stage: Stage) -> None:
     elsewhere = stage.authority.replace(stage.entra.tenant, "nobody.example")
     assert refused(stage.client(ClientSecret(SECRET), authority=elsewhere)) == "AADSTS90002"
+
+
+def test_a_token_without_a_word_about_its_life_is_used_for_some_minutes(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RFC 6749 §5.1: `expires_in` is recommended, and not required."""
+    client = stage.client(ClientSecret(SECRET))
+    monkeypatch.setattr(client, "_ask", lambda **_: {"access_token": "canary"})
+    token = client.acquire()
+    assert 300 < token.expires_at - time.monotonic() <= 600
+
+
+def test_no_answer_of_entra_prints_its_token() -> None:
+    answer = Response(200, {"x-canary": "canary"}, '{"access_token": "canary"}')
+    assert "canary" not in f"{answer}{answer!r}"
 
 
 def test_no_credential_reaches_the_log(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
