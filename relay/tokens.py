@@ -88,6 +88,8 @@ class _Source:
 
     def fetch_ahead(self) -> None:
         future: Future[AccessToken] = Future()
+        # Whoever waits for it may go away, and does not take it along.
+        future.set_running_or_notify_cancel()
 
         def acquire() -> None:
             try:
@@ -100,13 +102,14 @@ class _Source:
         Thread(target=acquire, name="token-ahead", daemon=True).start()
 
     async def get(self) -> AccessToken:
-        token, now = self._token, self._clock()
-        if token is not None and now < token.fresh_until:
+        token = self._token
+        if token is not None and self._clock() < token.fresh_until:
             return token
         try:
             return await self._fetch()
         except RelayError:
-            if token is not None and now < token.expires_at - LAST_GOOD:
+            # Entra may have kept us waiting: by the clock as it is now.
+            if token is not None and self._clock() < token.expires_at - LAST_GOOD:
                 return token
             raise
 

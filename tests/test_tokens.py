@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import suppress
@@ -108,6 +109,21 @@ def _empty_cache() -> object:
     return msal.TokenCache()
 
 
+async def test_a_token_that_ended_while_entra_kept_everybody_waiting_is_not_used(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = await stage.get()
+
+    def fail(**_: object) -> AccessToken:
+        stage.clock.seconds = token.expires_at  # so long it took
+        raise Unavailable("entra_timeout", "Entra cannot be reached just now.")
+
+    monkeypatch.setattr(stage.cache._sources[stage.credentials]._client, "acquire", fail)
+    stage.clock.seconds = token.expires_at - LAST_GOOD - 1
+    with pytest.raises(Unavailable):
+        await stage.get()
+
+
 @pytest.mark.parametrize("fault", [Fault.UNAVAILABLE, Fault.NOT_JSON, Fault.RESET, Fault.THROTTLED])
 async def test_the_last_good_token_serves_while_entra_is_down(stage: Stage, fault: Fault) -> None:
     token = await stage.get()
@@ -170,6 +186,7 @@ async def test_a_failure_that_is_remembered_keeps_nothing_of_the_callbacks_it_me
         with suppress(Unavailable):
             await fail(callback)
         del callback
+        await asyncio.sleep(0)  # the loop's own turn keeps it too
         gc.collect()
         assert kept() is None
     assert stage.entra.token_requests == 1
@@ -254,6 +271,27 @@ async def test_a_token_that_grew_old_before_anybody_came_is_not_used(stage: Stag
     stage.clock.seconds = early.expires_at
     source._client._app.token_cache = _empty_cache()
     assert (await stage.get()).value != early.value
+
+
+async def test_a_loop_that_ends_before_the_token_is_there_ends_without_a_word(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crashed: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", crashed.append)
+    stage.entra.delay = 0.3
+    stage.cache.fetch_ahead([stage.credentials])
+    with suppress(asyncio.CancelledError):
+        waiting = asyncio.create_task(stage.get())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        flight = stage.cache._sources[stage.credentials]._flight
+        assert flight is not None
+        flight.cancel()  # as `asyncio.run` does at its end
+        await waiting
+    for thread in threading.enumerate():
+        if thread.name == "token-ahead":
+            await asyncio.to_thread(thread.join)
+    assert crashed == []
 
 
 async def test_only_a_few_clients_are_asked_for_ahead(stage: Stage) -> None:
