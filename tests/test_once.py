@@ -193,5 +193,6 @@ async def test_a_failure_that_nobody_waits_for_any_more_is_not_printed_by_the_lo
     await settle()
     work.gate.set()
     await settle()
+    del caller
     gc.collect()
     assert printed == []
