@@ -122,11 +122,12 @@ class Transport:
                 "ssl_context": self._context,
                 "timeout": urllib3.Timeout(connect=CONNECT_TIMEOUT, read=READ_TIMEOUT),
             }
-            pool = (
-                urllib3.PoolManager(**options)
-                if proxy is None
-                else urllib3.ProxyManager(proxy, **options)
-            )
+            if proxy is None:
+                pool = urllib3.PoolManager(**options)
+            else:
+                authorization = proxies.authorization(proxy)
+                proven = {"Proxy-Authorization": authorization} if authorization else None
+                pool = urllib3.ProxyManager(proxy, proxy_headers=proven, **options)
             self._pools[proxy] = pool
         return pool
 

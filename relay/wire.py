@@ -108,7 +108,7 @@ class Wire:
                 return await self._connect(parts)
         except ssl.SSLError:
             raise WireError("tls") from None
-        except (OSError, UnicodeError) as error:
+        except (OSError, ValueError) as error:  # ValueError: a name, or a proxy's address
             if isinstance(error, TimeoutError):
                 raise
             raise WireError("connect") from None
@@ -127,12 +127,16 @@ class Wire:
                 _Connection, host, port, ssl=context, happy_eyeballs_delay=0.25
             )
             return connection
-        proxy = urlsplit(address)
+        proxy, authorization = urlsplit(address), proxies.authorization(address)
+        if not proxy.hostname:
+            raise ValueError("proxy")
+        through = self._context if proxy.scheme == "https" else None
+        at = proxy.port or (443 if through else 80)
         _, connection = await loop.create_connection(
-            _Connection, proxy.hostname or "", proxy.port or 8080, happy_eyeballs_delay=0.25
+            _Connection, proxy.hostname, at, ssl=through, happy_eyeballs_delay=0.25
         )
         try:
-            await connection.tunnel(f"{host}:{port}", context, host)
+            await connection.tunnel(f"{host}:{port}", context, host, authorization)
         except BaseException:
             connection.close()
             raise
@@ -240,9 +244,16 @@ class _Connection(asyncio.Protocol):
         self._busy = False
         return answer
 
-    async def tunnel(self, authority: str, context: ssl.SSLContext | None, host: str) -> None:
+    async def tunnel(
+        self,
+        authority: str,
+        context: ssl.SSLContext | None,
+        host: str,
+        authorization: str | None = None,
+    ) -> None:
         """Have this proxy connect to a server (RFC 9110 §9.3.6), and speak to that from now on."""
-        self._send("CONNECT", authority, [("Host", authority)])
+        proven = [("Proxy-Authorization", authorization)] if authorization else []
+        self._send("CONNECT", authority, [("Host", authority), *proven])
         event = await self._next()
         if not isinstance(event, h11.Response) or event.status_code // 100 != _SUCCESS:
             raise WireError("proxy")

@@ -414,3 +414,26 @@ def test_a_proxy_of_the_environment_is_asked_to_connect(
     with pytest.raises(Unavailable) as refused_by:
         stage.client(ClientSecret(SECRET)).acquire()
     assert refused_by.value.reason == "entra_connect"
+
+
+def test_a_proxy_that_wants_a_password_gets_the_one_of_its_address(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads: list[bytes] = []
+
+    class Refusing(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            heads.append(b"".join(iter(self.rfile.readline, b"\r\n")))
+            self.wfile.write(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        at = f"relay:pass%20word@127.0.0.1:{server.server_address[1]}"
+        monkeypatch.setenv("HTTPS_PROXY", f"http://{at}")
+        with pytest.raises(Unavailable):
+            stage.client(ClientSecret(SECRET)).acquire()
+        server.shutdown()
+    # RFC 7617 §2: base64 of "relay:pass word".
+    assert b"Proxy-Authorization: Basic cmVsYXk6cGFzcyB3b3Jk\r\n" in heads[0]
