@@ -174,8 +174,7 @@ async def test_a_failure_that_is_remembered_keeps_nothing_of_the_callbacks_it_me
     class Callback:
         pass
 
-    async def fail(callback: Callback) -> None:
-        assert callback
+    async def fail(_: Callback) -> None:
         await stage.get()
 
     stage.entra.retry_after = 40
