@@ -87,19 +87,24 @@ class _Source:
         self._refused = False
 
     def fetch_ahead(self) -> None:
+        self._ahead = self._begin()
+
+    def _begin(self, *, anew: bool = False) -> Future[AccessToken]:
+        """Ask Entra in a thread: everything in MSAL blocks, its constructor too."""
         future: Future[AccessToken] = Future()
         # Whoever waits for it may go away, and does not take it along.
         future.set_running_or_notify_cancel()
 
         def acquire() -> None:
             try:
-                future.set_result(self._client.acquire())
+                future.set_result(self._client.acquire(anew=anew))
             except BaseException as error:  # noqa: BLE001 - for whoever waits for it
                 future.set_exception(error)
 
-        self._ahead = future
-        # Not in the loop's executor: there is no loop yet, and the process may end meanwhile.
-        Thread(target=acquire, name="token-ahead", daemon=True).start()
+        # Not in the loop's executor: sealing would wait behind an Entra that does not answer, and
+        # so would the end of the process. And there may be no loop yet.
+        Thread(target=acquire, name="token", daemon=True).start()
+        return future
 
     async def get(self) -> AccessToken:
         token = self._token
@@ -149,8 +154,7 @@ class _Source:
                 token = await asyncio.wrap_future(ahead)
                 if self._clock() < token.fresh_until:
                     return token
-        # In a thread: everything in MSAL blocks, its constructor too.
-        return await asyncio.to_thread(self._client.acquire, anew=self._refused)
+        return await asyncio.wrap_future(self._begin(anew=self._refused))
 
 
 def _again(error: RelayError) -> RelayError:

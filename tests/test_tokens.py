@@ -6,6 +6,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -244,6 +245,19 @@ async def test_no_failure_tells_a_secret(stage: Stage, caplog: pytest.LogCapture
     assert SECRET not in repr(stage.credentials)
 
 
+async def test_an_entra_that_takes_its_time_keeps_no_other_work_waiting(stage: Stage) -> None:
+    """Sealing, and asking for Dynamics' address, are done in the loop's own threads."""
+    with ThreadPoolExecutor(1) as threads:
+        asyncio.get_running_loop().set_default_executor(threads)
+        stage.entra.delay = 0.5
+        waiting = asyncio.create_task(stage.get())
+        for _ in range(5):  # until Entra is asked
+            await asyncio.sleep(0)
+        await asyncio.to_thread(int)
+        assert not waiting.done()
+        await waiting
+
+
 # -- fetched ahead -------------------------------------------------------------------------------
 
 
@@ -288,7 +302,7 @@ async def test_a_loop_that_ends_before_the_token_is_there_ends_without_a_word(
         flight.cancel()  # as `asyncio.run` does at its end
         await waiting
     for thread in threading.enumerate():
-        if thread.name == "token-ahead":
+        if thread.name == "token":
             await asyncio.to_thread(thread.join)
     assert crashed == []
 
