@@ -60,6 +60,14 @@ def stage() -> Iterator[Stage]:
         cache.close()
 
 
+async def threads_end() -> None:
+    """Wait for the threads that ask Entra."""
+    for thread in threading.enumerate():
+        if thread.name == "token":
+            await asyncio.to_thread(thread.join)
+    await asyncio.sleep(0)
+
+
 async def test_a_token_is_fetched_once_and_then_at_hand(stage: Stage) -> None:
     first, second = await stage.get(), await stage.get()
     assert first is second
@@ -186,7 +194,7 @@ async def test_a_failure_that_is_remembered_keeps_nothing_of_the_callbacks_it_me
         with suppress(Unavailable):
             await fail(callback)
         del callback
-        await asyncio.sleep(0)  # the loop's own turn keeps it too
+        await threads_end()  # which takes turns of the loop too: one under way keeps it
         gc.collect()
         assert kept() is None
     assert stage.entra.token_requests == 1
@@ -301,9 +309,7 @@ async def test_a_loop_that_ends_before_the_token_is_there_ends_without_a_word(
         assert flight is not None
         flight.cancel()  # as `asyncio.run` does at its end
         await waiting
-    for thread in threading.enumerate():
-        if thread.name == "token":
-            await asyncio.to_thread(thread.join)
+    await threads_end()
     assert crashed == []
 
 
