@@ -21,6 +21,8 @@ CONNECT_TIMEOUT = 5.0
 """Seconds to reach a server at all."""
 IDLE = 90.0
 """Seconds for which an idle connection is kept; front ends close theirs after some minutes."""
+MAX_HEAD = 100 * 1024
+"""Bytes of an answer's head; h11's own 16 KiB are less than some front ends send."""
 MAX_CONNECTIONS = 100
 """To one origin at once. Who comes later waits, as long as its own time-out lets it."""
 
@@ -172,11 +174,15 @@ class _Origin:
             self.idle.pop()[1].close()
 
 
+def _http() -> h11.Connection:
+    return h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+
+
 class _Connection(asyncio.Protocol):
     """One connection, with one exchange at a time."""
 
     def __init__(self) -> None:
-        self._http = h11.Connection(h11.CLIENT)
+        self._http = _http()
         self._transport: asyncio.Transport | None = None
         self._news: asyncio.Future[None] | None = None
         self._busy = False
@@ -257,7 +263,7 @@ class _Connection(asyncio.Protocol):
         event = await self._next()
         if not isinstance(event, h11.Response) or event.status_code // 100 != _SUCCESS:
             raise WireError("proxy")
-        self._http, self._busy = h11.Connection(h11.CLIENT), False
+        self._http, self._busy = _http(), False
         if context is not None and self._transport is not None:
             loop = asyncio.get_running_loop()
             self._transport = await loop.start_tls(

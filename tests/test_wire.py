@@ -229,6 +229,17 @@ async def test_names_of_headers_are_in_lower_case(client: Wire, server: Scripted
     assert not answer.is_success
 
 
+async def test_a_long_head_is_an_answer_and_one_without_end_is_none(
+    client: Wire, server: Scripted
+) -> None:
+    """Security policies of Dynamics alone have kilobytes; nobody's have megabytes."""
+    server.add(201, headers={"content-security-policy": "x" * 50_000})
+    assert (await post(client)).status == 201
+    server.add(201, headers={"content-security-policy": "x" * 2_000_000})
+    with pytest.raises(WireError, match="protocol"):
+        await post(client)
+
+
 def test_an_answer_does_not_print_what_it_repeats() -> None:
     answer = Answer(400, {"location": "/?code=canary"}, b"canary")
     assert "canary" not in f"{answer}{answer!r}"
