@@ -233,7 +233,15 @@ async def test_a_long_head_is_an_answer_and_one_without_end_is_none(
     client: Wire, server: Scripted
 ) -> None:
     """Security policies of Dynamics alone have kilobytes; nobody's have megabytes."""
-    server.add(201, headers={"content-security-policy": "x" * 50_000})
+
+    async def in_pieces(writer: asyncio.StreamWriter) -> None:
+        answer = raw(201, {"content-security-policy": "x" * 50_000})
+        for piece in (answer[:40_000], answer[40_000:]):
+            writer.write(piece)
+            for _ in range(20):  # turns of the loop in which the client reads it
+                await asyncio.sleep(0)
+
+    server.add_raw(in_pieces)
     assert (await post(client)).status == 201
     server.add(201, headers={"content-security-policy": "x" * 2_000_000})
     with pytest.raises(WireError, match="protocol"):
