@@ -12,7 +12,7 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,11 @@ from relay.retry_after import TRANSIENT, seconds
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 5.0, 10.0
 """Seconds for one request to Entra; a first token takes two, metadata and token."""
+IDLE = 60.0
+"""Seconds for which an idle connection is used again. What lies on the way forgets it some time,
+Azure's own way out after four minutes, and the next request would be lost without a word."""
+LIFETIME = 600
+"""Seconds for which a token is good that does not tell (RFC 6749 §5.1); MSAL takes it so too."""
 EARLY = 300.0
 """Seconds before its end at which a token is renewed; MSAL counts it as expired then too."""
 
@@ -40,8 +45,8 @@ class Response:
     """An answer, with the names that MSAL asks for."""
 
     status_code: int
-    headers: Headers
-    text: str
+    headers: Headers = field(repr=False)
+    text: str = field(repr=False)
 
     def raise_for_status(self) -> None:
         """Raise for an error, without what it says."""
@@ -64,16 +69,28 @@ class Transport:
     trust for TLS. Proxies are those of the environment, as for other programs.
     """
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(
+        self, context: ssl.SSLContext, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._context = context
+        self._clock = clock
         self._pools: dict[str | None, Any] = {}
+        self._used_at = clock()
 
-    def request(self, method: str, url: str, headers: Headers, body: bytes | None) -> Response:
-        """Ask, and wait for the answer. Raises `UnreachableError`."""
+    def request(
+        self,
+        method: str,
+        url: str,
+        headers: Headers,
+        body: bytes | None,
+        *,
+        direct: bool = False,
+    ) -> Response:
+        """Ask, through no proxy if `direct`, and wait. Raises `UnreachableError`."""
         from urllib3 import exceptions  # noqa: PLC0415 - as below
 
         try:
-            response = self._pool(url).request(
+            response = self._pool(None if direct else proxies.of(url)).request(
                 method, url, headers=headers, body=body, redirect=False, retries=False
             )
         except exceptions.NewConnectionError:
@@ -92,21 +109,25 @@ class Transport:
         for pool in self._pools.values():
             pool.clear()
 
-    def _pool(self, url: str) -> Any:  # noqa: ANN401 - either of two kinds
+    def _pool(self, proxy: str | None) -> Any:  # noqa: ANN401 - either of two kinds
         import urllib3  # noqa: PLC0415 - 80 ms, that MSAL's own import has paid
 
-        proxy = proxies.of(url)
+        now = self._clock()
+        if now - self._used_at > IDLE:
+            self._pools = {}  # urllib3 closes what nobody uses any more
+        self._used_at = now
         pool = self._pools.get(proxy)
         if pool is None:
             options: dict[str, Any] = {
                 "ssl_context": self._context,
                 "timeout": urllib3.Timeout(connect=CONNECT_TIMEOUT, read=READ_TIMEOUT),
             }
-            pool = (
-                urllib3.PoolManager(**options)
-                if proxy is None
-                else urllib3.ProxyManager(proxy, **options)
-            )
+            if proxy is None:
+                pool = urllib3.PoolManager(**options)
+            else:
+                authorization = proxies.authorization(proxy)
+                proven = {"Proxy-Authorization": authorization} if authorization else None
+                pool = urllib3.ProxyManager(proxy, proxy_headers=proven, **options)
             self._pools[proxy] = pool
         return pool
 
@@ -149,7 +170,7 @@ class Client:
             self._http_cache.clear()  # or MSAL replays a failure for up to an hour
         if "access_token" not in result:
             raise self._refusal(result, "no_token")
-        lifetime = float(result["expires_in"])
+        lifetime = float(result.get("expires_in", LIFETIME))
         expires_at = started + lifetime
         return AccessToken(
             value=result["access_token"],
@@ -308,7 +329,9 @@ class _Http:
         if known is not None:
             return known
         url = f"{url}?{urlencode(params)}" if params else url
-        response = self._transport.request(method, url, headers or {}, body)
+        # The platform's endpoint is on this machine: a proxy would only learn its secret.
+        direct = self.asked == "identity"
+        response = self._transport.request(method, url, headers or {}, body, direct=direct)
         self.status = response.status_code
         self.retry_after = seconds(response.headers.get("retry-after"))
         if response.status_code >= HTTPStatus.BAD_REQUEST:

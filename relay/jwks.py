@@ -9,7 +9,9 @@ import json
 import ssl
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http import HTTPStatus
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -32,6 +34,9 @@ INTERVAL = 60.0
 PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, INTERVAL)
 """Seconds without a fetch after one failure, two in a row and so on: a first reload is not kept
 waiting."""
+
+_LATE = ("anyio._backends._asyncio", "httpcore._backends.anyio")
+"""What HTTPX imports with its first request, in the event loop, unless it is there already."""
 
 _HEADERS = {
     "Accept": "application/json",
@@ -70,6 +75,9 @@ class KeyStore:
 
         from relay import cookies  # noqa: PLC0415
 
+        for late in _LATE:
+            with suppress(ImportError):
+                import_module(late)
         http = self._http
         if http is None:
             http = self._http = httpx.AsyncClient(

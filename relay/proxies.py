@@ -1,6 +1,7 @@
 """The proxies that the environment names, for all that the relay asks."""
 
-from urllib.parse import urlsplit
+import base64
+from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 
@@ -15,3 +16,15 @@ def of(url: str) -> str | None:
     if not address or proxy_bypass(parts.hostname or ""):
         return None
     return address if "://" in address else f"http://{address}"
+
+
+def authorization(address: str) -> str | None:
+    """Return the `Proxy-Authorization` (RFC 7617) for a proxy whose address has a password.
+
+    Raises `ValueError` for what is no address.
+    """
+    parts = urlsplit(address)
+    if parts.username is None:
+        return None
+    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return f"Basic {base64.b64encode(pair.encode()).decode()}"

@@ -359,7 +359,7 @@ def read(environ: Mapping[str, str]) -> Settings:
 
     Names are read without regard to case, as Windows does; an empty value counts as not given.
     """
-    given = {name.upper(): value for name, value in environ.items() if value.strip()}
+    given = {name.upper(): value.strip() for name, value in environ.items() if value.strip()}
     app, problems = _app(given)
     plain = _plain(given)
     warnings: list[str] = []
@@ -471,7 +471,8 @@ class _Origin:
 
 
 def _connection(values: Mapping[str, str], origin: _Origin) -> Connection | Misconfigured:
-    problems = [f"{origin.spell(name)}: {problem}" for name, problem in _unproven(values)]
+    faults = [*_unproven(values), *_unresolved(values)]
+    problems = [f"{origin.spell(name)}: {problem}" for name, problem in faults]
     try:
         settings = ConnectionSettings.model_validate(values)
     except ValidationError as error:
@@ -562,6 +563,13 @@ def _unproven(values: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         )
 
 
+def _unresolved(values: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Name secrets in whose place the platform has left a reference that it could not resolve."""
+    for name in ("ENTRA_CLIENT_SECRET", PASSWORD):
+        if values.get(name, "").startswith("@Microsoft.KeyVault("):
+            yield name, "is a Key Vault reference; expected its value"
+
+
 def _doubts(connection: Connection, origin: _Origin) -> Iterator[str]:
     """Name what validates and will hardly be meant so."""
     authority = connection.credentials.authority
@@ -572,6 +580,15 @@ def _doubts(connection: Connection, origin: _Origin) -> Iterator[str]:
             f"{origin.spell('ENTRA_AUTHORITY')}: is of {login.name}, but "
             f"{origin.spell('DYNAMICS_URL')} of {dynamics.name}; expected "
             f"https://{dynamics.login}/ and the tenant"
+        )
+    scope, url = connection.credentials.scope, connection.target.url
+    inherited = "DYNAMICS_URL" in origin.own and "DYNAMICS_SCOPE" not in origin.own
+    known = clouds.of_dynamics(scope) is not None and dynamics is not None
+    if inherited and known and urlsplit(scope).hostname != urlsplit(url).hostname:
+        yield (
+            f"{origin.spell('DYNAMICS_SCOPE')}: is of another environment than "
+            f"{origin.spell('DYNAMICS_URL')}; expected "
+            f"{PREFIX}{origin.name.upper().replace('-', '_')}__DYNAMICS_SCOPE beside it"
         )
 
 

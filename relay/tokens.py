@@ -17,7 +17,7 @@ from threading import Thread
 from relay import entra
 from relay.callback import AccessToken
 from relay.connections import ClientCredentials
-from relay.errors import RelayError, Unavailable
+from relay.errors import CredentialRefused, RelayError, Unavailable
 
 AHEAD = 3
 """How many tokens are fetched ahead; with more clients the rest wait until they are needed."""
@@ -87,26 +87,34 @@ class _Source:
         self._refused = False
 
     def fetch_ahead(self) -> None:
+        self._ahead = self._begin()
+
+    def _begin(self, *, anew: bool = False) -> Future[AccessToken]:
+        """Ask Entra in a thread: everything in MSAL blocks, its constructor too."""
         future: Future[AccessToken] = Future()
+        # Whoever waits for it may go away, and does not take it along.
+        future.set_running_or_notify_cancel()
 
         def acquire() -> None:
             try:
-                future.set_result(self._client.acquire())
+                future.set_result(self._client.acquire(anew=anew))
             except BaseException as error:  # noqa: BLE001 - for whoever waits for it
                 future.set_exception(error)
 
-        self._ahead = future
-        # Not in the loop's executor: there is no loop yet, and the process may end meanwhile.
-        Thread(target=acquire, name="token-ahead", daemon=True).start()
+        # Not in the loop's executor: sealing would wait behind an Entra that does not answer, and
+        # so would the end of the process. And there may be no loop yet.
+        Thread(target=acquire, name="token", daemon=True).start()
+        return future
 
     async def get(self) -> AccessToken:
-        token, now = self._token, self._clock()
-        if token is not None and now < token.fresh_until:
+        token = self._token
+        if token is not None and self._clock() < token.fresh_until:
             return token
         try:
             return await self._fetch()
         except RelayError:
-            if token is not None and now < token.expires_at - LAST_GOOD:
+            # Entra may have kept us waiting: by the clock as it is now.
+            if token is not None and self._clock() < token.expires_at - LAST_GOOD:
                 return token
             raise
 
@@ -120,7 +128,7 @@ class _Source:
     async def _fetch(self) -> AccessToken:
         if self._flight is None:
             if self._clock() < self._closed_until and self._failure is not None:
-                raise self._failure.with_traceback(None)
+                raise _again(self._failure)
             self._flight = asyncio.create_task(self._land())
         # A caller that goes away must not take the others' token with it.
         return await asyncio.shield(self._flight)
@@ -130,7 +138,7 @@ class _Source:
             self._token = await self._arrive()
             self._refused = False
         except RelayError as error:
-            self._failure = error
+            self._failure = _again(error)
             self._closed_until = self._clock() + _pause(error)
             raise
         else:
@@ -146,8 +154,14 @@ class _Source:
                 token = await asyncio.wrap_future(ahead)
                 if self._clock() < token.fresh_until:
                     return token
-        # In a thread: everything in MSAL blocks, its constructor too.
-        return await asyncio.to_thread(self._client.acquire, anew=self._refused)
+        return await asyncio.wrap_future(self._begin(anew=self._refused))
+
+
+def _again(error: RelayError) -> RelayError:
+    """Return a new one each time: one that was raised keeps its frames, and in them a code."""
+    if isinstance(error, Unavailable):
+        return Unavailable(error.reason, str(error), retry_after=error.retry_after)
+    return CredentialRefused(error.reason, str(error))
 
 
 def _pause(error: RelayError) -> float:

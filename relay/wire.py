@@ -22,6 +22,8 @@ CONNECT_TIMEOUT = 5.0
 """Seconds to reach a server at all."""
 IDLE = 90.0
 """Seconds for which an idle connection is kept; front ends close theirs after some minutes."""
+MAX_HEAD = 100 * 1024
+"""Bytes of an answer's head; h11's own 16 KiB are less than some front ends send."""
 MAX_CONNECTIONS = 100
 """To one origin at once. Who comes later waits, as long as its own time-out lets it."""
 CHUNK = 64 * 1024
@@ -56,8 +58,8 @@ class Answer:
     """
 
     status: int
-    headers: Mapping[str, str]
-    body: bytes
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
 
     @property
     def is_success(self) -> bool:
@@ -115,7 +117,7 @@ class Wire:
                 return await self._connect(parts)
         except ssl.SSLError:
             raise WireError("tls") from None
-        except (OSError, UnicodeError) as error:
+        except (OSError, ValueError) as error:  # ValueError: a name, or a proxy's address
             if isinstance(error, TimeoutError):
                 raise
             raise WireError("connect") from None
@@ -134,12 +136,16 @@ class Wire:
                 _Connection, host, port, ssl=context, happy_eyeballs_delay=0.25
             )
             return connection
-        proxy = urlsplit(address)
+        proxy, authorization = urlsplit(address), proxies.authorization(address)
+        if not proxy.hostname:
+            raise ValueError("proxy")
+        through = self._context if proxy.scheme == "https" else None
+        at = proxy.port or (443 if through else 80)
         _, connection = await loop.create_connection(
-            _Connection, proxy.hostname or "", proxy.port or 8080, happy_eyeballs_delay=0.25
+            _Connection, proxy.hostname, at, ssl=through, happy_eyeballs_delay=0.25
         )
         try:
-            await connection.tunnel(f"{host}:{port}", context, host)
+            await connection.tunnel(f"{host}:{port}", context, host, authorization)
         except BaseException:
             connection.close()
             raise
@@ -175,11 +181,15 @@ class _Origin:
             self.idle.pop()[1].close()
 
 
+def _http() -> h11.Connection:
+    return h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+
+
 class _Connection(asyncio.Protocol):
     """One connection, with one exchange at a time."""
 
     def __init__(self) -> None:
-        self._http = h11.Connection(h11.CLIENT)
+        self._http = _http()
         self._transport: asyncio.Transport | None = None
         self._news: asyncio.Future[None] | None = None
         self._busy = False
@@ -247,13 +257,20 @@ class _Connection(asyncio.Protocol):
         self._busy = False
         return answer
 
-    async def tunnel(self, authority: str, context: ssl.SSLContext | None, host: str) -> None:
+    async def tunnel(
+        self,
+        authority: str,
+        context: ssl.SSLContext | None,
+        host: str,
+        authorization: str | None = None,
+    ) -> None:
         """Have this proxy connect to a server (RFC 9110 §9.3.6), and speak to that from now on."""
-        self._send("CONNECT", authority, [("Host", authority)])
+        proven = [("Proxy-Authorization", authorization)] if authorization else []
+        self._send("CONNECT", authority, [("Host", authority), *proven])
         event = await self._next()
         if not isinstance(event, h11.Response) or event.status_code // 100 != _SUCCESS:
             raise WireError("proxy")
-        self._http, self._busy = h11.Connection(h11.CLIENT), False
+        self._http, self._busy = _http(), False
         if context is not None and self._transport is not None:
             loop = asyncio.get_running_loop()
             self._transport = await loop.start_tls(

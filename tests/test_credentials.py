@@ -3,6 +3,9 @@
 import json
 import logging
 import os
+import socketserver
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -13,7 +16,7 @@ from joserfc import jwt
 
 from relay import log, tls
 from relay.connections import ClientCertificate, ClientCredentials, ClientSecret, ManagedIdentity
-from relay.entra import Client, Transport, _Http
+from relay.entra import Client, Response, Transport, _Http
 from relay.errors import CredentialRefused, Unavailable
 from sandbox.adfs import Adfs
 from sandbox.entra import EXCHANGE, Entra, Fault, FederatedCredential
@@ -209,6 +212,18 @@ def test_an_identity_of_the_platform_is_a_client_by_itself(
     assert stage.entra.token_requests == 0
 
 
+def test_no_proxy_hears_the_secret_of_the_platforms_endpoint(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The endpoint is on this machine, and its secret (X-IDENTITY-HEADER) goes nowhere else.
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    stage.client(ManagedIdentity(None), client_id=None).acquire()
+    assert stage.endpoint.requests == 1
+
+
 def test_an_identity_that_is_not_assigned_is_refused_by_the_platforms_status(stage: Stage) -> None:
     stranger = ManagedIdentity("99999999-2222-3333-4444-555555555555")
     assert refused(stage.client(stranger, client_id=None)) == "identity_400"
@@ -310,6 +325,21 @@ def test_a_tenant_that_does_not_exist_is_named_by_entras_code(stage: Stage) -> N
     assert refused(stage.client(ClientSecret(SECRET), authority=elsewhere)) == "AADSTS90002"
 
 
+def test_a_token_without_a_word_about_its_life_is_used_for_some_minutes(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RFC 6749 §5.1: `expires_in` is recommended, and not required."""
+    client = stage.client(ClientSecret(SECRET))
+    monkeypatch.setattr(client, "_ask", lambda **_: {"access_token": "canary"})
+    token = client.acquire()
+    assert 300 < token.expires_at - time.monotonic() <= 600
+
+
+def test_no_answer_of_entra_prints_its_token() -> None:
+    answer = Response(200, {"x-canary": "canary"}, '{"access_token": "canary"}')
+    assert "canary" not in f"{answer}{answer!r}"
+
+
 def test_no_credential_reaches_the_log(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     files = stage.files()
@@ -353,6 +383,28 @@ def test_a_certificate_that_is_not_trusted_is_told_as_such(stage: Stage) -> None
     assert refused_by.value.reason == "entra_tls"
 
 
+def test_a_connection_that_was_idle_for_long_is_not_trusted_to_be_there() -> None:
+    """Azure's way out forgets connections that were idle for four minutes, and tells nobody."""
+
+    class Forgetful(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while self.rfile.readline().strip():
+                pass
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            self.rfile.read()  # from here on all that comes is lost
+
+    now = [0.0]
+    transport = Transport(tls.trust(None, {}), clock=lambda: now[0])
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Forgetful) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for _ in range(2):
+            address = f"http://127.0.0.1:{server.server_address[1]}/"
+            assert transport.request("GET", address, {}, None, direct=True).status_code == 200
+            now[0] += 3_300  # so long lives a token
+        transport.close()
+        server.shutdown()
+
+
 def test_a_proxy_of_the_environment_is_asked_to_connect(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,3 +414,26 @@ def test_a_proxy_of_the_environment_is_asked_to_connect(
     with pytest.raises(Unavailable) as refused_by:
         stage.client(ClientSecret(SECRET)).acquire()
     assert refused_by.value.reason == "entra_connect"
+
+
+def test_a_proxy_that_wants_a_password_gets_the_one_of_its_address(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads: list[bytes] = []
+
+    class Refusing(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            heads.append(b"".join(iter(self.rfile.readline, b"\r\n")))
+            self.wfile.write(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        at = f"relay:pass%20word@127.0.0.1:{server.server_address[1]}"
+        monkeypatch.setenv("HTTPS_PROXY", f"http://{at}")
+        with pytest.raises(Unavailable):
+            stage.client(ClientSecret(SECRET)).acquire()
+        server.shutdown()
+    # RFC 7617 §2: base64 of "relay:pass word".
+    assert b"Proxy-Authorization: Basic cmVsYXk6cGFzcyB3b3Jk\r\n" in heads[0]

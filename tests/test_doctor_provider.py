@@ -509,6 +509,13 @@ BROKEN: list[tuple[Break, str, str, str, str]] = [
         "does not answer a program (HTTP 503)",
         "Try it in a browser",
     ),
+    (
+        answering(lambda _: HTMLResponse("canary", 302)),  # to nowhere
+        "warn",
+        "registration",
+        "does not answer a program (HTTP 302)",
+        "Try it in a browser",
+    ),
     (sent_back("invalid_scope"), "fail", "registration", "PROVIDER_SCOPE", "scopes"),
     (sent_back("unauthorized_client"), "fail", "registration", "codes", "code flow"),
     (sent_back("invalid_client"), "fail", "registration", "PROVIDER_CLIENT_ID", "Register"),
@@ -583,6 +590,16 @@ def test_where_responses_are_proven_the_issuer_has_to_be_found(
     jarm(stage, settings)
     settings["PROVIDER_ISSUER"] = path if "://" in path else stage.url + path
     assert [(one.verdict, one.check) for one in troubles(examine(settings))] == expected
+
+
+@pytest.mark.parametrize("address", ["https://[canary", "https://host:canary/", "https://a\nb"])
+def test_metadata_whose_address_of_the_keys_is_none_are_told(stage: Stage, address: str) -> None:
+    settings = stage.settings
+    jarm(stage, settings)
+    stage.metadata["jwks_uri"] = address
+    (trouble,) = troubles(examine(settings))
+    assert (trouble.verdict, trouble.check) == (Verdict.FAIL, "keys")
+    assert "where the provider's keys are" in trouble.message
 
 
 def test_keys_that_the_settings_name_are_examined_without_the_issuers_metadata(

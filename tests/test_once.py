@@ -1,6 +1,7 @@
 """One piece of work for all who want the same."""
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
@@ -178,3 +179,20 @@ async def test_a_result_that_was_renewed_is_not_the_oldest() -> None:
     await once.run("a", Work(), keep=MINUTE)
     await once.run("c", Work(), keep=MINUTE)
     assert [once.remembered(key) for key in "abc"] == ["done", None, "done"]
+
+
+async def test_a_failure_that_nobody_waits_for_any_more_is_not_printed_by_the_loop() -> None:
+    """asyncio would log it when it is forgotten, message and all: "never retrieved"."""
+    printed: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: printed.append(context))
+    once, work = Once[str](), Work(failure=ValueError("canary-code"))
+    work.gate.clear()
+    caller = asyncio.create_task(once.run("a", work, keep=MINUTE))
+    await settle()
+    caller.cancel()
+    await settle()
+    work.gate.set()
+    await settle()
+    del caller
+    gc.collect()
+    assert printed == []

@@ -564,6 +564,36 @@ def test_credentials_that_contradict_each_other_are_named(
     assert problems(given) == (problem,)
 
 
+def test_blanks_around_a_value_change_nothing() -> None:
+    given = {**CLIENT, **WITH["secret"], "OUTBOX_QUEUE": "held", "CODE_TTL": "60"}
+    padded = {name: f" {value}\n" for name, value in given.items()}
+    assert settings.read(padded) == settings.read(given)
+    system = {**CLIENT, "ENTRA_MANAGED_IDENTITY_CLIENT_ID": "system "}
+    assert problems(system) == problems({**system, "ENTRA_MANAGED_IDENTITY_CLIENT_ID": "system"})
+
+
+def test_a_key_vault_reference_that_was_not_resolved_is_no_secret() -> None:
+    """The platform leaves the reference where the value should be, and Entra would be sent it."""
+    given = {**CLIENT, "ENTRA_CLIENT_SECRET": "@Microsoft.KeyVault(SecretUri=https://canary/)"}
+    assert problems(given) == ("ENTRA_CLIENT_SECRET: is a Key Vault reference; expected its value",)
+
+
+@pytest.mark.parametrize("scope", ["DYNAMICS_SCOPE", "ActiveDirectoryResource"])
+def test_an_inherited_scope_of_another_environment_is_doubted(scope: str) -> None:
+    given = {
+        **PLAIN,
+        scope: "https://contoso.operations.dynamics.com/.default",
+        "CONNECTIONS__XERO__DYNAMICS_URL": "https://fabrikam.operations.dynamics.com/data/X",
+    }
+    [warning] = settings.read(given).warnings
+    assert warning == (
+        f"{scope}: is of another environment than CONNECTIONS__XERO__DYNAMICS_URL; expected "
+        "CONNECTIONS__XERO__DYNAMICS_SCOPE beside it"
+    )
+    own = {"CONNECTIONS__XERO__DYNAMICS_SCOPE": "https://fabrikam.operations.dynamics.com/.default"}
+    assert settings.read({**given, **own}).warnings == ()
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -1,8 +1,13 @@
 """tokens.py against an Entra that answers over TLS, with the real MSAL in between."""
 
 import asyncio
+import gc
 import logging
+import threading
+import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -55,6 +60,14 @@ def stage() -> Iterator[Stage]:
         cache.close()
 
 
+async def threads_end() -> None:
+    """Wait for the threads that ask Entra."""
+    for thread in threading.enumerate():
+        if thread.name == "token":
+            await asyncio.to_thread(thread.join)
+    await asyncio.sleep(0)
+
+
 async def test_a_token_is_fetched_once_and_then_at_hand(stage: Stage) -> None:
     first, second = await stage.get(), await stage.get()
     assert first is second
@@ -105,6 +118,21 @@ def _empty_cache() -> object:
     return msal.TokenCache()
 
 
+async def test_a_token_that_ended_while_entra_kept_everybody_waiting_is_not_used(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = await stage.get()
+
+    def fail(**_: object) -> AccessToken:
+        stage.clock.seconds = token.expires_at  # so long it took
+        raise Unavailable("entra_timeout", "Entra cannot be reached just now.")
+
+    monkeypatch.setattr(stage.cache._sources[stage.credentials]._client, "acquire", fail)
+    stage.clock.seconds = token.expires_at - LAST_GOOD - 1
+    with pytest.raises(Unavailable):
+        await stage.get()
+
+
 @pytest.mark.parametrize("fault", [Fault.UNAVAILABLE, Fault.NOT_JSON, Fault.RESET, Fault.THROTTLED])
 async def test_the_last_good_token_serves_while_entra_is_down(stage: Stage, fault: Fault) -> None:
     token = await stage.get()
@@ -145,6 +173,31 @@ async def test_a_failure_is_not_replayed_after_its_pause(stage: Stage) -> None:
     assert stage.entra.token_requests == 1
     stage.clock.seconds += 40
     assert (await stage.get()).value == stage.entra.issued[0]
+
+
+async def test_a_failure_that_is_remembered_keeps_nothing_of_the_callbacks_it_met(
+    stage: Stage,
+) -> None:
+    """An exception keeps the frames it went through, and in them a code."""
+
+    class Callback:
+        pass
+
+    async def fail(_: Callback) -> None:
+        await stage.get()
+
+    stage.entra.retry_after = 40
+    stage.entra.faults.append(Fault.THROTTLED)
+    for _ in range(2):  # the one that is refused by Entra, and one that is not let through
+        callback = Callback()
+        kept = weakref.ref(callback)
+        with suppress(Unavailable):
+            await fail(callback)
+        del callback
+        await threads_end()  # which takes turns of the loop too: one under way keeps it
+        gc.collect()
+        assert kept() is None
+    assert stage.entra.token_requests == 1
 
 
 async def test_a_wrong_secret_is_refused_for_good_and_asked_about_again_later(
@@ -200,6 +253,19 @@ async def test_no_failure_tells_a_secret(stage: Stage, caplog: pytest.LogCapture
     assert SECRET not in repr(stage.credentials)
 
 
+async def test_an_entra_that_takes_its_time_keeps_no_other_work_waiting(stage: Stage) -> None:
+    """Sealing, and asking for Dynamics' address, are done in the loop's own threads."""
+    with ThreadPoolExecutor(1) as threads:
+        asyncio.get_running_loop().set_default_executor(threads)
+        stage.entra.delay = 0.5
+        waiting = asyncio.create_task(stage.get())
+        for _ in range(5):  # until Entra is asked
+            await asyncio.sleep(0)
+        await asyncio.to_thread(int)
+        assert not waiting.done()
+        await waiting
+
+
 # -- fetched ahead -------------------------------------------------------------------------------
 
 
@@ -226,6 +292,25 @@ async def test_a_token_that_grew_old_before_anybody_came_is_not_used(stage: Stag
     stage.clock.seconds = early.expires_at
     source._client._app.token_cache = _empty_cache()
     assert (await stage.get()).value != early.value
+
+
+async def test_a_loop_that_ends_before_the_token_is_there_ends_without_a_word(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crashed: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", crashed.append)
+    stage.entra.delay = 0.3
+    stage.cache.fetch_ahead([stage.credentials])
+    with suppress(asyncio.CancelledError):
+        waiting = asyncio.create_task(stage.get())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        flight = stage.cache._sources[stage.credentials]._flight
+        assert flight is not None
+        flight.cancel()  # as `asyncio.run` does at its end
+        await waiting
+    await threads_end()
+    assert crashed == []
 
 
 async def test_only_a_few_clients_are_asked_for_ahead(stage: Stage) -> None:

@@ -229,6 +229,31 @@ async def test_names_of_headers_are_in_lower_case(client: Wire, server: Scripted
     assert not answer.is_success
 
 
+async def test_a_long_head_is_an_answer_and_one_without_end_is_none(
+    client: Wire, server: Scripted
+) -> None:
+    """Security policies of Dynamics alone have kilobytes; nobody's have megabytes."""
+
+    server.add(201, headers={"content-security-policy": "x" * 2_000_000})
+    with pytest.raises(WireError, match="protocol"):
+        await post(client)
+
+    async def in_pieces(writer: asyncio.StreamWriter) -> None:
+        answer = raw(201, {"content-security-policy": "x" * 50_000})
+        for piece in (answer[:40_000], answer[40_000:]):
+            writer.write(piece)
+            for _ in range(20):  # turns of the loop in which the client reads it
+                await asyncio.sleep(0)
+
+    server.add_raw(in_pieces)
+    assert (await post(client)).status == 201
+
+
+def test_an_answer_does_not_print_what_it_repeats() -> None:
+    answer = Answer(400, {"location": "/?code=canary"}, b"canary")
+    assert "canary" not in f"{answer}{answer!r}"
+
+
 async def test_no_more_is_kept_than_was_asked_for(client: Wire, server: Scripted) -> None:
     server.add(200, content=b"x" * 10_000)
     assert len((await post(client, limit=100)).body) == 100
@@ -302,14 +327,16 @@ async def test_nobody_there_and_no_such_name_are_told_alike() -> None:
 class Proxy:
     """A proxy that tunnels to where it was told (RFC 9110 §9.3.6), or refuses."""
 
-    def __init__(self, port: int, *, refuses: bool = False) -> None:
+    def __init__(self, port: int, *, refuses: bool = False, secret: bytes = b"") -> None:
         self.port = port
         self.refuses = refuses
+        self.secret = secret
         self.asked: list[bytes] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.asked.append((await reader.readuntil(b"\r\n\r\n")).partition(b"\r\n")[0])
-        if self.refuses:
+        head = await reader.readuntil(b"\r\n\r\n")
+        self.asked.append(head.partition(b"\r\n")[0])
+        if self.refuses or self.secret not in head:
             writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
             writer.close()
             return
@@ -348,6 +375,56 @@ async def test_a_proxy_of_the_environment_is_used(
             client.close()
         await server.stop()
     assert proxy.asked == [b"CONNECT localhost:8443 HTTP/1.1"]
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
+async def test_a_proxy_that_wants_a_password_gets_the_one_of_its_address(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, secure: bool
+) -> None:
+    server, client = Scripted(), Wire(authority.client_context())
+    server.add(204)
+    async with await serve(server, authority.server_context()):
+        # RFC 7617 §2: base64 of "relay:pass word".
+        proxy = Proxy(server.port, secret=b"Proxy-Authorization: Basic cmVsYXk6cGFzcyB3b3Jk\r\n")
+        tls = authority.server_context() if secure else None
+        async with await asyncio.start_server(proxy.serve, "127.0.0.1", 0, ssl=tls) as listening:
+            at = f"relay:pass%20word@localhost:{listening.sockets[0].getsockname()[1]}"
+            monkeypatch.setenv("HTTPS_PROXY", f"{'https' if secure else 'http'}://{at}")
+            monkeypatch.delenv("NO_PROXY", raising=False)
+            monkeypatch.delenv("no_proxy", raising=False)
+            assert (await post(client, url="https://localhost:8443/x")).status == 204
+            [seen] = server.requests
+            assert seen.header("proxy-authorization") is None
+            client.close()
+        await server.stop()
+
+
+@pytest.mark.parametrize("address", ["http://proxy.invalid:port", "http://[proxy", "http://:1"])
+async def test_an_address_of_a_proxy_that_is_none_is_nobody_there(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", address)
+    with pytest.raises(WireError, match="connect"):
+        await post(Wire(ssl.create_default_context()), url="https://a.example/x")
+
+
+@pytest.mark.parametrize(
+    ("address", "port"), [("http://proxy.example", 80), ("https://proxy.example", 443)]
+)
+async def test_a_proxy_without_a_port_is_at_that_of_its_scheme(
+    monkeypatch: pytest.MonkeyPatch, address: str, port: int
+) -> None:
+    asked: list[object] = []
+
+    async def connect(_: object, host: str, port: int, **__: object) -> None:
+        asked.append((host, port))
+        raise OSError
+
+    monkeypatch.setenv("HTTPS_PROXY", address)
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", connect)
+    with pytest.raises(WireError):
+        await post(Wire(ssl.create_default_context()), url="https://a.example/x")
+    assert asked == [("proxy.example", port)]
 
 
 @pytest.mark.parametrize(

@@ -250,7 +250,7 @@ def _keys(provider: Provider, metadata: Document, http: httpx.Client) -> Iterato
         )
         return
     address = provider.jwks_uri or str(metadata.get("jwks_uri", ""))
-    if provider.jwks_uri is None and not address.startswith("https://"):
+    if provider.jwks_uri is None and not _is_address(address):
         yield fail(
             "keys",
             "nothing says where the provider's keys are, without which no response is believed",
@@ -271,6 +271,14 @@ def _keys(provider: Provider, metadata: Document, http: httpx.Client) -> Iterato
         "the provider publishes no key that could prove a response",
         f"Check PROVIDER_JWKS_URI; {', '.join(ALGORITHMS)} are taken.",
     )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme == "https" and bool(httpx.URL(text).host)
+    except (ValueError, httpx.InvalidURL):
+        return False
 
 
 def _is_usable(key: object) -> bool:
@@ -330,10 +338,10 @@ def _registration(provider: Provider, endpoint: str, http: httpx.Client) -> Find
     except httpx.HTTPError as error:
         finding = unreachable("registration", "the provider", error)
         return replace(finding, verdict=Verdict.WARN)
-    if response.is_redirect:
+    if response.has_redirect_location:
         return _sent_to(response.headers["location"], provider.redirect_uri or "")
     if response.status_code in (HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS) or (
-        response.is_server_error
+        response.is_server_error or response.is_redirect
     ):
         return warn(
             "registration",

@@ -1,0 +1,177 @@
+"""The event loop never waits: what imports, signs, opens files or blocks is done in a thread.
+
+Each test takes a callback in a fresh process, so that what is imported late is imported there. What
+is asserted does not depend on how fast the machine is: in which thread something ran, and that
+nobody held the loop while servers took their time.
+"""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from cryptography.fernet import Fernet
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from relay import settings, state
+from relay.callback import Callback
+from relay.sealing import Sealer
+from sandbox.dynamics import Dynamics
+from sandbox.target import Fault
+from sandbox.tls import client_certificate
+from sandbox.world import CLIENT_ID, World
+from tests import test_jarm as jarm
+from tests.helpers import verified
+
+ROOT = Path(__file__).parent.parent
+DELAY, THRESHOLD = 1.5, 0.75
+"""Seconds that Entra and Dynamics take for an answer, and that a turn of the loop may take. Only
+who waits for them in the loop takes longer."""
+KEY = "k1:" + "A" * 43
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a process tells of itself: see one_loop.py."""
+
+    came: list[str]
+    imported: list[str]
+    opened: list[str]
+    ran: list[str]
+    elsewhere: list[str]
+    slow: list[str]
+
+
+class Stage:
+    """Servers that take their time, and the settings that lead to them."""
+
+    def __init__(self, world: World, folder: Path) -> None:
+        self.world = world
+        files = client_certificate(folder, common_name="relay", password="canary~password")
+        world.entra.certificates[CLIENT_ID] = [files.x509]
+        world.entra.delay = world.dynamics.delay = DELAY
+        self.broken = Dynamics(world.entra)
+        broken_url = world.add(self.broken.app).url
+        world.entra.resources.add(broken_url)
+        keys = Starlette(routes=[Route("/keys", lambda _: JSONResponse({"keys": jarm.keys()}))])
+        given = {name: value for name, value in world.settings.items() if "SECRET" not in name}
+        self.settings = given | {
+            "ENTRA_CLIENT_CERTIFICATE": str(files.pfx),
+            "ENTRA_CLIENT_CERTIFICATE_PASSWORD": "canary~password",
+            "OUTBOX_KEYS": Fernet.generate_key().decode(),
+            "STATE_POLICY": "signed",
+            "STATE_KEYS": KEY,
+            "CONNECTIONS__BANK__STATE_POLICY": "opaque",
+            "CONNECTIONS__BANK__PROVIDER_ISSUER": jarm.ISSUER,
+            "CONNECTIONS__BANK__PROVIDER_CLIENT_ID": jarm.CLIENT,
+            "CONNECTIONS__BANK__PROVIDER_RESPONSE_MODE": "query.jwt",
+            "CONNECTIONS__BANK__PROVIDER_JWKS_URI": f"{world.add(keys).url}/keys",
+            "CONNECTIONS__BROKEN__DYNAMICS_URL": f"{broken_url}/data/OAuthCallbacks",
+            # Nothing is fetched ahead: the first callback does all of it.
+            "AZURE_FUNCTIONS_ENVIRONMENT": "Development",
+        }
+        self.connections = settings.read(self.settings).connections
+        assert self.connections.problems == ()
+
+    def signed(self, name: str) -> dict[str, str]:
+        """Return a callback whose state Dynamics has signed."""
+        connection = self.connections.get(name)
+        jti = secrets.token_urlsafe(16)  # Dynamics takes each state once
+        minted = state.mint(connection, jti, datetime.now(UTC), timedelta(minutes=5))
+        return {"name": name, "query": urlencode({"code": "canary", "state": minted})}
+
+    def secured(self, name: str) -> dict[str, str]:
+        """Return a callback that the provider has signed (JARM)."""
+        text = jarm.token("RS256", {"exp": int(time.time()) + 300})
+        return {"name": name, "query": urlencode({"response": text})}
+
+    def sealed(self, name: str) -> dict[str, str]:
+        """Return a message of the outbox that another process has written."""
+        connection = self.connections.get(name)
+        now = datetime.now(UTC)
+        callback = Callback.received(connection, verified(), "0" * 16, now)
+        return {"message": Sealer([self.settings["OUTBOX_KEYS"]]).seal(callback)}
+
+    def run(self, *steps: dict[str, str], **further: str) -> Seen:
+        """Take these steps in a process of its own."""
+        order = {"steps": steps, "threshold": THRESHOLD}
+        kept = ("PATH", "SYSTEMROOT", "TEMP", "HOME", "LANG")
+        base = {name: os.environ[name] for name in kept if name in os.environ}
+        ended = subprocess.run(
+            [sys.executable, "-m", "tests.one_loop"],
+            input=json.dumps(order),
+            env=base | self.settings | further,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        told: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+        return Seen(**told)
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with World() as world:
+        yield Stage(world, tmp_path_factory.mktemp("certificate"))
+
+
+def assert_the_loop_was_free(seen: Seen) -> None:
+    assert seen.slow == []
+    assert seen.ran == []
+    assert seen.opened == []
+    assert seen.imported == []
+
+
+def test_a_cold_callback_gets_its_token_by_a_certificate_without_holding_the_loop(
+    stage: Stage,
+) -> None:
+    seen = stage.run(stage.signed("default"))
+    assert seen.came == ["delivered"]
+    assert {"msal", "cryptography", "urllib3", "jwt"} <= set(seen.elsewhere)
+    assert {"certificate.load", "entra.acquire"} <= set(seen.elsewhere)
+    assert_the_loop_was_free(seen)
+
+
+def test_a_cold_secured_response_is_proven_without_holding_the_loop(stage: Stage) -> None:
+    seen = stage.run(stage.secured("bank"))
+    assert seen.came == ["delivered"]
+    assert {"jwt", "jarm.unpack"} <= set(seen.elsewhere)
+    assert_the_loop_was_free(seen)
+
+
+def test_a_cold_callback_is_sealed_without_holding_the_loop(stage: Stage) -> None:
+    stage.broken.faults.append(Fault.UNAVAILABLE)
+    seen = stage.run(stage.signed("broken"))
+    assert seen.came == ["held"]
+    assert {"cryptography", "sealing.seal"} <= set(seen.elsewhere)
+    assert_the_loop_was_free(seen)
+
+
+def test_a_cold_redelivery_is_opened_without_holding_the_loop(stage: Stage) -> None:
+    seen = stage.run(stage.sealed("default"))
+    assert seen.came == ["delivered"]
+    assert {"cryptography", "sealing.open"} <= set(seen.elsewhere)
+    assert_the_loop_was_free(seen)
+
+
+def test_a_token_that_is_still_on_its_way_is_waited_for_without_holding_the_loop(
+    stage: Stage,
+) -> None:
+    seen = stage.run(stage.signed("default"), AZURE_FUNCTIONS_ENVIRONMENT="Production")
+    assert seen.came == ["delivered"]
+    assert "entra.acquire" in seen.elsewhere
+    assert_the_loop_was_free(seen)
