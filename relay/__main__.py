@@ -2,6 +2,8 @@
 
 import argparse
 import io
+import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a console without our characters
     log.quiet()
+    # What the relay would log in Azure is said here by the command itself.
+    logging.getLogger("relay").addHandler(logging.NullHandler())
     options = parser().parse_args(arguments)
     try:
         code: int = options.run(options)
@@ -157,4 +161,10 @@ def _formatter(prog: str, **_: Any) -> argparse.HelpFormatter:  # noqa: ANN401 -
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        ended = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough, as `| head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        ended = 1
+    sys.exit(ended)

@@ -107,7 +107,7 @@ def send(options: argparse.Namespace) -> int:
     except Undelivered as error:
         # Entra's refusals have no status of Dynamics; nor has a Dynamics that cannot be reached.
         from_dynamics = error.reason.startswith("dynamics_")
-        hint = writing.meaning(found, error) if from_dynamics else hints.hint(error.reason)
+        hint = writing.meaning(error) if from_dynamics else hints.hint(error.reason)
         return _sent(
             error.outcome,
             status=error.dynamics_status,

@@ -37,8 +37,8 @@ from relay.settings import ARTICLE
 from relay.spans import SWITCHES
 from relay.texts import LANGUAGES, Text
 from sandbox import azurite
+from sandbox.azure_storage import AzureQueues
 from sandbox.azurite import Azurite
-from sandbox.storage import AzureQueues
 from sandbox.target import Fault
 from sandbox.world import APP, World
 from tests.infra_view import Evaluation

@@ -18,7 +18,7 @@ var rules = [
   {
     name: 'rejected'
     title: 'Callbacks are refused for good'
-    text: 'Entra or Dynamics refuses, or the relay\'s settings are wrong. The reason is the first word to look up in docs/deploy.md.'
+    text: 'Entra or Dynamics refuses, or the relay\'s settings are wrong. The reason is the first word to look up in docs/operate.md.'
     query: '${callbacks}\n${loadTextContent('../queries/rejected.kql')}'
     measure: 'lines'
     aggregation: 'Total'
@@ -48,7 +48,7 @@ var rules = [
   {
     name: 'letters'
     title: 'The dead-letter or the poison queue is not empty'
-    text: 'Somebody has to look at a message and take it out: see "Operate" in README.md.'
+    text: 'Somebody has to look at a message and take it out: docs/operate.md says how.'
     query: loadTextContent('../queries/letters.kql')
     measure: 'letters'
     aggregation: 'Total'

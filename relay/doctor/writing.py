@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from relay import smoke
 from relay.callback import AccessToken, Callback
-from relay.connections import Connection, StatePolicy
+from relay.connections import Connection
 from relay.doctor.finding import Finding, fail, ok, warn
 from relay.doctor.hints import Hint
 from relay.errors import InvalidResponse, Undelivered
@@ -31,7 +31,7 @@ def examine(
     try:
         smoke.send(record, token, context)
     except Undelivered as error:
-        yield fail("write", *meaning(connection, error))
+        yield fail("write", *meaning(error))
         return
     yield ok("write", f"Dynamics has the record; delete it: its code is {smoke.CODE}")
     yield _again(record, token, context)
@@ -62,7 +62,7 @@ def _again(record: Callback, token: AccessToken, context: ssl.SSLContext) -> Fin
     return ok("duplicates", "the same record is recognised the second time")
 
 
-def meaning(connection: Connection, error: Undelivered) -> Hint:
+def meaning(error: Undelivered) -> Hint:
     """Return what a refusal of a record most likely means, and the next step."""
     status = error.dynamics_status
     if status is None:
@@ -70,7 +70,7 @@ def meaning(connection: Connection, error: Undelivered) -> Hint:
     wrong, fix = _MEANINGS.get(status, _BROKEN if status >= _SERVER else _REFUSED)
     if error.reason in ("dynamics_html", "dynamics_redirect"):
         wrong, fix = _PAGE
-    if status in _ABOUT_STATE and connection.state_policy is not StatePolicy.SIGNED:
+    if status in _ABOUT_STATE:
         fix += f" If it checks the state, {_STATE}."
     return Hint(f"{wrong} (HTTP {status})", fix)
 
