@@ -19,7 +19,7 @@ from relay.outcome import Outcome
 
 _PROBES = ("", "/api/data/v9.2/WhoAmI", "/data")
 """Paths that answer 401: as given, Dataverse, Finance & Operations."""
-_PARAMETER = re.compile(r'([A-Za-z_]+)\s*=\s*(?:"([^"]*)"|([^\s,"]+))')
+_PARAMETER = re.compile(r'(?<![A-Za-z_])([A-Za-z_]+)\s*=\s*(?:"([^"]*)"|([^\s,"]+))')
 
 
 class NothingDiscovered(RelayError):
