@@ -49,8 +49,9 @@ class Once[T]:
         task = self._running.get(key)
         if task is None:
             task = asyncio.ensure_future(self._work(key, work, keep))
-            # Else asyncio logs a failure whose callers have all gone away, with its message.
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            # Takes note of its failure: asyncio logs one whose callers have all gone away, with
+            # its message.
+            asyncio.gather(task, return_exceptions=True)
             self._running[key] = task
         # Whoever goes away does not stop the delivery for the others.
         return await asyncio.shield(task)
