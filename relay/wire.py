@@ -26,7 +26,7 @@ MAX_HEAD = 100 * 1024
 """Bytes of an answer's head; h11's own 16 KiB are less than some front ends send."""
 MAX_CONNECTIONS = 100
 """To one origin at once. Who comes later waits, as long as its own time-out lets it."""
-CHUNK = 64 * 1024
+CHUNK = 32 * 1024
 """Bytes that are read from a TLS connection at once."""
 
 # asyncio keeps a read buffer of 256 KiB for each TLS connection, and has no argument for less. An
