@@ -64,7 +64,14 @@ def main(arguments: list[str]) -> int:
     """Run one command; return its exit code."""
     if sys.version_info < OLDEST:
         return newer_python(arguments)
-    commands = {"demo": demo, "up": up, "test": test, "mutants": mutants, "bench": bench}
+    commands = {
+        "demo": demo,
+        "up": up,
+        "test": test,
+        "mutants": mutants,
+        "bench": bench,
+        "shots": shots,
+    }
     if not arguments or arguments[0] not in commands:
         print(__doc__)
         return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
@@ -159,6 +166,11 @@ def advisories() -> tuple[bool, str]:
     if len(unknown) == len(packages):
         return False, "No advisory service answers here."
     return bool(found), f"The service does not know {', '.join(unknown)}." if unknown else ""
+
+
+def shots(arguments: list[str]) -> int:
+    """Take pictures of the pages, for a person to look at."""
+    return run("-m", "sandbox.screenshots", *arguments)
 
 
 def bench(arguments: list[str]) -> int:
