@@ -5,6 +5,12 @@ import gc
 # Nothing of what is imported is garbage, and looking for some takes a cold start 5 % longer.
 gc.disable()
 
+from relay import bootstrap
+
+# First of all, because Entra takes longest: the rest is imported while it answers.
+_app = bootstrap.app(ahead=True)
+_relay = _app.relay
+
 from collections.abc import Iterable, Mapping
 from http.cookies import SimpleCookie
 from typing import Any, override
@@ -12,7 +18,7 @@ from typing import Any, override
 import azure.functions as func
 
 import relay
-from relay import bootstrap, pages
+from relay import pages
 from relay.authorization import Request
 from relay.connections import DEFAULT
 from relay.outcome import Answer
@@ -22,10 +28,6 @@ from relay.start import Started
 # ANONYMOUS everywhere, and not by neglect: the Functions host reads `?code=` as its own key, so any
 # other level answers an authorization response with 401. What guards the endpoint is its state.
 app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
-
-_app = bootstrap.app()
-_app.begin()
-_relay = _app.relay
 
 STORAGE = "AzureWebJobsStorage"
 # The name itself and not `%OUTBOX_QUEUE%`, which the host does not resolve when there is no such

@@ -31,7 +31,7 @@ from benchmarks.lineup import LINEUP, RELAY, Contestant, Kind, Rig, install_peer
 from benchmarks.load import Callbacks
 from benchmarks.measure import FULL, QUICK, Bench, ContestantError, Plan
 from benchmarks.processes import Cores
-from benchmarks.upstream import Upstream
+from benchmarks.upstream import CLOUD, Upstream
 from sandbox import refuse_in_azure
 from sandbox.tls import Authority
 
@@ -95,7 +95,10 @@ async def _measure(
     contestants: dict[str, list[dict[str, float | None]]] = {each.name: [] for each in taking_part}
     growth: dict[str, list[dict[str, float]]] = {str(number): [] for number in plan.growth}
     failed: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as name, Authority() as authority:
+    with (
+        tempfile.TemporaryDirectory(prefix="benchmark-") as name,
+        Authority(CLOUD) as authority,
+    ):
         folder = Path(name)
         async with Upstream(authority) as upstream:
             bench = bench_for(upstream, folder, cores)

@@ -32,6 +32,7 @@ METRICS = (
     Metric("cpu_ms", "processor time a callback", "ms", 2),
     Metric("cold_ms", "start to first callback", "ms"),
     Metric("cold_60_ms", "the same, Entra takes 60 ms", "ms"),
+    Metric("cold_cloud_60_ms", "the same, and is login.microsoftonline.com", "ms"),
     Metric("cold_source_ms", "the same, without bytecode", "ms"),
     Metric("cold_source_60_ms", "the same, without bytecode, Entra takes 60 ms", "ms"),
     Metric("memory_mib", "memory after the load", "MiB"),

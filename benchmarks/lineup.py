@@ -83,12 +83,19 @@ class Rig:
     issuer: str
 
     def setup(
-        self, contestant: Contestant, port: int, *, bytecode: Path | None, connections: int
+        self,
+        contestant: Contestant,
+        port: int,
+        *,
+        bytecode: Path | None,
+        connections: int,
+        cloud: bool = False,
     ) -> Setup:
         """Return how to start it.
 
         `bytecode` is the folder of compiled modules, the standard library's among them; without
-        one everything is compiled anew. `connections` is for the relay.
+        one everything is compiled anew. `connections` is for the relay. `cloud`: Entra goes by the
+        name that it has in life, and is reached through a proxy.
         """
         if contestant.kind is Kind.NODE:
             return self._node(contestant, port)
@@ -96,7 +103,18 @@ class Rig:
         settings = self.credentials()
         if contestant.name == RELAY:
             folder, settings = self._relay_folder(), self._relay_settings(connections)
+        if cloud:
+            settings = settings | self._cloud()
         return self.function(folder, port, settings, bytecode=bytecode)
+
+    def _cloud(self) -> dict[str, str]:
+        authority = f"https://{upstream.CLOUD}/{upstream.TENANT}"
+        return {
+            "AUTHORITY": authority,
+            "ENTRA_AUTHORITY": authority,
+            "HTTPS_PROXY": self.upstream.tunnel_url,
+            "NO_PROXY": "localhost,127.0.0.1",
+        }
 
     def function(
         self, folder: Path, port: int, settings: Mapping[str, str], *, bytecode: Path | None

@@ -43,8 +43,11 @@ class Plan:
     burst: int
 
 
-FULL = Plan(5, 1.0, 400, 3.0, 1_000, ("60", "source", "source_60"), (1, 50, 500), 1_000)
-QUICK = Plan(1, 0.3, 100, 1.0, 200, ("source_60",), (1, 500), 0)
+COLDS = ("60", "cloud_60", "source", "source_60")
+FULL = Plan(5, 1.0, 400, 3.0, 1_000, COLDS, (1, 50, 500), 1_000)
+QUICK = Plan(1, 0.3, 100, 1.0, 200, ("cloud_60", "source_60"), (1, 500), 0)
+BY_MSAL = (RELAY, "bare_msal")
+"""Who uses MSAL in Python: for them it matters whether MSAL knows the name of Entra."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +77,25 @@ class Bench:
             source, slow = "source" in variant, "60" in variant
             if source and contestant.kind is Kind.NODE:
                 continue  # Node has no bytecode beside its modules
-            cold = await self.cold(contestant, delay=SLOW_ENTRA if slow else 0, source=source)
+            cloud = "cloud" in variant
+            if cloud and contestant.name not in BY_MSAL:
+                continue
+            delay = SLOW_ENTRA if slow else 0
+            cold = await self.cold(contestant, delay=delay, source=source, cloud=cloud)
             found[f"cold_{variant}_ms"] = cold
         return found | await self.first_callbacks(contestant, plan.first)
 
     async def cold(
-        self, contestant: Contestant, *, delay: float = 0, source: bool = False
+        self,
+        contestant: Contestant,
+        *,
+        delay: float = 0,
+        source: bool = False,
+        cloud: bool = False,
     ) -> float:
         """Return the milliseconds from the start of the process to its first answer."""
-        async with self.started(contestant, delay=delay, source=source) as running:
+        options = {"source": source, "cloud": cloud}
+        async with self.started(contestant, delay=delay, **options) as running:
             self._check(running, Answers())
             return running.cold_ms
 
@@ -152,12 +165,14 @@ class Bench:
         *,
         delay: float = 0,
         source: bool = False,
+        cloud: bool = False,
         connections: int = CONNECTIONS,
         ask: bool = True,
     ) -> AsyncIterator[Running]:
         """Run a contestant meanwhile, from its first answer on, or from when its port is open.
 
-        In: Entra's delay, whether without bytecode, the relay's connections.
+        In: Entra's delay, whether without bytecode, whether Entra goes by its real name, the
+        relay's connections.
         """
         port = free_port()
         setup = self.rig.setup(
@@ -165,6 +180,7 @@ class Bench:
             port,
             bytecode=None if source else self.bytecode,
             connections=connections if contestant.name == RELAY else 1,
+            cloud=cloud,
         )
         async with self.serving(contestant, setup, port, delay=delay, ask=ask) as running:
             yield running

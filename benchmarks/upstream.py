@@ -25,6 +25,8 @@ LIFETIME = 3599
 TOKEN_SIZE = 1_400
 """Characters of a token, about as many as Entra's for an application have."""
 ROWS = "/data/OAuthCallbacks"
+CLOUD = "login.microsoftonline.com"
+"""The name of the real Entra, under which this one is reached through `tunnel_url`."""
 
 Answer = tuple[int, bytes]
 """A status, and a body of JSON."""
@@ -59,6 +61,8 @@ class Upstream:
     rows: dict[str, str] = field(default_factory=dict)
     entra_url: str = ""
     dynamics_url: str = ""
+    tunnel_url: str = ""
+    """A proxy that takes every CONNECT to Entra, which so goes by its real name."""
 
     def __post_init__(self) -> None:
         self.token = secrets.token_urlsafe(TOKEN_SIZE * 3 // 4)
@@ -74,6 +78,9 @@ class Upstream:
     async def __aenter__(self) -> Self:
         self.entra_url = await self._open(self._entra, "entra_connections")
         self.dynamics_url = await self._open(self._dynamics, "dynamics_connections")
+        listener = listen(0)
+        self._servers.append(await asyncio.start_server(self._tunnel, sock=listener))
+        self.tunnel_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -95,10 +102,19 @@ class Upstream:
         self._servers.append(server)
         return f"https://localhost:{listener.getsockname()[1]}"
 
+    async def _tunnel(self, near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        """Carry bytes to Entra and back (RFC 9110 §9.3.6)."""
+        await near.readuntil(b"\r\n\r\n")
+        port = int(self.entra_url.rpartition(":")[2])
+        far, forth = await asyncio.open_connection("127.0.0.1", port)
+        back.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        await asyncio.gather(_carry(near, forth), _carry(far, back))
+
     def _entra(self, request: "Request") -> tuple[Answer, float]:
         if request.path == f"/{TENANT}/v2.0/.well-known/openid-configuration":
             self.counts.metadata_requests += 1
-            return (200, json.dumps(self._metadata()).encode()), self.delay
+            host = request.header(b"host").decode()
+            return (200, json.dumps(self._metadata(host)).encode()), self.delay
         if request.path != f"/{TENANT}/oauth2/v2.0/token" or request.method != "POST":
             self.counts.refused += 1
             return (404, b"{}"), self.delay
@@ -117,8 +133,8 @@ class Upstream:
         }
         return (200, json.dumps(answer).encode()), self.delay
 
-    def _metadata(self) -> dict[str, object]:
-        tenant = f"{self.entra_url}/{TENANT}"
+    def _metadata(self, host: str) -> dict[str, object]:
+        tenant = f"https://{host}/{TENANT}"
         return {
             "token_endpoint": f"{tenant}/oauth2/v2.0/token",
             "token_endpoint_auth_methods_supported": ["client_secret_post", "private_key_jwt"],
@@ -173,6 +189,16 @@ class Request:
 
 Respond = Callable[[Request], tuple[Answer, float]]
 """Gives the answer, and the seconds until it is sent."""
+
+
+async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65_536):
+            writer.write(data)
+    except ConnectionError:
+        pass  # the contestant's process has ended
+    finally:
+        writer.transport.abort()
 
 
 def _header(head: bytes, name: bytes) -> bytes:

@@ -1,21 +1,21 @@
-"""Settings become a wired relay, and nothing else happens: no request, no thread, no waiting."""
+"""Settings become a wired relay. Tokens come first: they take longest, and nothing waits for them.
+
+What only the story needs is imported in `app`, while Entra is already being asked.
+"""
 
 import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from relay import log, settings, tls
-from relay.callback import Receipt
 from relay.connections import Connection, Connections
-from relay.dynamics import DynamicsClient
 from relay.errors import Misconfigured
-from relay.flow import Relay
-from relay.jwks import KeyStore
-from relay.once import Once
-from relay.sealing import Sealer
-from relay.spans import Spans, tracer
 from relay.tokens import TokenCache
+
+if TYPE_CHECKING:
+    from relay.flow import Relay
 
 logger = logging.getLogger(__name__)
 
@@ -24,25 +24,16 @@ logger = logging.getLogger(__name__)
 class App:
     """What `function_app` binds: the relay, and the queue that its outbox is."""
 
-    relay: Relay
-    tokens: TokenCache
+    relay: "Relay"
     outbox_queue: str
 
-    def begin(self, environ: Mapping[str, str] = os.environ) -> None:
-        """Fetch tokens while the host is still starting, so that the first callback finds one.
 
-        Not on a developer's machine, where Core Tools say so: there nothing is asked unasked.
-        """
-        if environ.get("AZURE_FUNCTIONS_ENVIRONMENT", "").lower() != "development":
-            self.tokens.fetch_ahead(
-                connection.credentials
-                for connection in self.relay.connections.by_name.values()
-                if isinstance(connection, Connection)
-            )
+def app(environ: Mapping[str, str] = os.environ, *, ahead: bool = False) -> App:
+    """Return the app for these app settings. Never raises for a wrong one: it is logged.
 
-
-def app(environ: Mapping[str, str] = os.environ) -> App:
-    """Return the app for these app settings. Never raises for a wrong one: it is logged."""
+    `ahead`: begin to fetch tokens, so that the first callback finds one. Not on a developer's
+    machine, where Core Tools say so: there nothing is asked unasked. Nothing is waited for.
+    """
     log.quiet()
     read = settings.read(environ)
     connections = read.connections
@@ -52,21 +43,32 @@ def app(environ: Mapping[str, str] = os.environ) -> App:
         problem = "CA_BUNDLE: expected a PEM file, or REQUESTS_CA_BUNDLE names one that is none"
         context = tls.trust(None, {})
         connections = _unusable(connections, problem)
+    tokens = TokenCache(context)
+    if ahead and environ.get("AZURE_FUNCTIONS_ENVIRONMENT", "").lower() != "development":
+        usable = connections.by_name.values()
+        tokens.fetch_ahead(each.credentials for each in usable if isinstance(each, Connection))
     for problem in connections.problems:
         logger.error("setting %s", problem)
     for warning in read.warnings:
         logger.warning("setting %s", warning)
-    tokens = TokenCache(context)
+
+    from relay.dynamics import DynamicsClient  # noqa: PLC0415 - after the above has begun
+    from relay.flow import Relay  # noqa: PLC0415
+    from relay.jwks import KeyStore  # noqa: PLC0415
+    from relay.once import Once  # noqa: PLC0415
+    from relay.sealing import Sealer  # noqa: PLC0415
+    from relay.spans import Spans, tracer  # noqa: PLC0415
+
     relay = Relay(
         connections,
         tokens,
         DynamicsClient(context),
         KeyStore(context),
-        deliveries=Once[Receipt](),
+        deliveries=Once(),
         sealer=Sealer(read.app.outbox_keys) if read.app.outbox_keys else None,
         spans=Spans(tracer(environ)),
     )
-    return App(relay, tokens, read.app.outbox_queue)
+    return App(relay, read.app.outbox_queue)
 
 
 def _unusable(connections: Connections, problem: str) -> Connections:

@@ -31,7 +31,7 @@ NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 class Authority:
-    """A fresh CA and one certificate for this machine's loopback names.
+    """A fresh CA and one certificate for this machine's loopback names, and for `further` ones.
 
     Nothing is installed anywhere: only who is given `bundle` or `client_context()` trusts it.
     The files live in a temporary folder until `close()`.
@@ -40,9 +40,9 @@ class Authority:
     bundle: Path
     """PEM file of the CA's certificate: what a client has to trust (`CA_BUNDLE`)."""
 
-    def __init__(self) -> None:
+    def __init__(self, *further: str) -> None:
         self._ca = trustme.CA(organization_name="OAuth callback relay sandbox")
-        self._certificate = self._ca.issue_cert(*NAMES)
+        self._certificate = self._ca.issue_cert(*NAMES, *further)
         self._folder = TemporaryDirectory(prefix="sandbox-tls-")
         self.bundle = Path(self._folder.name, "ca.pem")
         self._ca.cert_pem.write_to_path(self.bundle)
