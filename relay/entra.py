@@ -54,6 +54,11 @@ class Response:
             raise ValueError("status")
 
 
+def load() -> None:
+    """Import MSAL and all that it brings, which otherwise happens with the first token."""
+    import msal  # noqa: F401, PLC0415
+
+
 class UnreachableError(Exception):
     """There is no answer. `word` says why; the cause is not kept, it quotes names and bytes."""
 

@@ -57,7 +57,12 @@ class TokenCache:
 
         Returns at once and raises nothing: what fails is asked for again when it is needed.
         """
-        for credentials in islice(dict.fromkeys(wanted), AHEAD):
+        first = [*islice(dict.fromkeys(wanted), AHEAD)]
+        if first:
+            # Here and not in the threads: these have then nothing to do but wait for Entra, while
+            # the rest of the app is imported. Side by side both would be late.
+            entra.load()
+        for credentials in first:
             self._source(credentials).fetch_ahead()
 
     def close(self) -> None:
