@@ -158,7 +158,7 @@ class _Issuer:
             return self._provider.jwks_uri
         issuer = self._provider.issuer or ""
         problem = _unavailable("metadata")
-        for address in _metadata_addresses(issuer):
+        for address in metadata_addresses(issuer):
             try:
                 return _jwks_uri(await self._document(address), issuer)
             except KeysUnavailable as error:
@@ -183,7 +183,8 @@ class _Issuer:
         return read
 
 
-def _metadata_addresses(issuer: str) -> Iterator[str]:
+def metadata_addresses(issuer: str) -> Iterator[str]:
+    """Return where an issuer's metadata may be, in the order in which they are tried."""
     # RFC 8414 §3.1 puts its path in between, OpenID Connect Discovery §4 behind.
     parts = urlsplit(issuer)
     path = parts.path.rstrip("/")

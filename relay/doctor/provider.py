@@ -16,6 +16,7 @@ from relay.connections import DEFAULT, Connection, Provider, StatePolicy
 from relay.doctor.entra import unreachable
 from relay.doctor.finding import Finding, Verdict, fail, ok, warn
 from relay.jarm import ALGORITHMS
+from relay.jwks import metadata_addresses
 
 type Document = Mapping[str, Any]
 
@@ -95,7 +96,7 @@ def _metadata(
     Return an empty document where there is none, and `None` where it cannot be had or used.
     """
     others = []
-    for address in _addresses(issuer):
+    for address in metadata_addresses(issuer):
         try:
             response = http.get(address)
         except httpx.HTTPError as error:
@@ -120,14 +121,6 @@ def _metadata(
         "metadata its promises cannot be examined.",
     )
     return {}
-
-
-def _addresses(issuer: str) -> Iterator[str]:
-    # RFC 8414 §3.1 puts its path in between, OpenID Connect Discovery §4 behind.
-    parts = urlsplit(issuer)
-    path = parts.path.rstrip("/")
-    yield f"{parts.scheme}://{parts.netloc}/.well-known/oauth-authorization-server{path}"
-    yield f"{issuer.rstrip('/')}/.well-known/openid-configuration"
 
 
 def _another(issuer: str, told: str) -> Finding:
