@@ -64,7 +64,7 @@ async def _send(record: Callback, token: AccessToken, context: ssl.SSLContext) -
             sent=[value for value in values.values() if value],
         )
     finally:
-        client.close()
+        await client.aclose()
 
 
 def _state(connection: Connection, now: datetime) -> tuple[str, str]:
