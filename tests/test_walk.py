@@ -354,6 +354,9 @@ OUTAGES = (
 )
 
 
+RESETS = (dynamics.Fault.RESET, dynamics.Fault.RESET_AFTER_STORE)
+
+
 def test_what_dynamics_refuses_for_good_is_rejected(world: World, program: httpx.Client) -> None:
     for fault in REFUSALS:
         arrange(world, fault)
@@ -366,11 +369,22 @@ def test_what_may_pass_is_answered_with_503_and_works_the_next_time() -> None:
     with World({"DYNAMICS_TIMEOUT": "0.5"}) as world, world.client(headers=JSON) as program:
         world.dynamics.retry_after = 0
         for number, fault in enumerate(OUTAGES):
-            arrange(world, fault)
+            # A kept connection that dies silently is only a reason for a fresh one.
+            world.dynamics.faults.extend([fault] * (2 if fault in RESETS else 1))
             down = program.get(good(world, number))
             assert (fault, down.status_code) == (fault, 503)
             assert program.get(good(world, number)).json()["outcome"] in ("delivered", "duplicate")
         assert len(world.dynamics.rows) == len(OUTAGES)
+
+
+@pytest.mark.parametrize("fault", RESETS)
+def test_a_kept_connection_that_dies_costs_nobody_a_callback(
+    world: World, program: httpx.Client, fault: dynamics.Fault
+) -> None:
+    program.get(good(world, 1))
+    world.dynamics.faults.append(fault)
+    assert program.get(good(world, 2)).json()["outcome"] == "delivered"
+    assert (world.dynamics.posts, len(world.dynamics.rows)) == (3, 2)
 
 
 def test_dynamics_that_asks_for_a_pause_is_left_alone(world: World, program: httpx.Client) -> None:
