@@ -86,7 +86,8 @@ class Upstream:
     async def __aexit__(self, *_: object) -> None:
         for server in self._servers:
             server.close()
-            server.abort_clients()
+            if isinstance(server, asyncio.Server):  # uvloop's ends its clients with the loop
+                server.abort_clients()
             await server.wait_closed()
 
     async def _open(self, respond: "Respond", counter: str) -> str:

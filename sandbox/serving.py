@@ -8,6 +8,7 @@ import ssl
 import struct
 import sys
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 import sandbox
+from sandbox import loops
 
 START_SECONDS = 10
 STOP_SECONDS = 5
@@ -28,13 +30,20 @@ MAX_HEAD = 128 * 1024
 _LINGER_NOT = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    if sys.platform == "win32":  # where the usual one resets with FIN first
+        return asyncio.SelectorEventLoop()
+    return loops.new_event_loop()
+
+
 class Server:
     """Serves an ASGI app on 127.0.0.1 from a thread with an event loop of its own.
 
     `port` 0 takes a free one, and keeps it: `stop()` and `start()` make the same address go
     down and come up again. Stopping breaks what is under way, as an outage does. `lifespan` tells
-    the app about every start and stop, which is when a Functions host listens to its queues. Use
-    it as a context manager. It refuses to start inside Azure.
+    the app about every start and stop, which is when a Functions host listens to its queues.
+    `new_event_loop` makes the loop of each start. Use it as a context manager. It refuses to start
+    inside Azure.
     """
 
     port: int
@@ -47,11 +56,13 @@ class Server:
         tls: ssl.SSLContext | None = None,
         port: int = 0,
         lifespan: bool = False,
+        new_event_loop: Callable[[], asyncio.AbstractEventLoop] = _new_event_loop,
     ) -> None:
         self.port = port
         self._app = app
         self._tls = tls
         self._lifespan = lifespan
+        self._new_event_loop = new_event_loop
         self._state = _State()
         self._uvicorn: _Uvicorn | None = None
         self._thread: threading.Thread | None = None
@@ -71,10 +82,11 @@ class Server:
         sandbox.refuse_in_azure(os.environ)
         listener = listen(self.port)
         self.port = listener.getsockname()[1]
-        self._uvicorn = _Uvicorn(self._config(), self._state)
+        self._uvicorn = _Uvicorn(self._config(), self._state, listener, self._tls)
         self._thread = threading.Thread(
-            target=self._uvicorn.run,
-            args=([listener],),
+            target=asyncio.run,
+            args=(self._uvicorn.serve(sockets=[]),),
+            kwargs={"loop_factory": self._new_event_loop},
             name=f"sandbox:{self.port}",
             daemon=True,  # a forgotten server must not keep the process alive
         )
@@ -100,11 +112,8 @@ class Server:
             self._uvicorn.should_exit = True
 
     def _config(self) -> uvicorn.Config:
-        tls = self._tls
         return uvicorn.Config(
             self._app,
-            loop="asyncio:SelectorEventLoop",  # the other one, on Windows, resets with FIN first
-            http=_Connection,
             ws="none",
             lifespan="on" if self._lifespan else "off",
             log_config=None,
@@ -114,7 +123,6 @@ class Server:
             timeout_keep_alive=60,
             timeout_graceful_shutdown=2,
             h11_max_incomplete_event_size=MAX_HEAD,
-            ssl_context_factory=(lambda *_: tls) if tls else None,
         )
 
     def __enter__(self) -> Self:
@@ -221,19 +229,52 @@ class _Connection(H11Protocol):
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn that tells when it is up, and does not wait for its clients when it goes down."""
+    """uvicorn that tells when it is up, and does not wait for its clients when it goes down.
 
-    def __init__(self, config: uvicorn.Config, state: _State) -> None:
+    It accepts by itself: uvloop's servers cannot drop a connection that is in its TLS handshake.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        state: _State,
+        listener: socket.socket,
+        tls: ssl.SSLContext | None,
+    ) -> None:
         super().__init__(config)
-        self.server_state = state
+        self.server_state = self._state = state
         self.ready = threading.Event()
+        self._tls = tls
+        self._listener = listener
+        self._listener.settimeout(0)  # what `sock_accept` asks for
+        self._accepting: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._accepting = asyncio.create_task(self._accept())
         self.ready.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for server in self.servers:
-            server.close()
-            server.abort_clients()  # also those still in the TLS handshake
+        if self._accepting is not None:
+            self._accepting.cancel()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
         await super().shutdown(sockets)
+        self._listener.close()
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                with contextlib.suppress(ConnectionError):  # the client may have gone again
+                    peer, _ = await loop.sock_accept(self._listener)
+                    group.create_task(self._connect(peer))
+
+    async def _connect(self, peer: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+
+        def connected() -> _Connection:
+            return _Connection(self.config, self._state, self.lifespan.state, loop)
+
+        with contextlib.suppress(OSError):  # of the client's in its TLS handshake
+            await loop.connect_accepted_socket(connected, peer, ssl=self._tls)
