@@ -1,7 +1,7 @@
 """A process of its own that takes callbacks in one event loop, and tells what it did in the loop.
 
 Started by test_event_loop.py, with the app settings as its environment and a list of steps on its
-standard input. Nothing is imported before it begins but the loop, and what the functions import themselves.
+standard input. Nothing is imported before it begins but the loop and what the functions import.
 """
 
 import asyncio
