@@ -257,10 +257,11 @@ class _Uvicorn(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._accepting is not None:
             self._accepting.cancel()
+            await asyncio.wait([self._accepting])
+        self._listener.close()
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         await super().shutdown(sockets)
-        self._listener.close()
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
