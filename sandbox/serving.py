@@ -82,10 +82,10 @@ class Server:
         sandbox.refuse_in_azure(os.environ)
         listener = listen(self.port)
         self.port = listener.getsockname()[1]
-        self._uvicorn = _Uvicorn(self._config(), self._state, listener, self._tls)
+        self._uvicorn = _Uvicorn(self._config(), self._state)
         self._thread = threading.Thread(
             target=asyncio.run,
-            args=(self._uvicorn.serve(sockets=[]),),
+            args=(self._uvicorn.serve([listener]),),
             kwargs={"loop_factory": self._new_event_loop},
             name=f"sandbox:{self.port}",
             daemon=True,  # a forgotten server must not keep the process alive
@@ -112,8 +112,10 @@ class Server:
             self._uvicorn.should_exit = True
 
     def _config(self) -> uvicorn.Config:
+        tls = self._tls
         return uvicorn.Config(
             self._app,
+            http=_Connection,
             ws="none",
             lifespan="on" if self._lifespan else "off",
             log_config=None,
@@ -123,6 +125,7 @@ class Server:
             timeout_keep_alive=60,
             timeout_graceful_shutdown=2,
             h11_max_incomplete_event_size=MAX_HEAD,
+            ssl_context_factory=(lambda *_: tls) if tls else None,
         )
 
     def __enter__(self) -> Self:
@@ -229,53 +232,24 @@ class _Connection(H11Protocol):
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn that tells when it is up, and does not wait for its clients when it goes down.
+    """uvicorn that tells when it is up, and does not wait for its clients when it goes down."""
 
-    It accepts by itself: uvloop's servers cannot drop a connection that is in its TLS handshake.
-    """
-
-    def __init__(
-        self,
-        config: uvicorn.Config,
-        state: _State,
-        listener: socket.socket,
-        tls: ssl.SSLContext | None,
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, state: _State) -> None:
         super().__init__(config)
-        self.server_state = self._state = state
+        self.server_state = state
         self.ready = threading.Event()
-        self._tls = tls
-        self._listener = listener
-        self._listener.settimeout(0)  # what `sock_accept` asks for
-        self._accepting: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._accepting = asyncio.create_task(self._accept())
         self.ready.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        if self._accepting is not None:
-            self._accepting.cancel()
-            await asyncio.wait([self._accepting])
-        self._listener.close()
+        for server in self.servers:
+            server.close()
+            # Also those in their TLS handshake. A server of uvloop has no such method; its loop drops
+            # them when it closes.
+            if isinstance(server, asyncio.Server):
+                server.abort_clients()
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         await super().shutdown(sockets)
-
-    async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        async with asyncio.TaskGroup() as group:
-            while True:
-                with contextlib.suppress(ConnectionError):  # the client may have gone again
-                    peer, _ = await loop.sock_accept(self._listener)
-                    group.create_task(self._connect(peer))
-
-    async def _connect(self, peer: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-
-        def connected() -> _Connection:
-            return _Connection(self.config, self._state, self.lifespan.state, loop)
-
-        with contextlib.suppress(OSError):  # of the client's in its TLS handshake
-            await loop.connect_accepted_socket(connected, peer, ssl=self._tls)
