@@ -29,7 +29,7 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as Incoming
 from starlette.types import Receive, Scope, Send
 
-from sandbox import aspnet, refuse_in_azure, worker
+from sandbox import aspnet, loops, refuse_in_azure, worker
 from sandbox.queue_listener import LEASE
 from sandbox.queues import STORAGE, QueueExtension
 from sandbox.serving import MAX_HEAD, listen
@@ -416,6 +416,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _serve(host: FunctionsHost, options: argparse.Namespace) -> None:
     config = uvicorn.Config(
         host,
+        loop=f"{loops.__name__}:{loops.new_event_loop.__name__}",
         http="h11",
         ws="none",
         lifespan="on",

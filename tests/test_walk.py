@@ -11,8 +11,11 @@ import pytest
 
 from relay.pages import SECURITY_HEADERS
 from sandbox import dynamics, entra
+from sandbox.host import FunctionsHost
+from sandbox.loops import new_event_loop
+from sandbox.serving import Server
 from sandbox.tls import Authority
-from sandbox.world import CLIENT_ID, CLIENT_SECRET, PASSWORD, USER, World
+from sandbox.world import APP, CLIENT_ID, CLIENT_SECRET, PASSWORD, USER, World
 
 HTML = {"accept": "text/html,application/xhtml+xml"}
 JSON = {"accept": "application/json"}
@@ -82,6 +85,18 @@ def test_a_person_who_refuses_sees_the_providers_word_and_dynamics_gets_nothing(
     assert world.dynamics.posts == 0
 
 
+def test_a_callback_is_delivered_on_plain_asyncio_too(world: World, program: httpx.Client) -> None:
+    """As `func start` runs it on Windows."""
+    tls = world.authority.server_context()
+    host = FunctionsHost(APP, world.settings, queues=world.queues)
+    with Server(host, tls=tls, lifespan=True, new_event_loop=asyncio.new_event_loop) as relay:
+        for number in (1, 2):
+            answer = program.get(f"{relay.url}/callback?code=code-{number}&state=state-{number}")
+            assert answer.json()["outcome"] == "delivered"
+    assert (world.entra.token_requests, world.dynamics.posts) == (1, 2)
+    assert set(world.dynamics.rows) == {"state-1", "state-2"}
+
+
 def test_the_first_callback_costs_one_token_request_and_one_post_the_next_only_a_post(
     world: World, program: httpx.Client
 ) -> None:
@@ -105,7 +120,7 @@ def at_once(world: World, urls: list[str]) -> list[httpx.Response]:
         ) as people:
             return await asyncio.gather(*(people.get(url) for url in urls))
 
-    return asyncio.run(click())
+    return asyncio.run(click(), loop_factory=new_event_loop)
 
 
 def test_two_hundred_callbacks_on_a_cold_start_share_one_token_request(world: World) -> None:
