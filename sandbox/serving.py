@@ -246,8 +246,8 @@ class _Uvicorn(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             server.close()
-            # Also those in their TLS handshake. A server of uvloop has no such method; its loop drops
-            # them when it closes.
+            # Also those in their TLS handshake. A server of uvloop has no such method: its loop
+            # drops them when it closes.
             if isinstance(server, asyncio.Server):
                 server.abort_clients()
         for connection in list(self.server_state.connections):
