@@ -18,7 +18,7 @@ from typing import Any, override
 import azure.functions as func
 
 import relay
-from relay import pages
+from relay import log, pages
 from relay.authorization import Request
 from relay.connections import DEFAULT
 from relay.outcome import Answer
@@ -106,7 +106,11 @@ def _request(req: func.HttpRequest) -> Request:
 
 def _render(answer: Answer, request: Request) -> Reply:
     language = request.headers.get("accept-language", "")
-    return pages.render(answer, html=request.wants_html, accept_language=language)
+    try:
+        return pages.render(answer, html=request.wants_html, accept_language=language)
+    except Exception as error:  # noqa: BLE001 - a failed invocation would lose what `outbox` holds
+        log.crash(error, answer.reference)
+        return pages.render(answer, html=False)
 
 
 def _response(reply: Reply) -> func.HttpResponse:

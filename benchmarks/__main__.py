@@ -32,7 +32,7 @@ from benchmarks.load import Callbacks
 from benchmarks.measure import FULL, QUICK, Bench, ContestantError, Plan
 from benchmarks.processes import Cores
 from benchmarks.upstream import CLOUD, Upstream
-from sandbox import refuse_in_azure
+from sandbox import loops, refuse_in_azure
 from sandbox.tls import Authority
 
 ISSUER = "https://provider.example.com"
@@ -59,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"The machine is busy (load {machine['load']:.1f}): read the ratios, not the numbers."
         )
     with cores.loading():
-        runs = asyncio.run(_measure(taking_part, plan, cores, left_out))
+        measuring = _measure(taking_part, plan, cores, left_out)
+        runs = asyncio.run(measuring, loop_factory=loops.new_event_loop)
     results: dict[str, Any] = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "complete": not options.quick and not options.only,

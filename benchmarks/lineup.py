@@ -211,7 +211,9 @@ def install_peers() -> str:
 
 def versions() -> dict[str, str]:
     """Return what was measured, by name."""
-    names = ("azure-functions", "azure-functions-runtime", "uvicorn", "httpx", "msal", "aiohttp")
+    names = ["azure-functions", "azure-functions-runtime", "uvicorn", "httpx", "msal", "aiohttp"]
+    if sys.platform != "win32":
+        names.append("uvloop")
     found = {"Python": ".".join(map(str, sys.version_info[:3]))}
     found |= {name: version(name) for name in names}
     if (NODE_MODULES / "installed").is_file():

@@ -12,7 +12,7 @@ import json
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Self, override
+from typing import Self, cast, override
 from urllib.parse import parse_qs
 
 from sandbox.serving import listen
@@ -86,7 +86,8 @@ class Upstream:
     async def __aexit__(self, *_: object) -> None:
         for server in self._servers:
             server.close()
-            server.abort_clients()
+            if isinstance(server, asyncio.Server):  # uvloop's ends its clients with the loop
+                server.abort_clients()
             await server.wait_closed()
 
     async def _open(self, respond: "Respond", counter: str) -> str:
@@ -221,8 +222,7 @@ class _Connection(asyncio.Protocol):
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
 
     @override
     def data_received(self, data: bytes) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from relay import log, settings, tls
+from relay import log, outgoing, settings
 from relay.connections import Connection, Connections
 from relay.errors import Misconfigured
 from relay.tokens import TokenCache
@@ -38,10 +38,10 @@ def app(environ: Mapping[str, str] = os.environ, *, ahead: bool = False) -> App:
     read = settings.read(environ)
     connections = read.connections
     try:
-        context = tls.trust(read.app.ca_bundle, environ)
+        context = outgoing.trust(read.app.ca_bundle, environ)
     except OSError:
         problem = "CA_BUNDLE: expected a PEM file, or REQUESTS_CA_BUNDLE names one that is none"
-        context = tls.trust(None, {})
+        context = outgoing.trust(None, {})
         connections = _unusable(connections, problem)
     tokens = TokenCache(context)
     if ahead and environ.get("AZURE_FUNCTIONS_ENVIRONMENT", "").lower() != "development":

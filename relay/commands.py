@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from relay import clouds, cookies, environment, queues, settings, tls
+from relay import clouds, environment, outgoing, queues, settings
 from relay import discover as discovery
 from relay import state as states
 from relay.connections import Connection
@@ -72,7 +72,7 @@ def discover(options: argparse.Namespace) -> int:
         raise Stop("expected an https URL, such as https://contoso.crm4.dynamics.com", 2) from None
     context = trust(environment.read())
     with httpx.Client(
-        verify=context, timeout=20, follow_redirects=False, cookies=cookies.none()
+        verify=context, timeout=20, follow_redirects=False, cookies=outgoing.no_cookies()
     ) as http:
         found = discovery.discover(url, http)
     print(f"{found.url} says:\n")
@@ -200,7 +200,7 @@ def _lost(given: Mapping[str, str], queue: str) -> tuple[_Pile, _Pile]:
         raise Stop(_lines(str(problem), storage.EXPECTED)) from None
     try:
         with httpx.Client(
-            verify=trust(given), timeout=20, follow_redirects=False, cookies=cookies.none()
+            verify=trust(given), timeout=20, follow_redirects=False, cookies=outgoing.no_cookies()
         ) as http:
             service = queues.Queues(account, http)
             return _pile(service, f"{queue}-dead"), _pile(service, f"{queue}-poison")
@@ -279,7 +279,7 @@ def _about(row: dict[str, Any]) -> list[tuple[str, str]]:
 def trust(given: Mapping[str, str]) -> ssl.SSLContext:
     """Return the app's own trust, or raise `Stop`."""
     try:
-        return tls.trust(given.get("CA_BUNDLE"), given)
+        return outgoing.trust(given.get("CA_BUNDLE"), given)
     except OSError:
         raise Stop("CA_BUNDLE: expected a PEM file, or REQUESTS_CA_BUNDLE names none") from None
 

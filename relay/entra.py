@@ -5,6 +5,7 @@ errors as dictionaries or as exceptions that quote whole responses. None of that
 `Client.acquire` returns an `AccessToken`, or raises `Unavailable` or `CredentialRefused`.
 """
 
+import base64
 import json
 import logging
 import os
@@ -16,9 +17,9 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import unquote, urlencode, urlsplit
 
-from relay import clouds, proxies
+from relay import clouds, outgoing
 from relay.callback import AccessToken
 from relay.connections import ClientCertificate, ClientCredentials, ClientSecret, ManagedIdentity
 from relay.errors import CredentialRefused, RelayError, Unavailable
@@ -59,6 +60,15 @@ def load() -> None:
     import msal  # noqa: F401, PLC0415
 
 
+def _proxy_authorization(address: str) -> str | None:
+    """Return the `Proxy-Authorization` (RFC 7617) for a proxy whose address has a password."""
+    parts = urlsplit(address)
+    if parts.username is None:
+        return None
+    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return f"Basic {base64.b64encode(pair.encode()).decode()}"
+
+
 class UnreachableError(Exception):
     """There is no answer. `word` says why; the cause is not kept, it quotes names and bytes."""
 
@@ -95,7 +105,7 @@ class Transport:
         from urllib3 import exceptions  # noqa: PLC0415 - as below
 
         try:
-            response = self._pool(None if direct else proxies.of(url)).request(
+            response = self._pool(None if direct else outgoing.proxy_of(url)).request(
                 method, url, headers=headers, body=body, redirect=False, retries=False
             )
         except exceptions.NewConnectionError:
@@ -130,7 +140,7 @@ class Transport:
             if proxy is None:
                 pool = urllib3.PoolManager(**options)
             else:
-                authorization = proxies.authorization(proxy)
+                authorization = _proxy_authorization(proxy)
                 proven = {"Proxy-Authorization": authorization} if authorization else None
                 pool = urllib3.ProxyManager(proxy, proxy_headers=proven, **options)
             self._pools[proxy] = pool

@@ -8,7 +8,8 @@ RelayError
 ├── Unopenable                  a message of the outbox that no key opens
 └── Undelivered                 Dynamics does not have it
     ├── Unavailable             Entra or Dynamics cannot be reached now: try again
-    │   └── KeysUnavailable     nor the provider's keys, without which nothing is believed
+    │   ├── KeysUnavailable     nor the provider's keys, without which nothing is believed
+    │   └── Unforeseen          an exception that nobody foresaw
     └── Rejected                Entra or Dynamics refuses for good
         ├── CredentialRefused   Entra does not give a token
         └── Unauthorized        Dynamics does not take the token (401)
@@ -139,6 +140,13 @@ class Unavailable(Undelivered):
             dynamics_status=dynamics_status,
         )
         self.retry_after = retry_after
+
+
+class Unforeseen(Unavailable):
+    """An exception that nobody foresaw broke a delivery, so what Dynamics has is not known."""
+
+    def __init__(self) -> None:
+        super().__init__("unforeseen", "The relay failed. Its log says where.")
 
 
 class KeysUnavailable(Unavailable):

@@ -5,9 +5,11 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Protocol
 
 from relay import authorization, jarm, log, start, state
@@ -21,6 +23,7 @@ from relay.errors import (
     Unauthorized,
     Unavailable,
     Undelivered,
+    Unforeseen,
     Unopenable,
 )
 from relay.jarm import Jwk
@@ -32,16 +35,25 @@ from relay.start import Started
 
 PATIENCE = 10.0
 """Seconds that a redelivery waits for the end of a pause; the queue's own delay is as long."""
+DEADLINE = 90.0
+"""Seconds after which an invocation stops trying. Past `functionTimeout` of host.json the platform
+would end it: nothing delivered, nothing held. The host's write to the outbox may take 26 s more."""
+ENTRA_DEADLINE = 10.0
+"""Seconds for all that one callback asks of Entra."""
+UNFORESEEN = 10
+"""Attempts at an error record that end in an exception nobody foresaw; a code has its own end."""
 
 
 class Tokens(Protocol):
     """Entra, as far as the story needs it. Raises `Unavailable` and `CredentialRefused`."""
 
-    async def get(self, credentials: ClientCredentials) -> AccessToken:
-        """Return a token that is good for some minutes."""
+    async def get(self, credentials: ClientCredentials, *, within: float) -> AccessToken:
+        """Return a token that is good for some minutes, `within` this many seconds."""
 
-    async def renew(self, credentials: ClientCredentials, refused: AccessToken) -> AccessToken:
-        """Return another token than the one that Dynamics refused."""
+    async def renew(
+        self, credentials: ClientCredentials, refused: AccessToken, *, within: float
+    ) -> AccessToken:
+        """Return another token than the one that Dynamics refused, `within` so many seconds."""
 
 
 class Dynamics(Protocol):
@@ -130,15 +142,14 @@ class Relay:
 
         callback = Callback.received(connection, verified, line.reference, self.now())
         line.delivery_id = callback.delivery_id
+        clear = start.end(verified)
+
+        # From here on the callback is delivered or held, whatever happens.
         if verified.error is not None:
-            return await self._decline(callback, line)
-        try:
-            receipt = await self._deliver_once(callback, line)
-        except Unavailable as error:
-            answer = await self._hold(callback, error, line)
+            answer = await self._decline(callback, line)
         else:
-            answer = _delivered(receipt, line)
-        return replace(answer, clear=start.end(verified))
+            answer = await self._accept(callback, line)
+        return replace(answer, clear=clear)
 
     def _answer_again(
         self, connection: Connection, response: AuthorizationResponse, line: log.Line
@@ -160,6 +171,13 @@ class Relay:
         secured = jarm.read(token, connection, self.now())
         keys = await self.keys.get(connection.provider, secured.kid)
         return await asyncio.to_thread(jarm.unpack, secured, keys, connection)
+
+    async def _accept(self, callback: Callback, line: log.Line) -> Answer:
+        """Deliver a code, or hold it."""
+        try:
+            return _delivered(await self._deliver_once(callback, line), line)
+        except Unavailable as error:
+            return await self._hold(callback, error, line)
 
     async def _hold(self, callback: Callback, error: Unavailable, line: log.Line) -> Answer:
         """Seal the callback for the outbox; the host writes it before the answer leaves."""
@@ -190,7 +208,6 @@ class Relay:
             error=callback.response.error,
             error_description=callback.response.error_description,
             held=held,
-            clear=start.end(callback.response),
         )
 
     async def redeliver(self, message: bytes, attempt: int) -> DeadLetter | None:
@@ -217,7 +234,7 @@ class Relay:
             raise error.with_traceback(None) from None
         except Exception as error:  # noqa: BLE001 - the worker would log the message, with its values
             log.crash(error, line.reference)
-            raise Unavailable("unforeseen", "The log says where it happened.") from None
+            raise Unforeseen from None
 
     async def _try_again(self, message: bytes, line: log.Line) -> DeadLetter | None:
         if self.sealer is None:
@@ -235,6 +252,12 @@ class Relay:
         except Rejected as error:
             _note(error, line)
             return self._bury(callback, error.reason, line)
+        except Unforeseen as error:
+            # A code ends with its time; an error record would come again for days.
+            failures = self.deliveries.failures(callback.delivery_id)
+            if callback.response.code is not None or failures < UNFORESEEN:
+                raise
+            return self._bury(callback, error.reason, line)
         # "Exists already" is the success of an earlier attempt whose answer was lost.
         log.write(line, Outcome.DELIVERED)
         return None
@@ -251,14 +274,30 @@ class Relay:
             await asyncio.sleep(pause)
 
     async def _deliver_once(self, callback: Callback, line: log.Line) -> Receipt:
-        """Deliver, or share the delivery of the same callback that came before or at once."""
-        receipt = await self.deliveries.run(
-            callback.delivery_id,
-            lambda: self._deliver(callback),
-            keep=callback.connection.code_ttl,
-        )
+        """Deliver, or share the delivery of the same callback that came before or at once.
+
+        Raises `Undelivered` and nothing else.
+        """
+        try:
+            receipt = await self.deliveries.run(
+                callback.delivery_id,
+                lambda: self._deliver_in_time(callback, DEADLINE - line.elapsed),
+                keep=callback.connection.code_ttl,
+            )
+        except RelayError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a code must not be lost by a fault of ours
+            log.crash(error, line.reference)
+            raise Unforeseen from None
         line.dynamics_status = receipt.status
         return receipt
+
+    async def _deliver_in_time(self, callback: Callback, seconds: float) -> Receipt:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._deliver(callback)
+        except TimeoutError:
+            raise Unavailable("deadline", "The delivery took too long.") from None
 
     async def _deliver(self, callback: Callback) -> Receipt:
         """Bring one callback to Dynamics: one attempt, one more with a fresh token after a 401."""
@@ -275,13 +314,15 @@ class Relay:
                     target, token, body, reference=callback.reference, sent=sent
                 )
 
+        began = time.monotonic()
         with self.spans("token"):
-            token = await self.tokens.get(credentials)
+            token = await self.tokens.get(credentials, within=ENTRA_DEADLINE)
+        left = ENTRA_DEADLINE - (time.monotonic() - began)
         try:
             return await post(token)
         except Unauthorized:
             with self.spans("token"):
-                token = await self.tokens.renew(credentials, token)
+                token = await self.tokens.renew(credentials, token, within=left)
             return await post(token)
 
 
@@ -302,7 +343,7 @@ def _refusal(error: Exception, line: log.Line) -> Answer:
     if not isinstance(error, RelayError):
         log.crash(error, line.reference)
         line.reason = "unforeseen"
-        return _answer(Outcome.REJECTED, line)
+        return Answer(Outcome.REJECTED, line.reference, HTTPStatus.INTERNAL_SERVER_ERROR)
     _note(error, line)
     return Answer(
         error.outcome,

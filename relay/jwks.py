@@ -9,18 +9,16 @@ import json
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from http import HTTPStatus
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
+
+from relay import outgoing
 from relay.connections import Provider
 from relay.errors import KeysUnavailable
 from relay.jarm import Jwk
-
-if TYPE_CHECKING:
-    import httpx
 
 TIMEOUT = 5.0
 """Seconds for everything: metadata and keys."""
@@ -35,14 +33,11 @@ PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, INTERVAL)
 """Seconds without a fetch after one failure, two in a row and so on: a first reload is not kept
 waiting."""
 
-_LATE = ("anyio._backends._asyncio", "httpcore._backends.anyio")
-"""What HTTPX imports with its first request, in the event loop, unless it is there already."""
-
 _HEADERS = {
     "Accept": "application/json",
     # What is compressed has no size until it is unpacked.
     "Accept-Encoding": "identity",
-    "User-Agent": "dynamics-oauth-callback-relay",
+    "User-Agent": outgoing.USER_AGENT,
 }
 
 
@@ -52,8 +47,13 @@ class KeyStore:
     def __init__(
         self, context: ssl.SSLContext, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._context = context
-        self._http: httpx.AsyncClient | None = None
+        self._http = httpx.AsyncClient(
+            verify=context,
+            headers=_HEADERS,
+            timeout=TIMEOUT,
+            follow_redirects=False,
+            cookies=outgoing.no_cookies(),
+        )
         self._clock = clock
         self._issuers: dict[tuple[str | None, str | None], _Issuer] = {}
 
@@ -65,41 +65,19 @@ class KeyStore:
         name = (provider.issuer, provider.jwks_uri)
         issuer = self._issuers.get(name)
         if issuer is None:
-            http = await asyncio.to_thread(self._client)
-            issuer = self._issuers.setdefault(name, _Issuer(provider, http, self._clock))
+            issuer = self._issuers[name] = _Issuer(provider, self._http, self._clock)
         return await issuer.get(kid)
-
-    def _client(self) -> "httpx.AsyncClient":
-        # Imported with the first JARM response: no other callback waits for it.
-        import httpx  # noqa: PLC0415
-
-        from relay import cookies  # noqa: PLC0415
-
-        for late in _LATE:
-            with suppress(ImportError):
-                import_module(late)
-        http = self._http
-        if http is None:
-            http = self._http = httpx.AsyncClient(
-                verify=self._context,
-                headers=_HEADERS,
-                timeout=TIMEOUT,
-                follow_redirects=False,
-                cookies=cookies.none(),
-            )
-        return http
 
     async def aclose(self) -> None:
         """Close the connections to the issuers."""
-        if self._http is not None:
-            await self._http.aclose()
+        await self._http.aclose()
 
 
 class _Issuer:
     """The keys of one issuer, and at most one fetch at a time."""
 
     def __init__(
-        self, provider: Provider, http: "httpx.AsyncClient", clock: Callable[[], float]
+        self, provider: Provider, http: httpx.AsyncClient, clock: Callable[[], float]
     ) -> None:
         self._provider = provider
         self._http = http
@@ -131,8 +109,6 @@ class _Issuer:
         return await asyncio.shield(self._flight)
 
     async def _land(self) -> tuple[Jwk, ...]:
-        import httpx  # noqa: PLC0415 - it is there already: `KeyStore._client` has imported it
-
         try:
             async with asyncio.timeout(TIMEOUT):
                 self._keys = _keys(await self._document(await self._address()))

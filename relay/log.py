@@ -41,6 +41,11 @@ class Line:
     reason: str | None = None
     started: float = field(default_factory=time.monotonic)
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the callback came."""
+        return time.monotonic() - self.started
+
     def values(self) -> dict[str, object]:
         """Return what the line says, in its order; `None` where nothing is known."""
         values: dict[str, object] = {
@@ -48,7 +53,7 @@ class Line:
             "reference": self.reference,
             "delivery_id": self.delivery_id,
             "attempt": self.attempt,
-            "duration_ms": round((time.monotonic() - self.started) * 1000),
+            "duration_ms": round(self.elapsed * 1000),
             "dynamics_status": self.dynamics_status,
         }
         if self.reason is not None:

@@ -26,6 +26,11 @@ class Once[T]:
         self._clock = clock
         self._running: dict[str, asyncio.Task[T]] = {}
         self._done: OrderedDict[str, tuple[float, T]] = OrderedDict()
+        self._failures: OrderedDict[str, int] = OrderedDict()
+
+    def failures(self, key: str) -> int:
+        """Return how many pieces of work in a row have failed for `key` in this process."""
+        return self._failures.get(key, 0)
 
     def remembered(self, key: str) -> T | None:
         """Return the result that `key` had, while it is kept."""
@@ -62,6 +67,13 @@ class Once[T]:
             self._done[key] = (self._clock() + keep.total_seconds(), result)
             while len(self._done) > self._capacity:
                 self._done.popitem(last=False)
+        except Exception:
+            self._failures[key] = self._failures.get(key, 0) + 1
+            while len(self._failures) > self._capacity:
+                self._failures.popitem(last=False)
+            raise
+        else:
+            self._failures.pop(key, None)
             return result
         finally:
             del self._running[key]

@@ -49,7 +49,7 @@ def send(record: Callback, token: AccessToken, context: ssl.SSLContext) -> Recei
 
     Raises `Unauthorized`, `Rejected` or `Unavailable`.
     """
-    return asyncio.run(_send(record, token, context))
+    return asyncio.run(_send(record, token, context), loop_factory=_new_event_loop)
 
 
 async def _send(record: Callback, token: AccessToken, context: ssl.SSLContext) -> Receipt:
@@ -64,7 +64,16 @@ async def _send(record: Callback, token: AccessToken, context: ssl.SSLContext) -
             sent=[value for value in values.values() if value],
         )
     finally:
-        client.close()
+        await client.aclose()
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    # The kind that Azure's worker runs on, so that the record is sent as a callback would be.
+    try:
+        import uvloop  # noqa: PLC0415 - a tool of development only, and not on Windows
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
 def _state(connection: Connection, now: datetime) -> tuple[str, str]:

@@ -40,17 +40,27 @@ class TokenCache:
         self._clock = clock
         self._sources: dict[ClientCredentials, _Source] = {}
 
-    async def get(self, credentials: ClientCredentials) -> AccessToken:
+    async def get(self, credentials: ClientCredentials, *, within: float = 10.0) -> AccessToken:
         """Return a token that is good for some minutes, most often without waiting.
 
         Raises `Unavailable` when Entra cannot be reached now and no token is left, and
         `CredentialRefused` when it does not give one.
         """
-        return await self._source(credentials).get()
+        try:
+            async with asyncio.timeout(within):
+                return await self._source(credentials).get()
+        except TimeoutError:
+            raise Unavailable("entra_timeout", "Entra did not answer in time.") from None
 
-    async def renew(self, credentials: ClientCredentials, refused: AccessToken) -> AccessToken:
+    async def renew(
+        self, credentials: ClientCredentials, refused: AccessToken, *, within: float = 10.0
+    ) -> AccessToken:
         """Return another token than the one that Dynamics refused. Raises as `get` does."""
-        return await self._source(credentials).renew(refused)
+        try:
+            async with asyncio.timeout(within):
+                return await self._source(credentials).renew(refused)
+        except TimeoutError:
+            raise Unavailable("entra_timeout", "Entra did not answer in time.") from None
 
     def fetch_ahead(self, wanted: Iterable[ClientCredentials]) -> None:
         """Begin to fetch tokens before anybody asks, while the host is still starting.

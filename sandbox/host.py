@@ -31,7 +31,7 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as Incoming
 from starlette.types import Receive, Scope, Send
 
-from sandbox import aspnet, refuse_in_azure, worker
+from sandbox import aspnet, loops, refuse_in_azure, worker
 from sandbox.packages import Deployment
 from sandbox.queue_listener import LEASE
 from sandbox.queues import STORAGE, QueueExtension
@@ -455,6 +455,7 @@ def _worker_process(directory: Path) -> Iterator[WorkerProcess]:
 def _serve(host: FunctionsHost, options: argparse.Namespace) -> None:
     config = uvicorn.Config(
         host,
+        loop=f"{loops.__name__}:{loops.new_event_loop.__name__}",
         http="h11",
         ws="none",
         lifespan="on",

@@ -8,6 +8,7 @@ import ssl
 import struct
 import sys
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 import sandbox
+from sandbox import loops
 
 START_SECONDS = 10
 STOP_SECONDS = 5
@@ -28,13 +30,20 @@ MAX_HEAD = 128 * 1024
 _LINGER_NOT = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    if sys.platform == "win32":  # where the usual one resets with FIN first
+        return asyncio.SelectorEventLoop()
+    return loops.new_event_loop()
+
+
 class Server:
     """Serves an ASGI app on 127.0.0.1 from a thread with an event loop of its own.
 
     `port` 0 takes a free one, and keeps it: `stop()` and `start()` make the same address go
     down and come up again. Stopping breaks what is under way, as an outage does. `lifespan` tells
-    the app about every start and stop, which is when a Functions host listens to its queues. Use
-    it as a context manager. It refuses to start inside Azure.
+    the app about every start and stop, which is when a Functions host listens to its queues.
+    `new_event_loop` makes the loop of each start. Use it as a context manager. It refuses to start
+    inside Azure.
     """
 
     port: int
@@ -47,11 +56,13 @@ class Server:
         tls: ssl.SSLContext | None = None,
         port: int = 0,
         lifespan: bool = False,
+        new_event_loop: Callable[[], asyncio.AbstractEventLoop] = _new_event_loop,
     ) -> None:
         self.port = port
         self._app = app
         self._tls = tls
         self._lifespan = lifespan
+        self._new_event_loop = new_event_loop
         self._state = _State()
         self._uvicorn: _Uvicorn | None = None
         self._thread: threading.Thread | None = None
@@ -73,8 +84,9 @@ class Server:
         self.port = listener.getsockname()[1]
         self._uvicorn = _Uvicorn(self._config(), self._state)
         self._thread = threading.Thread(
-            target=self._uvicorn.run,
-            args=([listener],),
+            target=asyncio.run,
+            args=(self._uvicorn.serve([listener]),),
+            kwargs={"loop_factory": self._new_event_loop},
             name=f"sandbox:{self.port}",
             daemon=True,  # a forgotten server must not keep the process alive
         )
@@ -103,7 +115,6 @@ class Server:
         tls = self._tls
         return uvicorn.Config(
             self._app,
-            loop="asyncio:SelectorEventLoop",  # the other one, on Windows, resets with FIN first
             http=_Connection,
             ws="none",
             lifespan="on" if self._lifespan else "off",
@@ -235,5 +246,10 @@ class _Uvicorn(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             server.close()
-            server.abort_clients()  # also those still in the TLS handshake
+            # Also those in their TLS handshake. A server of uvloop has no such method; its loop drops
+            # them when it closes.
+            if isinstance(server, asyncio.Server):
+                server.abort_clients()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
         await super().shutdown(sockets)

@@ -26,14 +26,16 @@ class Entra:
     trouble: Exception | None = None
     asked: int = 0
 
-    async def get(self, credentials: ClientCredentials) -> AccessToken:
+    async def get(self, credentials: ClientCredentials, *, within: float) -> AccessToken:
         self.asked += 1
         if self.trouble is not None:
             raise self.trouble
         return AccessToken(TOKEN, fresh_until=1e9, expires_at=1e9)
 
-    async def renew(self, credentials: ClientCredentials, refused: AccessToken) -> AccessToken:
-        return await self.get(credentials)
+    async def renew(
+        self, credentials: ClientCredentials, refused: AccessToken, *, within: float
+    ) -> AccessToken:
+        return await self.get(credentials, within=within)
 
 
 @dataclass

@@ -1,17 +1,19 @@
 """A process of its own that takes callbacks in one event loop, and tells what it did in the loop.
 
 Started by test_event_loop.py, with the app settings as its environment and a list of steps on its
-standard input. Nothing is imported before it begins but what the functions import themselves.
+standard input. Nothing is imported before it begins but the loop and what the functions import.
 """
 
 import asyncio
 import json
-import logging
+import socket
 import sys
 import threading
 from concurrent.futures.thread import ThreadPoolExecutor
 from types import CodeType
 from typing import Any
+
+from sandbox.loops import new_event_loop
 
 HEAVY = ("msal", "cryptography", "jwt", "urllib3", "requests")
 """Packages of which nothing may run in the loop: they sign, parse keys, or wait for the network."""
@@ -23,6 +25,8 @@ OWN = {
     ("jarm", "unpack"),
 }
 """What in the relay does such work: module and function."""
+TURN = 0.01
+"""Seconds between two signs of life of the loop."""
 TOOL = sys.monitoring.PROFILER_ID
 
 
@@ -35,7 +39,6 @@ class Watch:
         self.opened: list[str] = []
         self.ran: set[str] = set()
         self.elsewhere: set[str] = set()
-        self.slow: list[str] = []
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Take note of imports and files: `sys.addaudithook`."""
@@ -43,8 +46,7 @@ class Watch:
             return
         if event == "import":
             self.imported.append(str(arguments[0]))
-        # Sources are what asyncio's debug mode itself opens, to tell where a task was made.
-        elif event == "open" and not str(arguments[0]).endswith((".py", ".pyc")):
+        elif event == "open":
             self.opened.append(str(arguments[0]))
 
     def started(self, code: CodeType, _: int) -> object:
@@ -67,26 +69,25 @@ def _heavy(code: CodeType) -> str | None:
     return f"{module}.{code.co_name}" if (module, code.co_name) in OWN else None
 
 
-class Slow(logging.Handler):
-    """Takes what asyncio says in debug mode of callbacks that take long."""
+def show_turns(port: int) -> None:
+    """Send a datagram to this port of loopback at every turn of the running loop."""
+    loop = asyncio.get_running_loop()
+    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
-    def __init__(self, watch: Watch) -> None:
-        super().__init__(logging.WARNING)
-        self._watch = watch
+    def turn() -> None:
+        sender.sendto(b".", ("127.0.0.1", port))
+        loop.call_later(TURN, turn)
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep the message: "Executing <Handle …> took … seconds"."""
-        self._watch.slow.append(record.getMessage())
+    turn()
 
 
-async def run(steps: list[dict[str, Any]], threshold: float, watch: Watch) -> list[str]:
+async def run(steps: list[dict[str, Any]], turns: int, watch: Watch) -> list[str]:
     """Take one step after the other, as the worker calls the functions; return what came out."""
     import azure.functions as func  # noqa: PLC0415 - with the functions
 
     import function_app  # noqa: PLC0415 - as the worker does, which is no part of a callback
 
-    asyncio.get_running_loop().slow_callback_duration = threshold
-    logging.getLogger("asyncio").addHandler(Slow(watch))
+    show_turns(turns)
     watch.loop = threading.get_ident()
     came: list[str] = []
     relay = function_app._relay
@@ -118,7 +119,8 @@ def main() -> None:
     sys.monitoring.use_tool_id(TOOL, "one loop")
     sys.monitoring.register_callback(TOOL, sys.monitoring.events.PY_START, watch.started)
     sys.monitoring.set_events(TOOL, sys.monitoring.events.PY_START)
-    came = asyncio.run(run(order["steps"], order["threshold"], watch), debug=True)
+    taking = run(order["steps"], order["turns"], watch)
+    came = asyncio.run(taking, loop_factory=new_event_loop)
     seen = {
         "came": came,
         # Some are looked for and not there, which is no work.
@@ -126,7 +128,6 @@ def main() -> None:
         "opened": watch.opened,
         "ran": sorted(watch.ran),
         "elsewhere": sorted(watch.elsewhere),
-        "slow": watch.slow,
     }
     print(json.dumps(seen))
 

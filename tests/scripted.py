@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -9,7 +10,6 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 import h11
-import pytest
 
 
 @dataclass
@@ -28,13 +28,20 @@ class Seen:
 class Scripted:
     """Answers in the order in which they were added; the last one `for_ever` if so wished."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, secure: bool) -> None:
+        self._secure = secure
         self.requests: list[Seen] = []
         self.connections = 0
         self.port = 0
         self._script: deque[bytes | Callable[[asyncio.StreamWriter], object]] = deque()
         self._for_ever = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Condition()
+
+    @property
+    def url(self) -> str:
+        """An address of it."""
+        return f"{'https' if self._secure else 'http'}://localhost:{self.port}/data/X"
 
     def add(
         self,
@@ -73,8 +80,10 @@ class Scripted:
         except (ConnectionError, asyncio.CancelledError):
             pass
         finally:
-            self._tasks.discard(task)
             writer.transport.abort()
+            self._tasks.discard(task)
+            async with self._changed:
+                self._changed.notify_all()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         http = h11.Connection(h11.SERVER)
@@ -90,6 +99,11 @@ class Scripted:
                     await result
                 return
             http = h11.Connection(h11.SERVER)
+
+    async def eventually_open(self, count: int) -> bool:
+        """Wait until this many connections are open, and tell; without end if it never is so."""
+        async with self._changed:
+            return await self._changed.wait_for(lambda: len(self._tasks) == count)
 
     async def stop(self) -> None:
         for task in list(self._tasks):
@@ -131,19 +145,11 @@ async def _request(http: h11.Connection, reader: asyncio.StreamReader) -> Seen |
 
 
 @asynccontextmanager
-async def scripted(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scripted]:
-    """Serve a script, to which every host name leads, without TLS."""
-    server = Scripted()
-    async with await asyncio.start_server(server.serve, "127.0.0.1", 0) as listening:
+async def scripted(tls: ssl.SSLContext | None = None) -> AsyncIterator[Scripted]:
+    """Serve a script on loopback, over TLS with this context."""
+    server = Scripted(secure=tls is not None)
+    async with await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls) as listening:
         server.port = listening.sockets[0].getsockname()[1]
-        loop = asyncio.get_running_loop()
-        connect = loop.create_connection
-
-        async def here(
-            factory: Callable[[], asyncio.Protocol], *_: object, **__: object
-        ) -> tuple[asyncio.BaseTransport, asyncio.Protocol]:
-            return await connect(factory, "127.0.0.1", server.port)
-
-        monkeypatch.setattr(loop, "create_connection", here)
         yield server
+        listening.close()
         await server.stop()

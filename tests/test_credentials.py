@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from joserfc import jwt
 
-from relay import log, tls
+from relay import log, outgoing
 from relay.connections import ClientCertificate, ClientCredentials, ClientSecret, ManagedIdentity
 from relay.entra import Client, Response, Transport, _Http
 from relay.errors import CredentialRefused, Unavailable
@@ -61,7 +61,7 @@ class Stage:
             credential,
             f"{RESOURCE}/.default",
         )
-        made = Transport(tls.trust(str(self.trust), {}))
+        made = Transport(outgoing.trust(str(self.trust), {}))
         self.stack.callback(made.close)
         return Client(credentials, made)
 
@@ -360,7 +360,7 @@ def test_no_credential_reaches_the_log(stage: Stage, caplog: pytest.LogCaptureFi
 
 
 def test_the_endpoints_of_a_known_cloud_are_known_without_asking() -> None:
-    transport = Transport(tls.trust(None, {}))  # nothing answers to it here
+    transport = Transport(outgoing.trust(None, {}))  # nothing answers to it here
     for host in ("login.microsoftonline.com", "login.microsoftonline.us"):
         door = _Http(transport)
         told = door.get(f"https://{host}/contoso.com/v2.0/.well-known/openid-configuration")
@@ -376,7 +376,7 @@ def test_the_endpoints_of_any_other_authority_are_asked_for(stage: Stage) -> Non
 
 def test_a_certificate_that_is_not_trusted_is_told_as_such(stage: Stage) -> None:
     credentials = ClientCredentials(stage.authority, APP, ClientSecret(SECRET), "x/.default")
-    stranger = Transport(tls.trust(None, {}))
+    stranger = Transport(outgoing.trust(None, {}))
     with pytest.raises(Unavailable) as refused_by:
         Client(credentials, stranger).acquire()
     stranger.close()
@@ -394,7 +394,7 @@ def test_a_connection_that_was_idle_for_long_is_not_trusted_to_be_there() -> Non
             self.rfile.read()  # from here on all that comes is lost
 
     now = [0.0]
-    transport = Transport(tls.trust(None, {}), clock=lambda: now[0])
+    transport = Transport(outgoing.trust(None, {}), clock=lambda: now[0])
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Forgetful) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         for _ in range(2):

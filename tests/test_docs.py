@@ -133,7 +133,7 @@ def test_the_settings_to_begin_with_are_those_of_the_example() -> None:
 
 PLATFORM = re.compile(r"(?:AzureWebJobs|FUNCTIONS_|OTEL_|AZURE_|APPLICATIONINSIGHTS_|RELAY_)\w+")
 """Settings and variables of others; `RELAY_` is what the deployment prints."""
-OF_THE_SHELL = {"HTTPS_PROXY", "PIP_CERT", *SWITCHES}
+OF_THE_SHELL = {"HTTPS_PROXY", "NO_PROXY", "PIP_CERT", *SWITCHES}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(APP)))
@@ -474,6 +474,10 @@ FAMILIES = {
     "f'{asked}_{error}'": ["entra_<error>"],
     # Of the identity endpoint a status is known, or there was no answer and a word says why.
     "f'{asked}_{otherwise}'": ["entra_<Kind>", "identity_<Kind>"],
+    "_fault(error)": [
+        f"dynamics_{word}"
+        for word in ("connect", "connection", "protocol", "proxy", "request", "tls")
+    ],
     "str(response.status_code)": ["<status>"],
     "type(error).__name__": ["<Kind>"],
     "f'{name}_characters'": ["code_characters", "state_characters", "error_characters"],
@@ -485,7 +489,6 @@ PASSED_ON = {
     "word",
     "message",
     "f'{self.name}_{fault}'",
-    "f'dynamics_{error.reason}'",
     "f'jwks_{fault}'",
     "name",
     "_reason(http.asked, status, result or http.answer, otherwise)",
@@ -524,7 +527,6 @@ def beginnings(function: str, file: str) -> tuple[str, ...]:
     if name in ERRORS - {"Misconfigured"} or (file == "errors.py" and name == "__init__"):
         return ("",)
     return {
-        ("wire.py", "WireError"): ("dynamics_",),
         ("entra.py", "UnreachableError"): ("entra_", "identity_"),
         # The identity endpoint's own answers are told by their status.
         ("entra.py", "_refusal"): ("entra_",),

@@ -42,6 +42,7 @@ from relay.callback import Receipt
 from relay.errors import CredentialRefused, KeysUnavailable, Rejected, Unauthorized, Unavailable
 from relay.once import Once
 from relay.outcome import Answer, Outcome
+from sandbox.loops import new_event_loop
 from tests.fakes import Dynamics, Entra, Keys, b64, but, compact, hs256, published
 from tests.helpers import FORM, JSON, SECRET, TOKEN, URL
 
@@ -269,7 +270,7 @@ def world() -> Iterator[World]:
     logger.addHandler(log)
     logger.setLevel(logging.DEBUG)
     logger.propagate = False  # thousands of lines tell nothing of the one request that failed
-    with asyncio.Runner() as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         yield World(runner, log)
     logger.propagate = True
     logger.setLevel(level)

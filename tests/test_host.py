@@ -31,6 +31,7 @@ from sandbox.tls import Authority
 ROOT = Path(sandbox.__file__).parent.parent
 
 APP = """
+import asyncio
 import json
 import logging
 import os
@@ -69,6 +70,11 @@ async def anything(req: func.HttpRequest) -> str:
 @app.route("anything/very/particular", methods=["GET"])
 async def particular(req: func.HttpRequest) -> str:
     return "particular"
+
+
+@app.route("loop")
+async def loop(req: func.HttpRequest) -> str:
+    return type(asyncio.get_running_loop()).__module__
 
 
 @app.route("broken")
@@ -748,6 +754,27 @@ async def test_two_hosts_serve_at_once_from_two_threads(make_host: MakeHost) -> 
 
             answers = await asyncio.gather(*(ask(server) for server in [first, second] * 20))
     assert answers == ["first", "second"] * 20
+
+
+# The event loop
+
+LOOP = "asyncio.windows_events" if sys.platform == "win32" else "uvloop"
+"""Where the event loop of Azure's worker comes from."""
+
+
+async def test_tests_run_in_the_event_loop_of_azures_worker() -> None:
+    assert type(asyncio.get_running_loop()).__module__ == LOOP
+
+
+def test_a_function_runs_in_the_event_loop_of_azures_worker(
+    make_host: MakeHost, start: "Start"
+) -> None:
+    with Server(make_host()) as server:
+        assert httpx.get(f"{server.url}/loop").text == LOOP
+    with Server(make_host(), new_event_loop=asyncio.new_event_loop) as server:
+        assert httpx.get(f"{server.url}/loop").text.startswith("asyncio.")
+    _, port = start()
+    assert httpx.get(f"http://127.0.0.1:{port}/loop").text == LOOP
 
 
 def test_what_the_import_raises_is_raised_and_leaves_no_trace(make_host: MakeHost) -> None:

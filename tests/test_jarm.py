@@ -24,7 +24,7 @@ from joserfc.jwk import ECKey
 from starlette.requests import Request as Incoming
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from relay import authorization, jarm, jwks, tls
+from relay import authorization, jarm, jwks, outgoing
 from relay.authorization import AuthorizationResponse
 from relay.connections import Connection, Provider
 from relay.errors import InvalidResponse, KeysUnavailable
@@ -613,7 +613,7 @@ async def stage(authority: Authority) -> AsyncIterator[Stage]:
     issuer, clock = Issuer(), Clock()
     with Server(issuer, tls=authority.server_context()) as server:
         issuer.url = server.url
-        store = KeyStore(tls.trust(str(authority.bundle), {}), clock=clock)
+        store = KeyStore(outgoing.trust(str(authority.bundle), {}), clock=clock)
         yield Stage(issuer, store, clock, server)
         await store.aclose()
 
@@ -806,7 +806,7 @@ async def test_an_address_that_is_none_is_unavailable(stage: Stage) -> None:
 
 
 async def test_an_issuer_that_is_not_trusted_is_unavailable(stage: Stage) -> None:
-    stranger = KeyStore(tls.trust(None, {}), clock=stage.clock)
+    stranger = KeyStore(outgoing.trust(None, {}), clock=stage.clock)
     with pytest.raises(KeysUnavailable) as refused:
         await stranger.get(stage.provider, None)
     assert refused.value.reason == "jwks_ConnectError"

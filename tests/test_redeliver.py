@@ -36,13 +36,15 @@ class Tokens:
 
     error: Undelivered | None = None
 
-    async def get(self, credentials: ClientCredentials) -> AccessToken:
+    async def get(self, credentials: ClientCredentials, *, within: float) -> AccessToken:
         if self.error:
             raise self.error
         return AccessToken("canary-token", 0, 0)
 
-    async def renew(self, credentials: ClientCredentials, refused: AccessToken) -> AccessToken:
-        return await self.get(credentials)
+    async def renew(
+        self, credentials: ClientCredentials, refused: AccessToken, *, within: float
+    ) -> AccessToken:
+        return await self.get(credentials, within=within)
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """The sandbox's servers answer as promised, over real TLS on loopback."""
 
+import asyncio
 import base64
 import hashlib
 import html
@@ -10,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, quote, urlsplit
 from xml.etree import ElementTree as ET
@@ -27,6 +28,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandbox import dynamics as fno
 from sandbox import entra as login
+from sandbox import loops
 from sandbox.consumer import Consumer, ConsumerError
 from sandbox.dynamics import Dynamics, Names
 from sandbox.entra import Entra
@@ -190,12 +192,16 @@ def test_a_server_goes_down_and_comes_up_at_the_same_address(authority: Authorit
         assert server.connections == 2
 
 
-def test_a_server_that_stops_does_not_wait_for_its_clients(authority: Authority) -> None:
+@pytest.mark.parametrize("new_event_loop", [loops.new_event_loop, asyncio.SelectorEventLoop])
+def test_a_server_that_stops_does_not_wait_for_its_clients(
+    new_event_loop: Callable[[], asyncio.AbstractEventLoop], authority: Authority
+) -> None:
+    tls = authority.server_context()
     with (
         ThreadPoolExecutor() as threads,
-        Server(Hang(), tls=authority.server_context()) as server,
+        Server(Hang(), tls=tls, new_event_loop=new_event_loop) as server,
         new_client(authority.client_context()) as client,
-        socket.create_connection(("127.0.0.1", server.port)),  # never says hello
+        socket.create_connection(("127.0.0.1", server.port), timeout=2) as silent,  # no TLS hello
     ):
         request = threads.submit(client.get, server.url)
         until(lambda: server.connections == 2)
@@ -203,6 +209,8 @@ def test_a_server_that_stops_does_not_wait_for_its_clients(authority: Authority)
         server.stop()
         assert time.monotonic() - started < 2
         assert isinstance(request.exception(timeout=2), httpx.TransportError)
+        with suppress(ConnectionError):
+            assert silent.recv(1) == b""
 
 
 def test_a_stopped_server_leaves_no_thread_behind() -> None:

@@ -159,6 +159,6 @@ def test_a_bug_in_the_relay_tells_no_secret(
     with World() as world, world.client(headers={"accept": "*/*"}) as client:
         monkeypatch.setattr(Template, "render", broken)
         answer = client.get(world.redirect_uri, params={"code": CODE, "state": STATE})
-    assert answer.status_code == 502
+    assert answer.status_code == 503
     assert "unforeseen RuntimeError" in caplog.text
     assert_clean(answer.text + caplog.text, [CODE, STATE])

@@ -1,6 +1,7 @@
 """`python -m relay send` walks one record to Dynamics and says what became of it."""
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -94,6 +95,14 @@ def test_a_record_is_delivered_and_can_be_found_again(stage: Stage, send: Send) 
     assert row["code"] == smoke.CODE
     (post,) = [seen for seen in stage.dynamics.requests if seen.method == "POST"]
     assert post.headers["x-ms-client-request-id"] == said.words["reference"]
+
+
+def test_a_record_is_delivered_on_plain_asyncio_too(
+    stage: Stage, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has only what requirements.txt names has no uvloop."""
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    assert send().words["outcome"] == "delivered"
 
 
 def test_each_run_is_another_record(stage: Stage, send: Send) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from relay import log, tls
+from relay import log, outgoing
 from relay.callback import AccessToken
 from relay.connections import ClientCredentials, ClientSecret
 from relay.entra import EARLY
@@ -53,7 +53,7 @@ def stage() -> Iterator[Stage]:
     entra = Entra(clients={"relay": SECRET}, resources=[RESOURCE])
     with Authority() as authority, Server(entra.app, tls=authority.server_context()) as server:
         clock = Clock()
-        cache = TokenCache(tls.trust(str(authority.bundle), {}), clock=clock)
+        cache = TokenCache(outgoing.trust(str(authority.bundle), {}), clock=clock)
         url = f"{server.url}/{entra.tenant}"
         credentials = ClientCredentials(url, "relay", ClientSecret(SECRET), f"{RESOURCE}/.default")
         yield Stage(entra, cache, credentials, clock)
@@ -229,7 +229,7 @@ async def test_an_entra_that_nobody_reaches_is_unavailable(stage: Stage) -> None
 
 
 async def test_an_entra_with_a_certificate_that_is_not_trusted_is_unavailable(stage: Stage) -> None:
-    stranger = TokenCache(tls.trust(None, {}))
+    stranger = TokenCache(outgoing.trust(None, {}))
     with pytest.raises(Unavailable):
         await stranger.get(stage.credentials)
     stranger.close()

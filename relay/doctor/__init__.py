@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from relay import cookies, settings, tls
+from relay import outgoing, settings
 from relay.connections import Connection
 from relay.doctor import entra, host, provider, storage, target
 from relay.doctor.finding import Finding, Verdict, fail, ok, warn
@@ -37,7 +37,7 @@ def examine(
     read = settings.read(environ)
     connections = read.connections
     try:
-        context = tls.trust(read.app.ca_bundle, environ)
+        context = outgoing.trust(read.app.ca_bundle, environ)
     except OSError:
         yield fail(
             "settings",
@@ -50,7 +50,7 @@ def examine(
     for warning in read.warnings:
         yield warn("settings", *_split(warning))
     with httpx.Client(
-        verify=context, timeout=TIMEOUT, follow_redirects=False, cookies=cookies.none()
+        verify=context, timeout=TIMEOUT, follow_redirects=False, cookies=outgoing.no_cookies()
     ) as http:
         for name, connection in connections.by_name.items():
             if only in (None, name):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from relay import tls
+from relay import outgoing
 
 HOST = "dynamics.example"
 
@@ -64,11 +64,11 @@ def trusts(context: ssl.SSLContext, authority: Authority) -> bool:
 
 
 def test_a_stranger_is_not_trusted(one: Authority) -> None:
-    assert not trusts(tls.trust(None, {}), one)
+    assert not trusts(outgoing.trust(None, {}), one)
 
 
 def test_a_further_ca_is_trusted_and_no_other(one: Authority, two: Authority) -> None:
-    context = tls.trust(str(one.path), {})
+    context = outgoing.trust(str(one.path), {})
     assert trusts(context, one)
     assert not trusts(context, two)
 
@@ -77,32 +77,32 @@ def test_whom_the_system_trusts_stays_trusted(
     one: Authority, two: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(one.path))
-    assert trusts(tls.trust(None, {}), one)
-    assert trusts(tls.trust(str(two.path), {}), one)
-    assert trusts(tls.trust(None, {"REQUESTS_CA_BUNDLE": str(two.path)}), one)
+    assert trusts(outgoing.trust(None, {}), one)
+    assert trusts(outgoing.trust(str(two.path), {}), one)
+    assert trusts(outgoing.trust(None, {"REQUESTS_CA_BUNDLE": str(two.path)}), one)
 
 
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
 def test_the_variables_that_requests_reads_add_and_never_replace(
     name: str, one: Authority, two: Authority
 ) -> None:
-    context = tls.trust(str(one.path), {name: str(two.path)})
+    context = outgoing.trust(str(one.path), {name: str(two.path)})
     assert trusts(context, one)
     assert trusts(context, two)
 
 
 def test_an_empty_variable_counts_as_none(one: Authority) -> None:
     environ = {"REQUESTS_CA_BUNDLE": "", "CURL_CA_BUNDLE": ""}
-    assert trusts(tls.trust(str(one.path), environ), one)
+    assert trusts(outgoing.trust(str(one.path), environ), one)
 
 
 def test_the_name_in_the_certificate_has_to_be_the_hosts(one: Authority) -> None:
     with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
-        handshake(tls.trust(str(one.path), {}), one, host="evil.example")
+        handshake(outgoing.trust(str(one.path), {}), one, host="evil.example")
 
 
 def test_nothing_older_than_tls_1_2_is_spoken() -> None:
-    assert tls.trust(None, {}).minimum_version >= ssl.TLSVersion.TLSv1_2
+    assert outgoing.trust(None, {}).minimum_version >= ssl.TLSVersion.TLSv1_2
 
 
 @pytest.fixture(params=["nothing", "text", "empty"])
@@ -115,9 +115,9 @@ def unreadable(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def test_a_file_that_is_no_bundle_is_an_os_error(unreadable: str) -> None:
     with pytest.raises(OSError):  # noqa: PT011 - every kind of it
-        tls.trust(unreadable, {})
+        outgoing.trust(unreadable, {})
     with pytest.raises(OSError):  # noqa: PT011 - every kind of it
-        tls.trust(None, {"REQUESTS_CA_BUNDLE": unreadable})
+        outgoing.trust(None, {"REQUESTS_CA_BUNDLE": unreadable})
 
 
 def test_a_python_that_knows_no_cas_at_all_has_those_of_certifi(
@@ -125,4 +125,28 @@ def test_a_python_that_knows_no_cas_at_all_has_those_of_certifi(
 ) -> None:
     nothing = ssl.DefaultVerifyPaths("", "", "", "", "", "")
     monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: nothing)
-    assert len(tls.trust(None, {}).get_ca_certs()) > 50
+    assert len(outgoing.trust(None, {}).get_ca_certs()) > 50
+
+
+@pytest.mark.parametrize(
+    ("given", "url", "expected"),
+    [
+        ({}, "https://a.example/x", None),
+        ({"HTTPS_PROXY": "http://p:1"}, "https://a.example/x", "http://p:1"),
+        ({"HTTPS_PROXY": "p:1"}, "https://a.example/x", "http://p:1"),
+        ({"HTTPS_PROXY": "http://p:1"}, "http://a.example/x", None),
+        ({"ALL_PROXY": "http://p:1"}, "http://a.example/x", "http://p:1"),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "a.example"}, "https://a.example/x", None),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": ".example"}, "https://a.example/x", None),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "b"}, "https://a.example/x", "http://p:1"),
+    ],
+)
+def test_the_environments_proxies_are_read_as_other_programs_read_them(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], url: str, expected: str | None
+) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        for spelled in (name, name.lower()):
+            monkeypatch.delenv(spelled, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert outgoing.proxy_of(url) == expected
