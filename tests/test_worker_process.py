@@ -24,7 +24,7 @@ from sandbox.worker_channel import WorkerProcess, WorkerProcessError
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no time.tzset")
 
 APP = '''
-import asyncio, importlib.util, json, logging, os, signal, sys, threading, time
+import asyncio, contextvars, importlib.util, json, logging, os, signal, sys, threading, time
 import azure.functions as func
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
@@ -78,7 +78,8 @@ async def speak(req: func.HttpRequest) -> func.HttpResponse:
     log.info("said %s", "it", extra={"member": "lost"})
     async def child():
         logging.getLogger("other").warning("of a child")
-    await asyncio.create_task(child())
+    # The id of the invocation is in the context too: only the task can bring it here.
+    await asyncio.create_task(child(), context=contextvars.Context())
     return answer(None)
 
 
