@@ -10,7 +10,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,16 +25,18 @@ from starlette.routing import Route
 
 from relay import settings, state
 from sandbox.azurite import Azurite, unavailable
-from sandbox.demo import main, walk
+from sandbox.demo import main
 from sandbox.packages import SITE_PACKAGES, Deployment, unfit
 from sandbox.target import Fault
 from sandbox.tls import client_certificate
-from sandbox.worker_channel import WorkerProcessError
+from sandbox.worker import Indexed
+from sandbox.worker_channel import WorkerProcess, WorkerProcessError
 from sandbox.world import CLIENT_ID, PASSWORD, USER, World
 from tests import test_jarm as jarm
 
 pytestmark = pytest.mark.skipif(unfit() is not None, reason=str(unfit()))
 
+INDEX = WorkerProcess.index
 JSON = {"accept": "application/json"}
 KEYS = f"k1:{'A' * 43}"
 BODY = json.dumps(
@@ -214,10 +216,23 @@ def test_what_is_held_in_azurite_is_delivered_once_dynamics_is_back(outbox: Worl
 
 
 def test_the_demonstration_walks_through_it(
-    outbox: World, capsys: pytest.CaptureFixture[str]
+    deployment: Deployment,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    walk(outbox)
+    caplog.set_level(logging.INFO, "relay")  # which the demonstration leaves behind
+    monkeypatch.setattr(Deployment, "built", lambda _: deployment)
+    handed_over = []
+
+    def index(process: WorkerProcess, directory: Path, given: Mapping[str, str]) -> list[Indexed]:
+        handed_over.append(directory)
+        return INDEX(process, directory, given)
+
+    monkeypatch.setattr(WorkerProcess, "index", index)
+    assert main(["--package"]) == 0
     assert "All six steps worked." in capsys.readouterr().out
+    assert handed_over == [deployment.directory]
 
 
 def test_the_demonstration_says_where_it_cannot_be_packed(

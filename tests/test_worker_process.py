@@ -305,6 +305,28 @@ def test_it_does_not_outlive_the_process_that_started_it(deployment: Deployment)
         time.sleep(0.02)
 
 
+def test_the_host_as_a_process_can_have_such_a_worker(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    ready = tmp_path / "ready"
+    folder = ("--directory", str(deployment.directory))
+    options = ("--worker-process", "--port", "0", "--ready-file", str(ready))
+    command = [sys.executable, "-m", "sandbox.host", *folder, *options]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as host:
+        deadline = time.monotonic() + 60
+        while not ready.exists():
+            assert host.poll() is None, "it ended before its port was open"
+            assert time.monotonic() < deadline, "its port did not open"
+            time.sleep(0.02)
+        url = f"http://127.0.0.1:{ready.read_text()}/api"
+        probed = ask(url, "probe?names=click,httpx")
+        host.send_signal(signal.SIGTERM)
+    assert host.returncode == 0
+    assert probed["found"] == ["httpx"]
+    assert probed["pid"] != host.pid
+    assert not is_running(probed["pid"])
+
+
 def is_running(pid: int) -> bool:
     status = Path(f"/proc/{pid}/status")
     if status.parent.parent.joinpath("self").exists():
