@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Everything that a developer does with this project. Needs Python 3.13 or later, nothing else.
 
-python3 dev.py demo     one callback from end to end, printed, on this machine alone
+python3 dev.py demo     one callback from end to end, printed, on this machine alone; with
+                        --package it runs from the folder that is deployed
 python3 dev.py up       the same servers for a browser, until Ctrl+C
 python3 dev.py test     lint, types, imports, bandit, advisories, all tests; more goes to pytest
 python3 dev.py mutants  which changes of the code no test would see; minutes

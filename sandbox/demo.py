@@ -1,14 +1,21 @@
 """One authorization from Dynamics' request to the API call, printed step by step.
 
 Every server is real, on loopback, behind TLS; only the person is played, by an HTTP client.
+
+    python -m sandbox.demo [--package]
 """
 
+import argparse
 import logging
 import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
 import httpx
 
+from sandbox.packages import Deployment, unfit
 from sandbox.world import PASSWORD, USER, World
 
 
@@ -16,13 +23,28 @@ class DemoError(Exception):
     """A step did not do what it should; the message says which and what to look at."""
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demonstration; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python3 dev.py demo", description=main.__doc__)
+    parser.add_argument(
+        "--package",
+        action="store_true",
+        help="build what is deployed, and run it in a worker process of its own",
+    )
+    options = parser.parse_args(arguments)
+    if options.package and (reason := unfit()):
+        print(f"--package cannot be run here: {reason}.", file=sys.stderr)
+        return 2
     logging.basicConfig(level=logging.WARNING, format="        %(levelname)s %(message)s")
     logging.getLogger("relay").setLevel(logging.INFO)
     try:
-        with World() as world:
-            walk(world)
+        with tempfile.TemporaryDirectory() as folder:
+            deployment = None
+            if options.package:
+                print("Building what is deployed …", flush=True)
+                deployment = Deployment.built(Path(folder))
+            with World(deployment=deployment) as world:
+                walk(world)
     except Exception as error:  # noqa: BLE001 - whatever it is, the next step is the same
         print(f"\nThe demonstration stopped: {type(error).__name__}: {error}", file=sys.stderr)
         print("Run: python3 dev.py test    Its first failure tells more.", file=sys.stderr)

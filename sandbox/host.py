@@ -6,6 +6,7 @@ are those of Azure/azure-functions-host and, where they begin with WebJobs, of
 Azure/azure-webjobs-sdk or Azure/azure-webjobs-sdk-extensions.
 
     python -m sandbox.host [--directory .] [--port 7071] [--certificate FILE --key FILE]
+        [--worker-process]
 """
 
 import argparse
@@ -16,12 +17,13 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Protocol
 
 import uvicorn
 from azure.functions.meta import Datum
@@ -30,10 +32,12 @@ from starlette.requests import Request as Incoming
 from starlette.types import Receive, Scope, Send
 
 from sandbox import aspnet, loops, refuse_in_azure, worker
+from sandbox.packages import Deployment
 from sandbox.queue_listener import LEASE
 from sandbox.queues import STORAGE, QueueExtension
 from sandbox.serving import MAX_HEAD, listen
 from sandbox.storage import MemoryQueues, Queues
+from sandbox.worker_channel import WorkerProcess
 
 FUNCTION_KEY = "local"
 """The one key that opens functions whose `auth_level` is not anonymous."""
@@ -50,6 +54,18 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("sandbox.host")
 _sendable = re.compile(r"[\t\x20-\x7e]*")
+
+
+class Worker(Protocol):
+    """Runs the functions: the module `sandbox.worker`, or a `WorkerProcess`."""
+
+    def index(self, directory: Path, settings: Mapping[str, str]) -> list[worker.Indexed]:
+        """Import the folder's app with these settings and return its functions."""
+
+    async def run(
+        self, function_id: str, inputs: list[tuple[str, Datum]], metadata: Mapping[str, Datum]
+    ) -> worker.Result:
+        """Run one of them."""
 
 
 class FunctionFailedError(Exception):
@@ -95,7 +111,8 @@ class FunctionsHost:
     startup and the shutdown of ASGI's lifespan; a server without lifespan leaves messages where
     they are. `lease` is for how many seconds a received message is out of sight. Outputs are
     written before the HTTP answer leaves, as in WorkerFunctionInvoker.cs: what raises there makes
-    the answer a 500. `write_output` replaces the writer.
+    the answer a 500. `write_output` replaces the writer. `process` is a `WorkerProcess` for the
+    functions, which otherwise run in this process.
 
     Raises what importing or indexing the app raises, and `ValueError` for a wrong host.json. Hosts
     in one process share nothing but `queues` and may serve from different threads. Nothing here
@@ -116,6 +133,7 @@ class FunctionsHost:
         queues: Queues | None = None,
         lease: int = LEASE,
         write_output: WriteOutput | None = None,
+        process: Worker | None = None,
     ) -> None:
         refuse_in_azure(os.environ)
         directory = directory.resolve()
@@ -135,8 +153,12 @@ class FunctionsHost:
             self._queues = QueueExtension(queues, section, self._settings, lease=lease)
             self._write_output = write_output or self._queues.write
 
+        self._worker: Worker = worker
+        if process is not None:
+            self._worker = process
         prefix = http.get("routePrefix", "api")
-        functions = [_function(indexed, prefix) for indexed in worker.index(directory, settings)]
+        indexed = self._worker.index(directory, settings)
+        functions = [_function(each, prefix) for each in indexed]
         self.errors = {}
         functions = [function for function in functions if self._loads(function)]
         # FunctionMetadataManager.cs sorts by name, and WebJobsRouteBuilder.cs tries the routes in
@@ -183,7 +205,7 @@ class FunctionsHost:
         could not be written: the trigger then keeps its message.
         """
         function = self._by_name[name]
-        returned, outputs, error = await worker.run(function.function_id, inputs, metadata)
+        returned, outputs, error = await self._worker.run(function.function_id, inputs, metadata)
         if error:
             raise _failed(name, error)
         bindings = {binding["name"]: binding for binding in function.bindings}
@@ -398,6 +420,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default=LEASE,
         help="seconds for which a received message is out of sight; %(default)s in Azure",
     )
+    parser.add_argument(
+        "--worker-process",
+        action="store_true",
+        help="run the functions in a process that has only the app's and the worker's packages",
+    )
     options = parser.parse_args(arguments)
     # uvicorn raises the signal that stopped it once more when it is done.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -409,8 +436,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     local = _read_json(directory / "local.settings.json").get("Values", {})
     os.environ.update({name: local[name] for name in local if name not in os.environ})
     sys.path.insert(0, str(directory))  # for what functions import while they run
-    with closing(_storage(required=options.require_storage)) as queues:
-        _serve(FunctionsHost(directory, {}, queues=queues, lease=options.lease), options)
+    with (
+        closing(_storage(required=options.require_storage)) as queues,
+        _worker_process(directory) if options.worker_process else nullcontext() as process,
+    ):
+        host = FunctionsHost(directory, {}, queues=queues, lease=options.lease, process=process)
+        _serve(host, options)
+
+
+@contextmanager
+def _worker_process(directory: Path) -> Iterator[WorkerProcess]:
+    with TemporaryDirectory() as folder:
+        deployment = Deployment.of(directory, Path(folder))
+        with WorkerProcess(deployment.worker, deployment.packages) as process:
+            yield process
 
 
 def _serve(host: FunctionsHost, options: argparse.Namespace) -> None:

@@ -91,7 +91,7 @@ async def run(
     ok, returned, outputs, error, _ = await native_invocation.invocation_request_native(
         str(uuid.uuid4()), function_id, inputs, dict(metadata)
     )
-    return Result(returned, outputs, None if ok else _exception_name(error))
+    return Result(returned, outputs, None if ok else exception_name(error))
 
 
 def _adopt(registry: Any, metadata: Any) -> Indexed:  # noqa: ANN401 - the runtime has no types
@@ -124,7 +124,7 @@ def _import_state(directory: Path, settings: Mapping[str, str]) -> Iterator[None
             sys.modules["function_app"] = module
 
 
-def _exception_name(error: str) -> str:
-    # The worker gives the exception's repr; what follows the name may not be for a log.
+def exception_name(error: str) -> str:
+    """Return the name of an exception from its repr, whose rest may not be for a log."""
     name = re.match(r"[A-Za-z_]\w*(?=\()", error)
     return name[0] if name else "an exception"

@@ -3,7 +3,6 @@
 import ssl
 from collections.abc import Mapping
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,14 +14,16 @@ from sandbox.consumer import Consumer
 from sandbox.dynamics import Dynamics
 from sandbox.entra import Entra
 from sandbox.host import FunctionsHost
+from sandbox.packages import ROOT, Deployment
 from sandbox.provider import Provider, Registration
 from sandbox.queue_listener import LEASE
 from sandbox.queues import STORAGE
 from sandbox.serving import Server
 from sandbox.storage import MemoryQueues
 from sandbox.tls import Authority
+from sandbox.worker_channel import WorkerProcess
 
-APP = Path(__file__).resolve().parent.parent
+APP = ROOT
 CLIENT_ID = "5f1c7c1e-6f0a-4a53-9a41-0c1f6f2f7a10"
 CLIENT_SECRET = "sandbox~secret.of.the.relay"
 USER, PASSWORD = "ada", "engine"
@@ -61,6 +62,7 @@ class World:
         port: int = 0,
         storage: str = "",
         lease: int = LEASE,
+        deployment: Deployment | None = None,
         **dynamics: Any,  # noqa: ANN401 - handed on to Dynamics
     ) -> None:
         self._further = dict(settings or {})
@@ -68,6 +70,7 @@ class World:
         self._port = port
         self._storage = storage
         self._lease = lease
+        self._deployment = deployment
         self._dynamics = dynamics
         self._stack = ExitStack()
         self._servers: list[Server] = []
@@ -84,7 +87,14 @@ class World:
 
     def serve(self, settings: Mapping[str, str], *, port: int = 0) -> Server:
         """Start a relay with these settings beside everything else, and return its server."""
-        host = FunctionsHost(APP, settings, queues=self.queues, lease=self._lease)
+        directory, process = APP, None
+        if self._deployment is not None:
+            directory = self._deployment.directory
+            process = WorkerProcess(self._deployment.worker, self._deployment.packages)
+            self._stack.enter_context(process)
+        host = FunctionsHost(
+            directory, settings, queues=self.queues, lease=self._lease, process=process
+        )
         return self._start(host, self._tls, port, lifespan=True)
 
     def add(self, app: ASGIApp, *, tls: bool = True) -> Server:
