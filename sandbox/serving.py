@@ -33,8 +33,9 @@ class Server:
 
     `port` 0 takes a free one, and keeps it: `stop()` and `start()` make the same address go
     down and come up again. Stopping breaks what is under way, as an outage does. `lifespan` tells
-    the app about every start and stop, which is when a Functions host listens to its queues. Use
-    it as a context manager. It refuses to start inside Azure.
+    the app about every start and stop, which is when a Functions host listens to its queues.
+    `http` is the protocol class of its connections, h11's unless another one is given. Use it as a
+    context manager. It refuses to start inside Azure.
     """
 
     port: int
@@ -47,11 +48,13 @@ class Server:
         tls: ssl.SSLContext | None = None,
         port: int = 0,
         lifespan: bool = False,
+        http: type[asyncio.Protocol] | None = None,
     ) -> None:
         self.port = port
         self._app = app
         self._tls = tls
         self._lifespan = lifespan
+        self._http = http or _Connection
         self._state = _State()
         self._uvicorn: _Uvicorn | None = None
         self._thread: threading.Thread | None = None
@@ -104,7 +107,7 @@ class Server:
         return uvicorn.Config(
             self._app,
             loop="asyncio:SelectorEventLoop",  # the other one, on Windows, resets with FIN first
-            http=_Connection,
+            http=self._http,
             ws="none",
             lifespan="on" if self._lifespan else "off",
             log_config=None,
