@@ -69,6 +69,9 @@ def ask(server: Server, request: str) -> Seen:
     headers = [
         [name.lower(), value] for name, _, value in (each.partition(": ") for each in fields)
     ]
+    lengths = [value for name, value in headers if name == "content-length"]
+    assert lengths in ([], [str(len(body))]) or request.startswith("HEAD ")
+    assert "transfer-encoding" not in {name for name, _ in headers}
     custom = {(name.lower(), value) for name, value in CUSTOM.items()}
     names = {name.lower() for name in CUSTOM}
     return Seen(
