@@ -1,18 +1,21 @@
 """The web server of the sandbox's host: connections, bodies, and refusals the recording lacks."""
 
+import asyncio
 import contextlib
 import json
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandbox.kestrel import Connection
-from sandbox.serving import Server
+from sandbox.serving import Server, listen
 from sandbox.tls import Authority
 
 
@@ -119,6 +122,32 @@ def test_a_body_that_ends_too_early_gets_no_answer(server: Server) -> None:
             answers = exchange(server, request(*POST, headers, body=body))
             assert [status for status, _ in answers] in ([], [500])
     assert exchange(server, request("GET / HTTP/1.1", "Host: x"))[0][0] == 200
+
+
+async def test_a_server_that_stops_answers_what_is_under_way_and_closes_what_is_idle() -> None:
+    arrived, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        arrived.set()
+        await go_on.wait()
+        await Response("done")(scope, receive, send)
+
+    options: dict[str, Any] = {"lifespan": "off", "log_config": None, "http": Connection}
+    server = uvicorn.Server(uvicorn.Config(slow, **options))
+    with listen(0) as listener:
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        port = listener.getsockname()[1]
+        idle, idle_writer = await asyncio.open_connection("127.0.0.1", port)
+        busy, busy_writer = await asyncio.open_connection("127.0.0.1", port)
+        busy_writer.write(request("GET / HTTP/1.1", "Host: x"))
+        await arrived.wait()
+        server.should_exit = True
+        assert await idle.read() == b""
+        go_on.set()
+        assert (await busy.read()).endswith(b"\r\n\r\ndone")
+        await serving
+    for writer in (idle_writer, busy_writer):
+        writer.close()
 
 
 def test_it_speaks_tls() -> None:
