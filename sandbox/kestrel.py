@@ -277,7 +277,7 @@ class _Exchange:
         self._writer = writer
         self._default_headers = default_headers
         self._lost = lost
-        self._read = False
+        self._read = self._broken = False
         self._start: Message = {}
 
     async def receive(self) -> Message:
@@ -291,6 +291,7 @@ class _Exchange:
         try:
             body = b"".join([piece async for piece in self._pieces()])
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            self._broken = True
             return {"type": "http.disconnect"}
         return {"type": "http.request", "body": body, "more_body": False}
 
@@ -314,7 +315,7 @@ class _Exchange:
         Http1MessageBody.cs
         """
         if self._read:
-            return True
+            return not self._broken
         if self._head.continues:
             return False  # a client that was not told to go on may send the body or not
         async with asyncio.timeout(DRAIN_SECONDS):

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -22,7 +22,10 @@ from sandbox.tls import Authority
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     """Tell what came, or, at `/deaf`, answer without reading the body."""
     request = Request(scope, receive)
-    body = b"" if request.url.path == "/deaf" else await request.body()
+    try:
+        body = b"" if request.url.path == "/deaf" else await request.body()
+    except ClientDisconnect:
+        return
     told = {"method": request.method, "scheme": scope["scheme"], "body": body.decode()}
     told |= {
         name: request.headers[name] for name in ("x-content-length",) if name in request.headers
@@ -64,6 +67,7 @@ def request(line: str, *headers: str, body: str = "") -> bytes:
 
 
 POST = ("POST / HTTP/1.1", "Host: x")
+AGAIN = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 CHUNKED = "Transfer-Encoding: chunked"
 
 
@@ -116,11 +120,14 @@ def test_a_client_that_waits_is_told_to_go_on_when_its_body_is_asked_for(server:
         assert b"".join(iter(lambda: connection.recv(4096), b"")).startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_body_that_ends_too_early_gets_no_answer(server: Server) -> None:
-    for headers, body in (("Content-Length: 9", "short"), (CHUNKED, "x\r\n"), (CHUNKED, "5\r\nab")):
+def test_a_body_that_ends_too_early_or_is_malformed_gets_no_answer(server: Server) -> None:
+    for headers, body in (
+        ("Content-Length: 9", "short"),
+        (CHUNKED, "x\r\n" + AGAIN),
+        (CHUNKED, "5\r\nab"),
+    ):
         with contextlib.suppress(ConnectionError):
-            answers = exchange(server, request(*POST, headers, body=body))
-            assert [status for status, _ in answers] in ([], [500])
+            assert exchange(server, request(*POST, headers, body=body)) == []
     assert exchange(server, request("GET / HTTP/1.1", "Host: x"))[0][0] == 200
 
 
