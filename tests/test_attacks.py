@@ -1638,11 +1638,11 @@ def test_a_connection_name_with_a_path_in_it_is_no_connection(site: Site) -> Non
         "default,signed",
     ):
         path = f"/callback/{name}?code={CODE}&state={state()}"
-        if httpx.URL(site.url + path).path == "/":
-            continue
+        # The host resolves dot segments, escaped or not: its home page.
+        status = 204 if name in {"..", "%2e%2e"} else 404
         with site.untouched():
             told = site.program.get(site.url + path)
-        assert told.status_code == 404
+        assert told.status_code == status
         assert "canary" not in told.text
 
 

@@ -45,7 +45,12 @@ from tests.infra_view import Evaluation
 
 DOCS = APP / "docs"
 SETUP, OPERATE, COMMANDS = (DOCS / f"{name}.md" for name in ("setup", "operate", "commands"))
-PAGES = [APP / "README.md", *sorted(DOCS.glob("*.md")), *sorted((APP / "infra").rglob("*.md"))]
+PAGES = [
+    APP / "README.md",
+    APP / "sandbox/README.md",
+    *sorted(DOCS.glob("*.md")),
+    *sorted((APP / "infra").rglob("*.md")),
+]
 QUERIES = APP / "infra" / "queries"
 
 type Block = tuple[str, str]
