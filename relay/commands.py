@@ -8,7 +8,6 @@ import ssl
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -101,8 +100,7 @@ def send(options: argparse.Namespace) -> int:
         fix = "Give a state that this connection takes, with --state."
         return _sent(error.outcome, reason=error.reason, wrong=str(error), fix=fix)
     try:
-        with closing(entra.Transport(context)) as transport:
-            token = entra.Client(found.credentials, transport).acquire()
+        token = entra.Client(found.credentials, context).acquire()
         receipt = smoke.send(record, token, context)
     except Undelivered as error:
         # Entra's refusals have no status of Dynamics; nor has a Dynamics that cannot be reached.

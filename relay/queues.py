@@ -267,10 +267,8 @@ def _auth(account: Account, now: Callable[[], datetime]) -> httpx.Auth:
     if account.kind == "sas":
         return _Signature(account.secret.decode())
     # The platform's identity endpoint is on this machine, without TLS.
-    transport = entra.Transport(ssl.create_default_context())
-    return _Bearer(
-        entra.Client(ClientCredentials(None, None, _identity(account), SCOPE), transport)
-    )
+    context = ssl.create_default_context()
+    return _Bearer(entra.Client(ClientCredentials(None, None, _identity(account), SCOPE), context))
 
 
 def _identity(account: Account) -> ManagedIdentity:

@@ -7,7 +7,6 @@ host.json. A check that cannot pass because an earlier one failed is left out.
 import ssl
 import textwrap
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from relay import outgoing, settings
 from relay.connections import Connection
 from relay.doctor import entra, host, provider, storage, target
 from relay.doctor.finding import Finding, Verdict, fail, ok, warn
-from relay.entra import Transport
 from relay.errors import Misconfigured
 
 __all__ = ["Finding", "Verdict", "examine", "shown"]
@@ -73,8 +71,7 @@ def _connection(
         yield from _problems(connection.problems)
         return
     yield ok("settings", "they validate")
-    with closing(Transport(context)) as transport:
-        token = yield from entra.examine(connection.credentials, http, transport)
+    token = yield from entra.examine(connection.credentials, http, context)
     yield from target.examine(connection, http, token, context, write=write)
     yield from provider.examine(connection, http, environ)
 

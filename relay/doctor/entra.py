@@ -28,7 +28,7 @@ type Claims = Mapping[str, Any]
 
 
 def examine(
-    credentials: ClientCredentials, http: httpx.Client, transport: entra.Transport
+    credentials: ClientCredentials, http: httpx.Client, context: ssl.SSLContext
 ) -> Generator[Finding, None, AccessToken | None]:
     """Examine authority, credential and token, and return the token if there is one.
 
@@ -42,7 +42,7 @@ def examine(
         metadata = found
     if isinstance(credentials.credential, ClientCertificate):
         yield from _certificate(credentials.credential)
-    token = yield from _credential(credentials, transport)
+    token = yield from _credential(credentials, context)
     if token is not None:
         yield from _token(token, credentials, metadata)
     return token
@@ -133,11 +133,11 @@ def _certificate(credential: ClientCertificate) -> Iterator[Finding]:
 
 
 def _credential(
-    credentials: ClientCredentials, transport: entra.Transport
+    credentials: ClientCredentials, context: ssl.SSLContext
 ) -> Generator[Finding, None, AccessToken | None]:
     kind = _kind(credentials)
     try:
-        token = entra.Client(credentials, transport).acquire()
+        token = entra.Client(credentials, context).acquire()
     except CredentialRefused as error:
         wrong, fix = hint(error.reason)
         if error.reason == "AADSTS7000215" and _is_an_id(credentials.credential):
