@@ -85,6 +85,7 @@ async def run(steps: list[dict[str, Any]], threshold: float, watch: Watch) -> li
 
     import function_app  # noqa: PLC0415 - as the worker does, which is no part of a callback
 
+    await asyncio.sleep(0)  # in a turn of its own: what follows is no import
     asyncio.get_running_loop().slow_callback_duration = threshold
     logging.getLogger("asyncio").addHandler(Slow(watch))
     watch.loop = threading.get_ident()
