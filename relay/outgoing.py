@@ -95,6 +95,16 @@ def proxy_of(url: str) -> str | None:
     return address if "://" in address else f"http://{address}"
 
 
+def is_tls(error: BaseException) -> bool:
+    """Tell whether TLS is the cause of an error: HTTPX calls it a `ConnectError` like others."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
 def no_cookies() -> CookieJar:
     """Return a jar that takes nothing: a server's cookie is not carried to the next callback."""
     return CookieJar(DefaultCookiePolicy(allowed_domains=()))

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from sandbox.assertions import Certificate
-from sandbox.serving import HalfBody, Hang, Reset, pause
+from sandbox.serving import Bomb, Drip, HalfBody, Hang, Reset, pause
 
 HTML = "<!DOCTYPE html><html><head><title>Sign in to your account</title></head></html>"
 
@@ -37,6 +37,12 @@ class Fault(Enum):
     """400, an HTML page."""
     HANG = auto()
     """Never answers."""
+    HANG_IN_HEAD = auto()
+    """Sends a byte of the head every so often, without end."""
+    HANG_IN_BODY = auto()
+    """200, and then a byte of the body every so often."""
+    GZIP_BOMB = auto()
+    """200, and some KB of gzip that unpack to 64 MiB, though nobody asked for gzip."""
     RESET = auto()
     """The connection is reset."""
     HALF_BODY = auto()
@@ -198,5 +204,8 @@ _INSTEAD: dict[Fault | None, Callable[[], Response]] = {
     Fault.NOT_JSON: lambda: _page(200),
     Fault.NOT_JSON_ERROR: lambda: _page(400),
     Fault.HANG: Hang,
+    Fault.HANG_IN_HEAD: lambda: Drip(body=False),
+    Fault.HANG_IN_BODY: lambda: Drip(body=True),
+    Fault.GZIP_BOMB: Bomb,
     Fault.RESET: Reset,
 }

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
 import ssl
 import struct
 import sys
 import threading
+import zlib
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
@@ -192,6 +194,39 @@ class HalfBody(Response):
         await send({"type": "http.response.body", "body": half, "more_body": True})
         _transport(scope).close()
         await pause(receive)
+
+
+class Drip(Response):
+    """An answer that never ends, a byte at a time: in its head, or in its body if `body`."""
+
+    SECONDS = 0.05
+
+    def __init__(self, *, body: bool) -> None:
+        super().__init__()
+        self._begin = b"HTTP/1.1 200 OK\r\n" + (
+            b"Content-Length: 9999\r\n\r\n" if body else b"X-Drip: "
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """Send one byte after the other, until the client goes away or the server stops."""
+        transport = _transport(scope)
+        transport.write(self._begin)
+        while not transport.is_closing():
+            await pause(receive, self.SECONDS)
+            transport.write(b" ")
+
+
+class Bomb(Response):
+    """Some 64 KB of gzip that unpack to 64 MiB of spaces."""
+
+    def __init__(self) -> None:
+        super().__init__(_bomb(), headers={"Content-Encoding": "gzip"})
+
+
+@functools.cache
+def _bomb() -> bytes:
+    packing = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
+    return b"".join(packing.compress(b" " * 1024 * 1024) for _ in range(64)) + packing.flush()
 
 
 def listen(port: int) -> socket.socket:

@@ -3,13 +3,24 @@
 import asyncio
 import json
 import ssl
+import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any, Protocol
 
 import h11
+
+from sandbox.loops import new_event_loop
+
+
+class Elsewhere(Protocol):
+    """Runs a coroutine in the server's loop while the caller's own stands still."""
+
+    def __call__[T](self, work: Coroutine[Any, Any, T]) -> T:
+        """Return what it returns."""
 
 
 @dataclass
@@ -153,3 +164,23 @@ async def scripted(tls: ssl.SSLContext | None = None) -> AsyncIterator[Scripted]
         yield server
         listening.close()
         await server.stop()
+
+
+@contextmanager
+def scripted_elsewhere(tls: ssl.SSLContext | None = None) -> Iterator[tuple[Scripted, Elsewhere]]:
+    """Serve a script from a thread with a loop of its own; the second value runs things there."""
+    loop = new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    def elsewhere[T](work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, loop).result(30)
+
+    serving = scripted(tls)
+    try:
+        yield elsewhere(serving.__aenter__()), elsewhere
+        elsewhere(serving.__aexit__(None, None, None))
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(30)
+        loop.close()

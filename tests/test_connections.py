@@ -13,7 +13,7 @@ from relay.ports import AccessToken, Receipt
 from sandbox.tls import Authority
 from tests.helpers import CANARY, CODE, STATE, connection
 from tests.helpers import TOKEN as BEARER
-from tests.scripted import Scripted, raw, scripted
+from tests.scripted import Scripted, raw, scripted, scripted_elsewhere
 
 TOKEN = AccessToken(BEARER, fresh_until=1e9, expires_at=1e9)
 BODY = b'{"code":"canary-code-5f1c"}'
@@ -196,8 +196,9 @@ async def test_bytes_behind_an_answer_are_never_the_next_ones_answer(
 
 
 @pytest.mark.parametrize("late", [STRAY, b"HTTP/1.1 204 No"], ids=["an-answer", "half-an-answer"])
+@pytest.mark.parametrize("secure", [True, False], ids=["tls", "plain"])
 async def test_bytes_that_come_while_the_loop_is_busy_are_never_the_next_ones_answer(
-    client: DynamicsClient, server: Scripted, late: bytes
+    client: DynamicsClient, authority: Authority, late: bytes, secure: bool
 ) -> None:
     held: list[asyncio.StreamWriter] = []
 
@@ -206,14 +207,19 @@ async def test_bytes_that_come_while_the_loop_is_busy_are_never_the_next_ones_an
         writer.write(REFUSAL)
         await asyncio.sleep(30)
 
-    server.add_raw(answer)
-    server.add(503)
-    await refusal(Undelivered, client, server.url)
-    # Sent at once, and the loop does not run between this and the next POST.
-    held[0].write(late)
-    error = await refusal(Unavailable, client, server.url)
-    assert error.dynamics_status == 503
-    assert (len(server.requests), server.connections) == (2, 2)
+    async def send_late() -> None:
+        held[0].write(late)
+        for _ in range(3):  # uvloop writes at the end of a turn
+            await asyncio.sleep(0)
+
+    with scripted_elsewhere(authority.server_context() if secure else None) as (server, elsewhere):
+        server.add_raw(answer)
+        server.add(503)
+        await refusal(Undelivered, client, server.url)
+        elsewhere(send_late())  # the client's loop stands still meanwhile
+        error = await refusal(Unavailable, client, server.url)
+        assert error.dynamics_status == 503
+        assert (len(server.requests), server.connections) == (2, 2)
 
 
 async def test_a_connection_that_the_server_has_closed_is_not_used_again(

@@ -1,14 +1,18 @@
 """Each kind of credential over real HTTP, with the real MSAL: right, wrong and replaced."""
 
+import gzip
 import json
 import logging
 import os
+import socket
 import socketserver
 import threading
 import time
+import tracemalloc
+import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,7 +20,7 @@ from joserfc import jwt
 
 from relay import log, outgoing
 from relay.connections import ClientCertificate, ClientCredentials, ClientSecret, ManagedIdentity
-from relay.entra.client import Client, Response, Transport, _Http
+from relay.entra.client import DEADLINE, MAX_ANSWER, Client, Response, UnreachableError, _Http
 from relay.errors import CredentialRefused, Unavailable
 from sandbox.adfs import Adfs
 from sandbox.entra import EXCHANGE, Entra, Fault, FederatedCredential
@@ -46,7 +50,6 @@ class Stage:
     adfs_authority: str
     trust: Path
     folder: Path
-    stack: ExitStack = field(default_factory=ExitStack)
 
     def client(
         self,
@@ -54,6 +57,7 @@ class Stage:
         *,
         client_id: str | None = APP,
         authority: str | None = None,
+        deadline: float = DEADLINE,
     ) -> Client:
         credentials = ClientCredentials(
             (authority or self.authority) if client_id else None,
@@ -61,9 +65,7 @@ class Stage:
             credential,
             f"{RESOURCE}/.default",
         )
-        made = Transport(outgoing.trust(str(self.trust), {}))
-        self.stack.callback(made.close)
-        return Client(credentials, made)
+        return Client(credentials, outgoing.trust(str(self.trust), {}), deadline=deadline)
 
     def files(self, name: str = "relay", **options: int) -> Files:
         return client_certificate(self.folder, common_name=name, password=PASSWORD, **options)
@@ -99,22 +101,21 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stage, d
 @pytest.fixture
 def stage(
     servers: tuple[Stage, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Stage]:
+) -> Stage:
     log.quiet()
     made, environment = servers
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with ExitStack() as stack:
-        made.stack, made.folder = stack, tmp_path
-        for issuer in (made.entra, made.adfs):
-            issuer.clients[APP] = SECRET
-            issuer.resources = {RESOURCE}
-            issuer.certificates.clear()
-            issuer.mode, issuer.token_requests = None, 0
-        made.entra.federated.clear()
-        made.adfs.legacy = False
-        made.endpoint.mode, made.endpoint.requests = None, 0
-        yield made
+    made.folder = tmp_path
+    for issuer in (made.entra, made.adfs):
+        issuer.clients[APP] = SECRET
+        issuer.resources = {RESOURCE}
+        issuer.certificates.clear()
+        issuer.mode, issuer.token_requests = None, 0
+    made.entra.federated.clear()
+    made.adfs.legacy = False
+    made.endpoint.mode, made.endpoint.requests = None, 0
+    return made
 
 
 def refused(client: Client) -> str:
@@ -167,7 +168,7 @@ def test_a_certificate_is_replaced_by_replacing_its_file(stage: Stage) -> None:
 
     stage.entra.certificates[APP] = [new.x509]
     new.pfx.rename(path)
-    client.acquire(anew=True)
+    client.acquire()
     assert stage.entra.token_requests == 2
 
 
@@ -181,9 +182,9 @@ def test_a_file_that_is_being_written_does_not_stop_the_one_that_works(stage: St
     client.acquire()
     for half in (content[: len(content) // 2], b""):
         path.write_bytes(half)
-        client.acquire(anew=True)
+        client.acquire()
     path.unlink()
-    client.acquire(anew=True)
+    client.acquire()
     assert stage.entra.token_requests == 4
 
 
@@ -195,7 +196,7 @@ def test_a_renewal_reads_an_unchanged_file_no_second_time(
     client = stage.client(ClientCertificate(str(files.pfx), PASSWORD))
     client.acquire()
     monkeypatch.setattr("relay.entra.certificate.load", lambda _: pytest.fail("read again"))
-    client.acquire(anew=True)
+    client.acquire()
 
 
 # -- managed identities --------------------------------------------------------------------------
@@ -271,7 +272,7 @@ def test_an_app_that_trusts_another_identity_says_which_half_is_wrong(
 def test_a_renewed_token_rests_on_a_new_assertion(stage: Stage) -> None:
     client = trust_identity(stage)
     client.acquire()
-    client.acquire(anew=True)
+    client.acquire()
     assert (stage.endpoint.requests, stage.entra.token_requests) == (2, 2)
 
 
@@ -360,9 +361,8 @@ def test_no_credential_reaches_the_log(stage: Stage, caplog: pytest.LogCaptureFi
 
 
 def test_the_endpoints_of_a_known_cloud_are_known_without_asking() -> None:
-    transport = Transport(outgoing.trust(None, {}))  # nothing answers to it here
+    door = _Http(outgoing.trust(None, {}), DEADLINE)  # nothing answers to it here
     for host in ("login.microsoftonline.com", "login.microsoftonline.us"):
-        door = _Http(transport)
         told = door.get(f"https://{host}/contoso.com/v2.0/.well-known/openid-configuration")
         endpoints = json.loads(told.text)
         assert endpoints["token_endpoint"] == f"https://{host}/contoso.com/oauth2/v2.0/token"
@@ -376,33 +376,150 @@ def test_the_endpoints_of_any_other_authority_are_asked_for(stage: Stage) -> Non
 
 def test_a_certificate_that_is_not_trusted_is_told_as_such(stage: Stage) -> None:
     credentials = ClientCredentials(stage.authority, APP, ClientSecret(SECRET), "x/.default")
-    stranger = Transport(outgoing.trust(None, {}))
     with pytest.raises(Unavailable) as refused_by:
-        Client(credentials, stranger).acquire()
-    stranger.close()
+        Client(credentials, outgoing.trust(None, {})).acquire()
     assert refused_by.value.reason == "entra_tls"
 
 
-def test_a_connection_that_was_idle_for_long_is_not_trusted_to_be_there() -> None:
-    """Azure's way out forgets connections that were idle for four minutes, and tells nobody."""
+@pytest.mark.parametrize(
+    "fault",
+    [Fault.HANG, Fault.HANG_IN_HEAD, Fault.HANG_IN_BODY, Fault.METADATA_HANG],
+    ids=lambda fault: fault.name.lower(),
+)
+def test_an_entra_that_hangs_or_drips_is_left_at_the_deadline(stage: Stage, fault: Fault) -> None:
+    stage.entra.mode = fault
+    with pytest.raises(Unavailable) as error:
+        stage.client(ClientSecret(SECRET), deadline=0.5).acquire()
+    assert error.value.reason == "entra_timeout"
 
-    class Forgetful(socketserver.StreamRequestHandler):
+
+@pytest.mark.parametrize("client_id", [None, APP], ids=["itself", "federated"])
+def test_the_platforms_endpoint_has_no_time_of_its_own(stage: Stage, client_id: str | None) -> None:
+    stage.endpoint.mode = Fault.HANG_IN_BODY
+    with pytest.raises(Unavailable) as error:
+        stage.client(
+            ManagedIdentity(USER.client_id),
+            client_id=client_id,
+            authority="https://login.microsoftonline.com/contoso.com",  # it is not asked before
+            deadline=0.5,
+        ).acquire()
+    assert error.value.reason == "identity_timeout"
+
+
+def test_the_deadline_is_for_all_requests_together(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Metadata and token take 0.3 s each: neither alone is late, both together are."""
+    monkeypatch.setattr(stage.entra, "delay", 0.3)
+    with pytest.raises(Unavailable) as error:
+        stage.client(ClientSecret(SECRET), deadline=0.55).acquire()
+    assert error.value.reason == "entra_timeout"
+
+
+def test_a_name_server_that_does_not_answer_is_not_waited_for(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+
+    def lookup(*_: object, **__: object) -> list[object]:
+        answered.wait(60)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    with pytest.raises(Unavailable) as error:
+        stage.client(ClientSecret(SECRET), deadline=0.2).acquire()
+    assert error.value.reason == "entra_timeout"
+    assert not answered.is_set()
+    answered.set()
+
+
+def answering(head: str, body: bytes) -> socketserver.ThreadingTCPServer:
+    """Return a server that gives this answer to everybody, and keeps the heads of requests."""
+
+    class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
-            while self.rfile.readline().strip():
-                pass
-            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-            self.rfile.read()  # from here on all that comes is lost
+            self.server.heads.append(b"".join(iter(self.rfile.readline, b"\r\n")))  # type: ignore[attr-defined]
+            with suppress(OSError):  # who has heard enough goes away
+                self.wfile.write(f"HTTP/1.1 200 OK\r\n{head}\r\n".encode() + body)
 
-    now = [0.0]
-    transport = Transport(outgoing.trust(None, {}), clock=lambda: now[0])
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Forgetful) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        for _ in range(2):
-            address = f"http://127.0.0.1:{server.server_address[1]}/"
-            assert transport.request("GET", address, {}, None, direct=True).status_code == 200
-            now[0] += 3_300  # so long lives a token
-        transport.close()
-        server.shutdown()
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+    server.heads = []  # type: ignore[attr-defined]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+def ask(head: str, body: bytes) -> tuple[Response, bytes]:
+    """Return what MSAL would get of this answer, and the head of the request."""
+    with answering(head, body) as server:
+        door = _Http(outgoing.trust(None, {}), DEADLINE)
+        try:
+            with door.session():
+                return door.get(f"http://127.0.0.1:{server.server_address[1]}/"), server.heads[0]  # type: ignore[attr-defined]
+        finally:
+            server.shutdown()
+
+
+TEXT = b'{"some": "json"}'
+RAW = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+RAW_DEFLATE = RAW.compress(TEXT) + RAW.flush()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("identity", TEXT),
+        ("gzip", gzip.compress(TEXT)),
+        ("X-GZip", gzip.compress(TEXT)),
+        ("deflate", zlib.compress(TEXT)),
+        ("deflate", RAW_DEFLATE),
+    ],
+    ids=["identity", "gzip", "x-gzip", "deflate", "raw deflate"],
+)
+def test_an_answer_is_asked_for_plain_and_read_also_when_it_is_not(
+    encoding: str, body: bytes
+) -> None:
+    answer, head = ask(f"Content-Encoding: {encoding}\r\n", body)
+    assert answer.text == TEXT.decode()
+    assert b"\r\naccept-encoding: identity\r\n" in head.lower()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "word"),
+    [
+        ("identity", b" " * (MAX_ANSWER + 1), "size"),
+        ("gzip", gzip.compress(b" " * (MAX_ANSWER + 1)), "size"),
+        ("deflate", zlib.compress(b" " * (MAX_ANSWER + 1)), "size"),
+        ("br", TEXT, "encoding"),
+        ("gzip, gzip", gzip.compress(gzip.compress(TEXT)), "encoding"),
+        ("gzip", gzip.compress(TEXT)[:-9], "encoding"),
+        ("gzip", TEXT, "encoding"),
+    ],
+    ids=["long", "long gzip", "long deflate", "brotli", "twice", "half", "none"],
+)
+def test_an_answer_that_is_too_long_or_packed_otherwise_is_none(
+    encoding: str, body: bytes, word: str
+) -> None:
+    with pytest.raises(UnreachableError) as error:
+        ask(f"Content-Encoding: {encoding}\r\n", body)
+    assert error.value.word == word
+
+
+def test_the_longest_answer_is_read_whole() -> None:
+    answer, _ = ask("Content-Encoding: gzip\r\n", gzip.compress(b" " * MAX_ANSWER))
+    assert len(answer.text) == MAX_ANSWER
+
+
+def test_a_gzip_bomb_does_not_fill_the_memory(stage: Stage) -> None:
+    client = stage.client(ClientSecret(SECRET))
+    client.acquire()  # imports what it needs
+    stage.entra.mode = Fault.GZIP_BOMB
+    tracemalloc.start()
+    with pytest.raises(Unavailable) as error:
+        client.acquire()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert error.value.reason == "entra_size"
+    assert peak < 8 * 1024 * 1024  # the server and its bomb, 64 KB, are in this process too
 
 
 def test_a_proxy_of_the_environment_is_asked_to_connect(

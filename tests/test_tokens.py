@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import ssl
 import threading
 import weakref
 from collections.abc import Iterator
@@ -14,8 +15,14 @@ import pytest
 
 from relay import log, outgoing
 from relay.connections import ClientCredentials, ClientSecret
-from relay.entra.client import EARLY
-from relay.entra.tokens import AHEAD, LAST_GOOD, RENEWAL_INTERVAL, TokenCache
+from relay.entra.client import DEADLINE, EARLY
+from relay.entra.tokens import (
+    AHEAD,
+    LAST_GOOD,
+    RENEWAL_INTERVAL,
+    STUCK,
+    TokenCache,
+)
 from relay.errors import CredentialRefused, Unavailable
 from relay.ports import AccessToken
 from sandbox.entra import Entra, Fault
@@ -39,8 +46,10 @@ class Clock:
 @dataclass
 class Stage:
     entra: Entra
+    server: Server
     cache: TokenCache
     credentials: ClientCredentials
+    context: ssl.SSLContext
     clock: Clock = field(default_factory=Clock)
 
     async def get(self) -> AccessToken:
@@ -53,11 +62,11 @@ def stage() -> Iterator[Stage]:
     entra = Entra(clients={"relay": SECRET}, resources=[RESOURCE])
     with Authority() as authority, Server(entra.app, tls=authority.server_context()) as server:
         clock = Clock()
-        cache = TokenCache(outgoing.trust(str(authority.bundle), {}), clock=clock)
+        context = outgoing.trust(str(authority.bundle), {})
+        cache = TokenCache(context, clock=clock)
         url = f"{server.url}/{entra.tenant}"
         credentials = ClientCredentials(url, "relay", ClientSecret(SECRET), f"{RESOURCE}/.default")
-        yield Stage(entra, cache, credentials, clock)
-        cache.close()
+        yield Stage(entra, server, cache, credentials, context, clock)
 
 
 async def threads_end() -> None:
@@ -73,6 +82,7 @@ async def test_a_token_is_fetched_once_and_then_at_hand(stage: Stage) -> None:
     assert first is second
     assert first.value == stage.entra.issued[0]
     assert (stage.entra.metadata_requests, stage.entra.token_requests) == (1, 1)
+    assert stage.server.connections == 1
 
 
 async def test_many_who_ask_at_once_share_one_request(stage: Stage) -> None:
@@ -100,49 +110,132 @@ async def test_equal_credentials_share_a_token_others_do_not(stage: Stage) -> No
     assert stage.entra.token_requests == 2
 
 
-async def test_a_token_is_renewed_minutes_before_it_ends(stage: Stage) -> None:
+async def test_a_token_is_renewed_in_the_background_minutes_before_it_ends(stage: Stage) -> None:
     token = await stage.get()
     assert token.expires_at - stage.clock.seconds == stage.entra.lifetime
     stage.clock.seconds = token.expires_at - EARLY - 1
     assert await stage.get() is token
-    stage.clock.seconds = token.expires_at - EARLY
-    stage.entra.lifetime = 100  # MSAL's own clock does not go along: let it think it is old
-    stage.cache._sources[stage.credentials]._client._app.token_cache = _empty_cache()
-    assert await stage.get() is not token
+    await threads_end()
+    assert stage.entra.token_requests == 1
+    stage.clock.seconds += 1
+    first, *_ = [await stage.get() for _ in range(20)]
+    assert first is token
+    await threads_end()
+    assert (await stage.get()).value == stage.entra.issued[1]
     assert stage.entra.token_requests == 2
 
 
-def _empty_cache() -> object:
-    import msal  # noqa: PLC0415
-
-    return msal.TokenCache()
-
-
-async def test_a_token_that_ended_while_entra_kept_everybody_waiting_is_not_used(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_nobody_waits_for_an_entra_that_hangs_while_a_token_is_good(stage: Stage) -> None:
     token = await stage.get()
-
-    def fail(**_: object) -> AccessToken:
-        stage.clock.seconds = token.expires_at  # so long it took
-        raise Unavailable("entra_timeout", "Entra cannot be reached just now.")
-
-    monkeypatch.setattr(stage.cache._sources[stage.credentials]._client, "acquire", fail)
+    stage.entra.mode = Fault.HANG
     stage.clock.seconds = token.expires_at - LAST_GOOD - 1
-    with pytest.raises(Unavailable):
-        await stage.get()
+    assert await stage.cache.get(stage.credentials, within=0) is token
 
 
 @pytest.mark.parametrize("fault", [Fault.UNAVAILABLE, Fault.NOT_JSON, Fault.RESET, Fault.THROTTLED])
 async def test_the_last_good_token_serves_while_entra_is_down(stage: Stage, fault: Fault) -> None:
     token = await stage.get()
-    stage.cache._sources[stage.credentials]._client._app.token_cache = _empty_cache()
-    stage.entra.mode = fault
-    stage.clock.seconds = token.expires_at - LAST_GOOD - 1
+    stage.entra.mode, stage.entra.retry_after = fault, 0
+    stage.clock.seconds = token.expires_at - LAST_GOOD - 2
     assert await stage.get() is token
+    await threads_end()
     stage.clock.seconds = token.expires_at - LAST_GOOD
     with pytest.raises(Unavailable):
         await stage.get()
+
+
+async def test_a_renewal_in_the_background_that_fails_is_silent_and_pauses(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = await stage.get()
+    stage.entra.mode, stage.entra.retry_after = Fault.THROTTLED, 40
+    stage.clock.seconds = token.fresh_until
+    for _ in range(3):
+        assert await stage.get() is token
+        await threads_end()
+    gc.collect()
+    assert stage.entra.token_requests == 2
+    assert {record.name for record in caplog.records} == {"relay.entra.client"}
+    stage.clock.seconds += 40
+    assert await stage.get() is token
+    await threads_end()
+    assert stage.entra.token_requests == 3
+
+
+async def test_a_bug_in_a_renewal_pauses_nothing_and_is_told_once_a_token_is_needed(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = await stage.get()
+
+    def bug() -> AccessToken:
+        raise TypeError("bug")
+
+    monkeypatch.setattr(stage.cache._sources[stage.credentials]._client, "acquire", bug)
+    stage.clock.seconds = token.fresh_until
+    assert await stage.get() is token
+    await threads_end()
+    stage.clock.seconds = token.expires_at
+    with pytest.raises(TypeError):
+        await stage.get()
+    monkeypatch.undo()
+    assert await stage.get() is not token
+
+
+# -- time --------------------------------------------------------------------------------------
+
+
+async def test_who_has_waited_long_enough_goes_and_the_request_goes_on_for_others(
+    stage: Stage,
+) -> None:
+    stage.entra.delay = 0.3
+    others = asyncio.create_task(stage.get())
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable) as refused:
+        await stage.cache.get(stage.credentials, within=0)
+    assert refused.value.reason == "entra_timeout"
+    assert (await others).value == stage.entra.issued[0]
+    assert stage.entra.token_requests == 1
+
+
+async def test_a_renewal_is_waited_for_no_longer_either(stage: Stage) -> None:
+    refused = await stage.get()
+    stage.entra.mode = Fault.HANG
+    with pytest.raises(Unavailable) as error:
+        await stage.cache.renew(stage.credentials, refused, within=0)
+    assert error.value.reason == "entra_timeout"
+
+
+@pytest.mark.parametrize("fault", [Fault.HANG, Fault.HANG_IN_HEAD, Fault.HANG_IN_BODY])
+async def test_a_request_ends_by_its_own_deadline(stage: Stage, fault: Fault) -> None:
+    stage.entra.mode = fault
+    cache = TokenCache(stage.context, clock=stage.clock, deadline=0.3)
+    with pytest.raises(Unavailable) as error:
+        await cache.get(stage.credentials, within=60)
+    assert error.value.reason == "entra_timeout"
+    await threads_end()
+
+
+async def test_a_request_that_never_ends_blocks_no_later_one(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A certificate on a share that hangs: no deadline of a socket ends that."""
+    released = threading.Event()
+
+    def hang() -> AccessToken:
+        released.wait()
+        raise CredentialRefused("late", "Too late to matter.")
+
+    first = stage.cache._source(stage.credentials)._client
+    monkeypatch.setattr(first, "acquire", hang)
+    for seconds in (0, DEADLINE):
+        stage.clock.seconds += seconds
+        with pytest.raises(Unavailable):
+            await stage.cache.get(stage.credentials, within=0)
+    stage.clock.seconds += STUCK
+    token = await stage.get()
+    released.set()
+    await threads_end()
+    assert await stage.get() is token
 
 
 async def test_a_renewal_takes_another_token_and_asks_once_for_all(stage: Stage) -> None:
@@ -232,22 +325,19 @@ async def test_an_entra_with_a_certificate_that_is_not_trusted_is_unavailable(st
     stranger = TokenCache(outgoing.trust(None, {}))
     with pytest.raises(Unavailable):
         await stranger.get(stage.credentials)
-    stranger.close()
 
 
 async def test_no_failure_tells_a_secret(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     stage.entra.lifetime = 100
     await stage.get()
-    stage.cache._sources[stage.credentials]._client._app.token_cache = _empty_cache()
     for fault in (Fault.NOT_JSON, Fault.NOT_JSON_ERROR, Fault.UNAVAILABLE_HTML, Fault.HALF_BODY):
         stage.entra.mode = fault
         stage.clock.seconds += 1_000
         with pytest.raises((Unavailable, CredentialRefused)) as refusal:
             await stage.get()
-        error: BaseException | None = refusal.value
-        assert refusal.value.__suppress_context__
-        assert SECRET not in f"{error!r}{error}"
+        assert refusal.value.__context__ is None
+        assert SECRET not in f"{refusal.value!r}{refusal.value}"
     assert SECRET not in caplog.text
     assert stage.entra.issued[0] not in caplog.text
     assert SECRET not in repr(stage.credentials)
@@ -276,48 +366,60 @@ async def test_a_token_that_was_fetched_ahead_is_there_when_it_is_needed(stage: 
     assert stage.entra.token_requests == 1
 
 
-async def test_what_failed_ahead_is_asked_for_again_when_it_is_needed(stage: Stage) -> None:
-    stage.entra.faults.append(Fault.UNAVAILABLE)
+async def test_what_failed_ahead_is_not_asked_for_again_at_once(stage: Stage) -> None:
+    stage.entra.retry_after = 40
+    stage.entra.faults.append(Fault.THROTTLED)
     stage.cache.fetch_ahead([stage.credentials])
+    await threads_end()
+    stage.clock.seconds += 39
+    with pytest.raises(Unavailable) as refused:
+        await stage.get()
+    assert refused.value.reason == "AADSTS90055"
+    assert stage.entra.token_requests == 1
+    stage.clock.seconds += 1
     assert (await stage.get()).value == stage.entra.issued[0]
-    assert stage.entra.token_requests == 2
+
+
+async def test_an_entra_that_hangs_is_waited_for_once_and_not_twice(stage: Stage) -> None:
+    cache = TokenCache(stage.context, clock=stage.clock, deadline=0.3)
+    stage.entra.mode = Fault.HANG
+    cache.fetch_ahead([stage.credentials])
+    with pytest.raises(Unavailable):
+        await cache.get(stage.credentials, within=60)
+    assert stage.entra.token_requests <= 1
 
 
 async def test_a_token_that_grew_old_before_anybody_came_is_not_used(stage: Stage) -> None:
-    stage.entra.lifetime = 400
     stage.cache.fetch_ahead([stage.credentials])
-    source = stage.cache._sources[stage.credentials]
-    assert source._ahead is not None
-    early = await asyncio.wrap_future(source._ahead)
-    stage.clock.seconds = early.expires_at
-    source._client._app.token_cache = _empty_cache()
-    assert (await stage.get()).value != early.value
+    await threads_end()
+    stage.clock.seconds += stage.entra.lifetime
+    assert (await stage.get()).value == stage.entra.issued[1]
 
 
-async def test_a_loop_that_ends_before_the_token_is_there_ends_without_a_word(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+def test_a_loop_that_ends_before_the_token_is_there_ends_without_a_word(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     crashed: list[object] = []
     monkeypatch.setattr(threading, "excepthook", crashed.append)
     stage.entra.delay = 0.3
     stage.cache.fetch_ahead([stage.credentials])
-    with suppress(asyncio.CancelledError):
+
+    async def give_up() -> None:
         waiting = asyncio.create_task(stage.get())
         await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        flight = stage.cache._sources[stage.credentials]._flight
-        assert flight is not None
-        flight.cancel()  # as `asyncio.run` does at its end
-        await waiting
-    await threads_end()
-    assert crashed == []
+        assert not waiting.done()
+
+    asyncio.run(give_up())  # which cancels the one that waits
+    assert stage.entra.issued == []
+    # In another loop, as commands have one each.
+    assert asyncio.run(stage.get()).value == stage.entra.issued[0]
+    assert stage.entra.token_requests == 1
+    assert (crashed, caplog.records) == ([], [])
 
 
 async def test_only_a_few_clients_are_asked_for_ahead(stage: Stage) -> None:
     many = [replace(stage.credentials, client_id=f"client-{number}") for number in range(50)]
     stage.cache.fetch_ahead(many)
     assert len(stage.cache._sources) == AHEAD
-    for source in stage.cache._sources.values():
-        assert source._ahead is not None
-        with pytest.raises(CredentialRefused):
-            await asyncio.wrap_future(source._ahead)
+    await threads_end()
+    assert stage.entra.token_requests == AHEAD

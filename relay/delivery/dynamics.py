@@ -319,7 +319,7 @@ def _fault(error: Exception) -> str:
     """Return the reason why there is no answer; the error's own text stays here."""
     if isinstance(error, httpx.ProxyError):
         return "dynamics_proxy"
-    if isinstance(error, httpx.ConnectError) and _is_tls(error):
+    if isinstance(error, httpx.ConnectError) and outgoing.is_tls(error):
         return "dynamics_tls"
     if isinstance(error, httpx.NetworkError) and not isinstance(error, httpx.ConnectError):
         return "dynamics_connection"
@@ -330,15 +330,6 @@ def _fault(error: Exception) -> str:
     if isinstance(error, httpx.LocalProtocolError | UnicodeError):
         return "dynamics_request"
     return "dynamics_connect"
-
-
-def _is_tls(error: BaseException) -> bool:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLError):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
 
 
 def _origin(target: Target) -> str:

@@ -2,22 +2,27 @@
 
 MSAL blocks, replays failures for up to an hour, waits for ever without a time-out, and tells
 errors as dictionaries or as exceptions that quote whole responses. None of that leaves this file:
-`Client.acquire` returns an `AccessToken`, or raises `Unavailable` or `CredentialRefused`.
+`Client.acquire` returns an `AccessToken`, or raises `Unavailable` or `CredentialRefused`, before
+its deadline.
 """
 
-import base64
+import asyncio
 import json
 import logging
 import os
 import re
 import ssl
 import time
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlencode, urlsplit
+from urllib.parse import urlencode
+
+import httpx
 
 from relay import outgoing
 from relay.connections import ClientCertificate, ClientCredentials, ClientSecret, ManagedIdentity
@@ -26,15 +31,14 @@ from relay.entra import clouds
 from relay.errors import CredentialRefused, RelayError, Unavailable
 from relay.ports import AccessToken
 
-CONNECT_TIMEOUT, READ_TIMEOUT = 5.0, 10.0
-"""Seconds for one request to Entra; a first token takes two, metadata and token."""
-IDLE = 60.0
-"""Seconds for which an idle connection is used again. What lies on the way forgets it some time,
-Azure's own way out after four minutes, and the next request would be lost without a word."""
+DEADLINE = 10.0
+"""Seconds for all that one token asks: metadata, the token itself, the identity endpoint."""
+MAX_ANSWER = 1024 * 1024
+"""Bytes of an answer, as it comes and unpacked; a longer one is no answer."""
 LIFETIME = 600
 """Seconds for which a token is good that does not tell (RFC 6749 §5.1); MSAL takes it so too."""
 EARLY = 300.0
-"""Seconds before its end at which a token is renewed; MSAL counts it as expired then too."""
+"""Seconds before its end from which a token is renewed."""
 
 logger = logging.getLogger(__name__)
 
@@ -61,15 +65,6 @@ def load() -> None:
     import msal  # noqa: F401, PLC0415
 
 
-def _proxy_authorization(address: str) -> str | None:
-    """Return the `Proxy-Authorization` (RFC 7617) for a proxy whose address has a password."""
-    parts = urlsplit(address)
-    if parts.username is None:
-        return None
-    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    return f"Basic {base64.b64encode(pair.encode()).decode()}"
-
-
 class UnreachableError(Exception):
     """There is no answer. `word` says why; the cause is not kept, it quotes names and bytes."""
 
@@ -78,102 +73,128 @@ class UnreachableError(Exception):
         self.word = word
 
 
-class Transport:
-    """HTTP to Entra and to the identity endpoint, by the urllib3 that MSAL brings along.
+class _Session:
+    """The HTTP of one `acquire`: an event loop of its thread, and one deadline for all requests.
 
-    Imported with the first request only; no cookies, no redirects, no retries. `context` is the
-    trust for TLS. Proxies are those of the environment, as for other programs.
+    MSAL blocks, and a blocking client bounds only each wait for the next byte: an answer that drips
+    never ends. No cookies, no redirects, no retries; proxies are those of the environment.
     """
 
-    def __init__(
-        self, context: ssl.SSLContext, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, context: ssl.SSLContext, seconds: float) -> None:
         self._context = context
-        self._clock = clock
-        self._pools: dict[str | None, Any] = {}
-        self._used_at = clock()
+        # uvloop's `close` waits for a name server that does not answer.
+        self._loop = asyncio.SelectorEventLoop()
+        self._ends = self._loop.time() + seconds
+        self._clients: dict[str | None, httpx.AsyncClient] = {}
 
     def request(
-        self,
-        method: str,
-        url: str,
-        headers: Headers,
-        body: bytes | None,
-        *,
-        direct: bool = False,
+        self, method: str, url: str, headers: Headers, body: bytes | None, *, direct: bool
     ) -> Response:
         """Ask, through no proxy if `direct`, and wait. Raises `UnreachableError`."""
-        from urllib3 import exceptions  # noqa: PLC0415 - as below
-
         try:
-            response = self._pool(None if direct else outgoing.proxy_of(url)).request(
-                method, url, headers=headers, body=body, redirect=False, retries=False
-            )
-        except exceptions.NewConnectionError:
-            raise UnreachableError("connect") from None
-        except exceptions.TimeoutError:
+            return self._run(self._ask(method, url, headers, body, direct=direct))
+        except (TimeoutError, httpx.TimeoutException):
             raise UnreachableError("timeout") from None
-        except exceptions.SSLError:
-            raise UnreachableError("tls") from None
-        except exceptions.HTTPError:
-            raise UnreachableError("connect") from None
-        lower = {name.lower(): value for name, value in response.headers.items()}
-        return Response(response.status, lower, response.data.decode("utf-8", "replace"))
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
+            raise UnreachableError("tls" if outgoing.is_tls(error) else "connect") from None
 
     def close(self) -> None:
-        """Close the connections."""
-        for pool in self._pools.values():
-            pool.clear()
+        """Close the connections and the loop."""
+        self._run(self._disconnect())
+        self._loop.close()
 
-    def _pool(self, proxy: str | None) -> Any:  # noqa: ANN401 - either of two kinds
-        import urllib3  # noqa: PLC0415 - 80 ms, that MSAL's own import has paid
+    def _run[T](self, work: Coroutine[Any, Any, T]) -> T:
+        task = self._loop.create_task(work)
+        try:
+            return self._loop.run_until_complete(task)
+        finally:
+            task.cancel()  # Ctrl+C at a command leaves it unfinished
 
-        now = self._clock()
-        if now - self._used_at > IDLE:
-            self._pools = {}  # urllib3 closes what nobody uses any more
-        self._used_at = now
-        pool = self._pools.get(proxy)
-        if pool is None:
-            options: dict[str, Any] = {
-                "ssl_context": self._context,
-                "timeout": urllib3.Timeout(connect=CONNECT_TIMEOUT, read=READ_TIMEOUT),
-            }
-            if proxy is None:
-                pool = urllib3.PoolManager(**options)
-            else:
-                authorization = _proxy_authorization(proxy)
-                proven = {"Proxy-Authorization": authorization} if authorization else None
-                pool = urllib3.ProxyManager(proxy, proxy_headers=proven, **options)
-            self._pools[proxy] = pool
-        return pool
+    async def _ask(
+        self, method: str, url: str, headers: Headers, body: bytes | None, *, direct: bool
+    ) -> Response:
+        async with asyncio.timeout_at(self._ends):
+            client = self._client(None if direct else outgoing.proxy_of(url))
+            # A compressed body has no bounded size.
+            plain = {**headers, "Accept-Encoding": "identity"}
+            async with client.stream(method, url, headers=plain, content=body) as response:
+                content = bytearray()
+                async for part in response.aiter_raw():
+                    content += part
+                    if len(content) > MAX_ANSWER:
+                        raise UnreachableError("size")
+        unpacked = _unpacked(bytes(content), response.headers.get("content-encoding", ""))
+        text = unpacked.decode("utf-8", "replace")
+        return Response(response.status_code, dict(response.headers), text)
+
+    def _client(self, proxy: str | None) -> httpx.AsyncClient:
+        client = self._clients.get(proxy)
+        if client is None:
+            client = outgoing.client(self._context, timeout=httpx.Timeout(None), proxy=proxy)
+            self._clients[proxy] = client
+        return client
+
+    async def _disconnect(self) -> None:
+        for client in self._clients.values():
+            await client.aclose()
+        await self._loop.shutdown_asyncgens()  # of an answer that was not read to its end
+        await asyncio.sleep(0)  # the turn of the loop in which the sockets close
+
+
+def _unpacked(content: bytes, encoding: str) -> bytes:
+    """Undo a content coding (RFC 9110 §8.4.1) that nobody asked for, up to `MAX_ANSWER` bytes."""
+    match encoding.strip().lower():
+        case "" | "identity":
+            return content
+        case "gzip" | "x-gzip":
+            windows = [zlib.MAX_WBITS | 16]
+        case "deflate":
+            # Some servers leave out the zlib header that the RFC wants.
+            windows = [zlib.MAX_WBITS, -zlib.MAX_WBITS]
+        case _:
+            raise UnreachableError("encoding")
+    for window in windows:
+        stream = zlib.decompressobj(window)
+        with suppress(zlib.error):
+            unpacked = stream.decompress(content, MAX_ANSWER + 1)
+            if len(unpacked) > MAX_ANSWER:
+                raise UnreachableError("size")
+            if stream.eof:
+                return unpacked
+    raise UnreachableError("encoding")
 
 
 class Client:
-    """One client of Entra, in whatever way it proves who it is. Not to be used by two at once."""
+    """One client of Entra, in whatever way it proves who it is. Not to be used by two at once.
+
+    In: the trust for TLS; `clock`, by which tokens live; `deadline`, in seconds, for `acquire`.
+    """
 
     def __init__(
         self,
         credentials: ClientCredentials,
-        transport: Transport,
+        context: ssl.SSLContext,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        deadline: float = DEADLINE,
     ) -> None:
         self._credentials = credentials
-        self._http = _Http(transport)
+        self._http = _Http(context, deadline)
         self._clock = clock
         self._http_cache: dict[str, object] = {}
         self._app: Any = None
         self._stamp: object = None
 
-    def acquire(self, *, anew: bool = False) -> AccessToken:
-        """Return a token. It blocks for a request or two: call it in a thread.
+    def acquire(self) -> AccessToken:
+        """Return a new token. It blocks, at most until the deadline: call it in a thread.
 
-        `anew`: not one that MSAL still has. Raises `Unavailable` when Entra cannot be reached now,
-        and `CredentialRefused` when it does not give one.
+        Raises `Unavailable` when Entra cannot be reached now, and `CredentialRefused` when it does
+        not give one.
         """
         started = self._clock()
-        self._http.begin()
         try:
-            result = self._ask(anew=anew)
+            with self._http.session():
+                result = self._ask()
         except RelayError:
             raise
         except Exception as error:  # noqa: BLE001 - the door at which MSAL's many errors end
@@ -194,13 +215,13 @@ class Client:
             expires_at=expires_at,
         )
 
-    def _ask(self, *, anew: bool) -> Mapping[str, Any]:
+    def _ask(self) -> Mapping[str, Any]:
         credentials = self._credentials
         if credentials.authority is None or credentials.client_id is None:
             return self._identity(credentials.resource)
         app = self._application(credentials.authority, credentials.client_id)
-        if anew:
-            app.remove_tokens_for_client()
+        # Tokens are kept in tokens.py: one that MSAL finds may be the one that Dynamics refused.
+        app.remove_tokens_for_client()
         # AD FS before 2019 does not know `scope`; later ones take both.
         adfs = clouds.is_adfs(credentials.authority)
         further = {"data": {"resource": credentials.resource}} if adfs else {}
@@ -294,8 +315,10 @@ class Client:
 class _Http:
     """The HTTP client that MSAL is given. It keeps what MSAL leaves out of its answers."""
 
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
+    def __init__(self, context: ssl.SSLContext, deadline: float) -> None:
+        self._context = context
+        self._deadline = deadline
+        self._session: _Session | None = None
         self.asked = "entra"
         """Who was asked last, `entra` or `identity`: MSAL tells both failures alike."""
         self.status: int | None = None
@@ -303,9 +326,17 @@ class _Http:
         self.answer: Mapping[str, Any] = {}
         """The last error as Entra words it: of a wrong tenant MSAL only says "ValueError"."""
 
-    def begin(self) -> None:
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Let requests be made, until the deadline that begins now."""
         self.asked = "entra"
         self.forget()
+        self._session = _Session(self._context, self._deadline)
+        try:
+            yield
+        finally:
+            self._session.close()
+            self._session = None
 
     def forget(self) -> None:
         self.status = self.retry_after = None
@@ -330,7 +361,7 @@ class _Http:
         return self._keep("POST", url, params, form, body)
 
     def close(self) -> None:
-        """Leave the connections open: they are shared, and MSAL has no business with their end."""
+        """Leave the connections open: they end with the session, not with MSAL's client."""
 
     def _keep(
         self,
@@ -347,7 +378,9 @@ class _Http:
         url = f"{url}?{urlencode(params)}" if params else url
         # The platform's endpoint is on this machine: a proxy would only learn its secret.
         direct = self.asked == "identity"
-        response = self._transport.request(method, url, headers or {}, body, direct=direct)
+        if self._session is None:
+            raise RuntimeError("no session")
+        response = self._session.request(method, url, headers or {}, body, direct=direct)
         self.status = response.status_code
         self.retry_after = seconds(response.headers.get("retry-after"))
         if response.status_code >= HTTPStatus.BAD_REQUEST:

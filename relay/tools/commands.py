@@ -14,7 +14,6 @@ import ssl
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -91,8 +90,8 @@ def discover(options: argparse.Namespace) -> int:
 
 def send(options: argparse.Namespace) -> int:
     """Send one smoke record, and print what became of it and the next step."""
-    from relay.entra import client  # noqa: PLC0415 - with all that the walk of a callback needs
-    from relay.tools import smoke_record  # noqa: PLC0415 - with all that the walk of a callback needs
+    from relay.entra.client import Client  # noqa: PLC0415 - with all that a callback needs
+    from relay.tools import smoke_record  # noqa: PLC0415 - likewise
     from relay.tools.doctor import aadsts, writing  # noqa: PLC0415 - the words of the doctor
 
     given = local_settings.read()
@@ -103,8 +102,7 @@ def send(options: argparse.Namespace) -> int:
         fix = "Give a state that this connection takes, with --state."
         return _sent(error.outcome, reason=error.reason, wrong=str(error), fix=fix)
     try:
-        with closing(client.Transport(context)) as transport:
-            token = client.Client(found.credentials, transport).acquire()
+        token = Client(found.credentials, context).acquire()
         receipt = smoke_record.send(record, token, context)
     except Undelivered as error:
         # Entra's refusals have no status of Dynamics; nor has a Dynamics that cannot be reached.

@@ -22,7 +22,7 @@ from xml.etree import ElementTree as ET  # nosec B405
 import httpx
 
 from relay.connections import ClientCredentials, ManagedIdentity
-from relay.entra import client
+from relay.entra.client import Client
 
 STORAGE = "AzureWebJobsStorage"
 """The connection of the outbox: the host's own storage."""
@@ -267,10 +267,8 @@ def _auth(account: Account, now: Callable[[], datetime]) -> httpx.Auth:
     if account.kind == "sas":
         return _Signature(account.secret.decode())
     # The platform's identity endpoint is on this machine, without TLS.
-    transport = client.Transport(ssl.create_default_context())
-    return _Bearer(
-        client.Client(ClientCredentials(None, None, _identity(account), SCOPE), transport)
-    )
+    context = ssl.create_default_context()
+    return _Bearer(Client(ClientCredentials(None, None, _identity(account), SCOPE), context))
 
 
 def _identity(account: Account) -> ManagedIdentity:
@@ -344,7 +342,7 @@ class _Signature(httpx.Auth):
 class _Bearer(httpx.Auth):
     """Sends a token of the platform's identity, acquired once."""
 
-    def __init__(self, client: client.Client) -> None:
+    def __init__(self, client: Client) -> None:
         self._client = client
         self._value: str | None = None
 

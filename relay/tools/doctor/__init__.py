@@ -7,7 +7,6 @@ host.json. A check that cannot pass because an earlier one failed is left out.
 import ssl
 import textwrap
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import httpx
 
 from relay import outgoing, settings
 from relay.connections import Connection
-from relay.entra.client import Transport
 from relay.errors import Misconfigured
 from relay.tools.doctor import entra, host_json, provider, storage, target
 from relay.tools.doctor.finding import Finding, Verdict, fail, ok, warn
@@ -73,8 +71,7 @@ def _connection(
         yield from _problems(connection.problems)
         return
     yield ok("settings", "they validate")
-    with closing(Transport(context)) as transport:
-        token = yield from entra.examine(connection.credentials, http, transport)
+    token = yield from entra.examine(connection.credentials, http, context)
     yield from target.examine(connection, http, token, context, write=write)
     yield from provider.examine(connection, http, environ)
 

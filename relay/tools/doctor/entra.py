@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 
 from relay.connections import ClientCertificate, ClientCredentials, ClientSecret, ManagedIdentity
-from relay.entra import certificate, client, clouds
+from relay.entra import certificate, clouds
+from relay.entra.client import Client
 from relay.errors import CredentialRefused, Unavailable
 from relay.ports import AccessToken
 from relay.tools.doctor.aadsts import hint
@@ -28,7 +29,7 @@ type Claims = Mapping[str, Any]
 
 
 def examine(
-    credentials: ClientCredentials, http: httpx.Client, transport: client.Transport
+    credentials: ClientCredentials, http: httpx.Client, context: ssl.SSLContext
 ) -> Generator[Finding, None, AccessToken | None]:
     """Examine authority, credential and token, and return the token if there is one.
 
@@ -42,7 +43,7 @@ def examine(
         metadata = found
     if isinstance(credentials.credential, ClientCertificate):
         yield from _certificate(credentials.credential)
-    token = yield from _credential(credentials, transport)
+    token = yield from _credential(credentials, context)
     if token is not None:
         yield from _token(token, credentials, metadata)
     return token
@@ -133,11 +134,11 @@ def _certificate(credential: ClientCertificate) -> Iterator[Finding]:
 
 
 def _credential(
-    credentials: ClientCredentials, transport: client.Transport
+    credentials: ClientCredentials, context: ssl.SSLContext
 ) -> Generator[Finding, None, AccessToken | None]:
     kind = _kind(credentials)
     try:
-        token = client.Client(credentials, transport).acquire()
+        token = Client(credentials, context).acquire()
     except CredentialRefused as error:
         wrong, fix = hint(error.reason)
         if error.reason == "AADSTS7000215" and _is_an_id(credentials.credential):
