@@ -60,7 +60,7 @@ def test_a_code_whose_delivery_breaks_is_held_and_delivered_after_the_repair(
         breaking.setattr(*place, broken)
         answer = hit(world)
         assert (answer.status_code, answer.json()["outcome"]) == (202, "held")
-        [line] = [each for each in caplog.messages if each.startswith("callback held")]
+        line = next(each for each in caplog.messages if each.startswith("callback held"))
         assert line.endswith("reason=unforeseen")
         assert any(each.startswith("unforeseen TypeError reference=") for each in caplog.messages)
         world.dynamics.mode = None
