@@ -19,11 +19,11 @@ import azure.functions as func
 
 import relay
 from relay import log, pages
-from relay.authorization import Request
 from relay.connections import DEFAULT
+from relay.oauth.authorization import Request
+from relay.oauth.authorize import Started
 from relay.outcome import Answer
 from relay.pages import Reply
-from relay.start import Started
 
 # ANONYMOUS everywhere, and not by neglect: the Functions host reads `?code=` as its own key, so any
 # other level answers an authorization response with 401. What guards the endpoint is its state.

@@ -12,8 +12,22 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
 COPY = HERE / ".mutants"
-MODULES = ("authorization", "state", "jws", "jarm", "sealing", "body")
-TESTS = (*MODULES, "callback", "edges", "redeliver", "signed_state", "start")
+MODULES = (
+    "oauth.authorization",
+    "oauth.state",
+    "oauth.jws",
+    "oauth.jarm",
+    "delivery.sealing",
+    "body",
+)
+TESTS = (
+    *(name.rpartition(".")[2] for name in MODULES),
+    "callback",
+    "edges",
+    "redeliver",
+    "signed_state",
+    "start",
+)
 LEAST_SCORE = 95
 
 SETUP = """[mutmut]
@@ -38,7 +52,7 @@ def main() -> int:
     shutil.rmtree(COPY, ignore_errors=True)
     left = shutil.ignore_patterns(".*", "__pycache__", "node_modules")
     shutil.copytree(HERE, COPY, ignore=left)
-    modules = "".join(f"\n    relay/{name}.py" for name in MODULES)
+    modules = "".join(f"\n    relay/{name.replace('.', '/')}.py" for name in MODULES)
     files = [f"tests/test_{name}.py" for name in TESTS]
     tests = "".join(f"\n    {name}" for name in files if (HERE / name).exists())
     (COPY / "setup.cfg").write_text(SETUP.format(modules=modules, tests=tests))
@@ -68,14 +82,14 @@ def scores() -> int:
     ends = [line.strip().split(": ") for line in results.stdout.splitlines() if ": " in line]
     survivors = [name for name, end in ends if end not in ("killed", "timeout")]
     low = False
-    print(f"\n{'module':15}{'mutants':>9}{'killed':>9}{'survived':>9}{'score':>9}")
+    print(f"\n{'module':20}{'mutants':>9}{'killed':>9}{'survived':>9}{'score':>9}")
     for module in (*MODULES, "total"):
         start = "relay." if module == "total" else f"relay.{module}."
         every = sum(name.startswith(start) for name, _ in ends)
         survived = sum(name.startswith(start) for name in survivors)
         score = 100 * (every - survived) / max(every, 1)
         low = low or score < LEAST_SCORE
-        print(f"{module:15}{every:9}{every - survived:9}{survived:9}{score:7.1f} %")
+        print(f"{module:20}{every:9}{every - survived:9}{survived:9}{score:7.1f} %")
     print("\nsurvived:", *survivors, sep="\n  ")
     return 1 if low else 0
 

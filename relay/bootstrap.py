@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from relay import log, outgoing, settings
 from relay.connections import Connection, Connections
+from relay.entra.tokens import TokenCache
 from relay.errors import Misconfigured
-from relay.tokens import TokenCache
 
 if TYPE_CHECKING:
     from relay.flow import Relay
@@ -52,12 +52,12 @@ def app(environ: Mapping[str, str] = os.environ, *, ahead: bool = False) -> App:
     for warning in read.warnings:
         logger.warning("setting %s", warning)
 
-    from relay.dynamics import DynamicsClient  # noqa: PLC0415 - after the above has begun
+    from relay.delivery.dynamics import DynamicsClient  # noqa: PLC0415 - after the above has begun
+    from relay.delivery.sealing import Sealer  # noqa: PLC0415
+    from relay.delivery.single_flight import Once  # noqa: PLC0415
     from relay.flow import Relay  # noqa: PLC0415
-    from relay.jwks import KeyStore  # noqa: PLC0415
-    from relay.once import Once  # noqa: PLC0415
-    from relay.sealing import Sealer  # noqa: PLC0415
-    from relay.spans import Spans, tracer  # noqa: PLC0415
+    from relay.oauth.jwks import KeyStore  # noqa: PLC0415
+    from relay.tracing import Spans, tracer  # noqa: PLC0415
 
     relay = Relay(
         connections,

@@ -6,16 +6,16 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Protocol
 
-from relay import authorization, jarm, log, start, state
-from relay.authorization import AuthorizationResponse, Request
-from relay.callback import AccessToken, Callback, Receipt, delivery_id
-from relay.connections import ClientCredentials, Connection, Connections, Provider, Target
+from relay import log
+from relay.connections import Connection, Connections, Target
+from relay.delivery.callback import Callback, delivery_id
+from relay.delivery.sealing import DeadLetter, Sealer
+from relay.delivery.single_flight import Once
 from relay.errors import (
     CookieMissing,
     Rejected,
@@ -26,12 +26,12 @@ from relay.errors import (
     Unforeseen,
     Unopenable,
 )
-from relay.jarm import Jwk
-from relay.once import Once
+from relay.oauth import authorization, authorize, jarm, state
+from relay.oauth.authorization import AuthorizationResponse, Request
+from relay.oauth.authorize import Started
 from relay.outcome import STATUS, Answer, Outcome
-from relay.sealing import DeadLetter, Sealer
-from relay.spans import Spans
-from relay.start import Started
+from relay.ports import AccessToken, Dynamics, Keys, Receipt, Tokens
+from relay.tracing import Spans
 
 PATIENCE = 10.0
 """Seconds that a redelivery waits for the end of a pause; the queue's own delay is as long."""
@@ -42,43 +42,6 @@ ENTRA_DEADLINE = 10.0
 """Seconds for all that one callback asks of Entra."""
 UNFORESEEN = 10
 """Attempts at an error record that end in an exception nobody foresaw; a code has its own end."""
-
-
-class Tokens(Protocol):
-    """Entra, as far as the story needs it. Raises `Unavailable` and `CredentialRefused`."""
-
-    async def get(self, credentials: ClientCredentials, *, within: float) -> AccessToken:
-        """Return a token that is good for some minutes, `within` this many seconds."""
-
-    async def renew(
-        self, credentials: ClientCredentials, refused: AccessToken, *, within: float
-    ) -> AccessToken:
-        """Return another token than the one that Dynamics refused, `within` so many seconds."""
-
-
-class Dynamics(Protocol):
-    """Dynamics, as far as the story needs it. Raises `Unavailable`, `Unauthorized`, `Rejected`."""
-
-    def pause(self, target: Target) -> float:
-        """Return for how many seconds the target still wants to be left alone."""
-
-    async def deliver(
-        self,
-        target: Target,
-        token: AccessToken,
-        body: bytes,
-        *,
-        reference: str,
-        sent: Iterable[str],
-    ) -> Receipt:
-        """POST one body once."""
-
-
-class Keys(Protocol):
-    """The provider's public keys, as far as the story needs them. Raises `KeysUnavailable`."""
-
-    async def get(self, provider: Provider, kid: str | None) -> tuple[Jwk, ...]:
-        """Return the keys, which need not hold one with this id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +82,7 @@ class Relay:
         try:
             connection = self.connections.get(name)
             line.connection = connection.name
-            started = start.begin(request, connection, self.now())
+            started = authorize.begin(request, connection, self.now())
         except Exception as error:  # noqa: BLE001 - as above
             answer = _refusal(error, line)
             log.write(line, answer.outcome)
@@ -142,7 +105,7 @@ class Relay:
 
         callback = Callback.received(connection, verified, line.reference, self.now())
         line.delivery_id = callback.delivery_id
-        clear = start.end(verified)
+        clear = authorize.end(verified)
 
         # From here on the callback is delivered or held, whatever happens.
         if verified.error is not None:

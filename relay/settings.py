@@ -29,8 +29,6 @@ from pydantic import (
     ValidationError,
 )
 
-from relay import clouds
-from relay.authorization import IMPLICIT, RESPONSE
 from relay.body import Template
 from relay.connections import (
     DEFAULT,
@@ -44,7 +42,9 @@ from relay.connections import (
     StatePolicy,
     Target,
 )
+from relay.entra import clouds
 from relay.errors import Misconfigured
+from relay.oauth.authorization import IMPLICIT, RESPONSE
 
 PREFIX = "CONNECTIONS__"
 

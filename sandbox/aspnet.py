@@ -1,4 +1,4 @@
-"""What ASP.NET Core does around a function: limits, path, query, routes, cookies, HSTS.
+"""What ASP.NET Core does around a function: path, query, routes, cookies, HSTS.
 
 Values in, values out. Each docstring names the source file whose rules it follows, in
 dotnet/aspnetcore, dotnet/runtime or Azure/azure-functions-host.
@@ -10,51 +10,31 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from functools import cached_property
-from http import HTTPStatus
 from http.cookies import Morsel
 from typing import Any, Self
 from urllib.parse import quote
 
 from starlette.types import Scope
 
-MAX_REQUEST_LINE = 8 * 1024
-MAX_HEADERS = 32 * 1024
-MAX_HEADER_COUNT = 100
-
 _ESCAPES = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
 _ESCAPED_SLASH = re.compile(r"(%2[Ff])")
 _LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SEGMENT = re.compile(
-    r"\{(?P<name>[A-Za-z_]\w*)(?P<optional>\?)?\}|(?P<literal>[^{}?*]+)", re.ASCII
+    r"\{(?P<name>[A-Za-z_]\w*)(?P<optional>\?)?\}|\{\*(?P<rest>[A-Za-z_]\w*)\}"
+    r"|(?P<literal>[^{}?*]+)",
+    re.ASCII,
 )
 _TIMESPAN = re.compile(r"(?:(\d+)\.)?([01]?\d|2[0-3]):([0-5]\d):([0-5]\d(?:\.\d{1,7})?)")
 _PORT = re.compile(r":\d*$")
 _NOT_FOR_HSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
-def refusal(scope: Scope) -> HTTPStatus | None:
-    """Give the status with which Kestrel itself refuses a request, before any middleware runs.
-
-    KestrelServerLimits.cs has the limits, UrlDecoder.cs the null character.
-    """
-    query = b"?" + scope["query_string"] if scope["query_string"] else b""
-    line = b"%s %s%s HTTP/1.1\r\n" % (scope["method"].encode(), scope["raw_path"], query)
-    headers = scope["headers"]
-    if len(line) > MAX_REQUEST_LINE:
-        return HTTPStatus.REQUEST_URI_TOO_LONG
-    if (
-        len(headers) > MAX_HEADER_COUNT
-        or sum(len(name) + len(value) + len(": \r\n") for name, value in headers) > MAX_HEADERS
-    ):
-        return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-    if b"%00" in scope["raw_path"]:
-        return HTTPStatus.BAD_REQUEST
-    return None
-
-
 @dataclass(frozen=True)
 class Request:
-    """A request line and its headers, as ASP.NET Core shows them to the Functions host."""
+    """A request line and its headers, as ASP.NET Core shows them to the Functions host.
+
+    `query_string` begins with its `?`, or is empty.
+    """
 
     method: str
     scheme: str
@@ -64,7 +44,13 @@ class Request:
 
     @classmethod
     def read(cls, scope: Scope) -> Self:
-        """Read an ASGI scope. Header names are lower-cased, duplicates joined with a comma."""
+        """Read an ASGI scope. Header names are lower-cased, duplicates joined with a comma.
+
+        PathDecoder.cs decodes the path first and resolves its dot segments then.
+        """
+        mark = b"?" if scope["query_string"] else b""
+        target = scope.get("kestrel.target", scope["raw_path"] + mark + scope["query_string"])
+        path, mark, query = target.decode("ascii").partition("?")
         headers: dict[str, list[str]] = {}
         for name, value in scope["headers"]:
             headers.setdefault(name.decode("ascii").lower(), []).append(
@@ -73,8 +59,8 @@ class Request:
         return cls(
             method=scope["method"],
             scheme=scope["scheme"],
-            path=_decode_path(scope["raw_path"].decode("ascii")),
-            query_string=scope["query_string"].decode("ascii"),
+            path=_without_dot_segments(_decode_path(path)),
+            query_string=mark + query,
             headers={name: _join(values) for name, values in headers.items()},
         )
 
@@ -87,12 +73,10 @@ class Request:
     def url(self) -> str:
         """The URL a function sees: the query raw, the path decoded and escaped anew.
 
-        GrpcMessageConversionExtensions.cs; PathString.cs does the escaping.
+        GrpcMessageConversionExtensions.cs; PathString.cs and QueryString.cs do the escaping.
         """
         path = quote(_LONE_PERCENT.sub("%25", self.path), safe="/%!$&'()*+,;=:@")
-        return f"{self.scheme}://{self.host}{path}" + (
-            self.query_string and f"?{self.query_string}"
-        )
+        return f"{self.scheme}://{self.host}{path}{self.query_string.replace('#', '%23')}"
 
     @property
     def query(self) -> dict[str, str]:
@@ -118,11 +102,12 @@ class Request:
 
     @cached_property
     def _parameters(self) -> dict[str, tuple[str, list[str]]]:
-        # QueryFeature.cs: names are the same whatever their case, and keep their first spelling.
+        # QueryFeature.cs: names are the same whatever their case, and the last spelling stays.
         parameters: dict[str, tuple[str, list[str]]] = {}
-        for pair in filter(None, self.query_string.split("&")):
+        for pair in filter(None, self.query_string[1:].split("&")):
             name, _, value = (_unescape(part.replace("+", " ")) for part in pair.partition("="))
-            parameters.setdefault(name.lower(), (name, []))[1].append(value)
+            _, values = parameters.get(name.lower(), (name, []))
+            parameters[name.lower()] = name, [*values, value]
         return parameters
 
 
@@ -130,18 +115,21 @@ def route_pattern(template: str) -> re.Pattern[str]:
     """Turn a route such as `callback/{connection?}` into a pattern for decoded paths.
 
     RoutePatternMatcher.cs: case does not matter, one trailing slash is tolerated, a parameter is
-    one segment. What is rarer (constraints, defaults, catch-alls) raises `ValueError`.
+    one segment, a catch-all is the rest from a segment that is not empty. What is rarer
+    (constraints, defaults) raises `ValueError`.
     """
-    pattern, optional = "", False
+    pattern, optional, ended = "", False, False
     for segment in template.split("/"):
         part = _SEGMENT.fullmatch(segment)
-        if part is None or (optional and not part["optional"]):
+        if part is None or ended or (optional and not part["optional"]):
             raise ValueError(
                 f"The route '{template}' has a segment '{segment}' that this host cannot match: "
-                "it knows literal segments, {name}, and {name?} at the end."
+                "it knows literal segments, {name}, and {name?} or {*name} at the end."
             )
-        optional = bool(part["optional"])
-        if part["literal"]:
+        optional, ended = bool(part["optional"]), bool(part["rest"])
+        if ended:
+            pattern += f"(?:/(?P<{part['rest']}>[^/].*))?"
+        elif part["literal"]:
             pattern += "/" + re.escape(part["literal"])
         else:
             value = f"/(?P<{part['name']}>[^/]+)"
@@ -222,12 +210,32 @@ def _decode_path(raw: str) -> str:
     )
 
 
+def _without_dot_segments(path: str) -> str:
+    """PathDecoder.cs; RFC 3986 §5.2.4."""
+    kept: list[str] = []
+    segments = path.split("/")[1:]
+    for segment in segments:
+        if segment == "..":
+            del kept[-1:]
+        elif segment != ".":
+            kept.append(segment)
+    if segments[-1] in {".", ".."}:
+        kept.append("")
+    return "/" + "/".join(kept)
+
+
 def _unescape(text: str) -> str:
-    # PercentEncodingHelper.cs: what is not UTF-8 stays escaped.
-    return _ESCAPES.sub(lambda run: _utf8(bytes.fromhex(run[0].replace("%", ""))), text)
+    # PercentEncodingHelper.cs: what is not UTF-8 stays as it was written.
+    return _ESCAPES.sub(lambda run: _utf8(run[0]), text)
 
 
-def _utf8(octets: bytes) -> str:
+def _utf8(escaped: str) -> str:
     # A surrogate stands for one octet that could not be decoded.
-    text = octets.decode(errors="surrogateescape")
-    return re.sub("[\udc80-\udcff]", lambda octet: f"%{ord(octet[0]) - 0xDC00:02X}", text)
+    text = bytes.fromhex(escaped.replace("%", "")).decode(errors="surrogateescape")
+    decoded, at = "", 0
+    for character in text:
+        octets = len(character.encode(errors="surrogateescape"))
+        whole = not "\udc80" <= character <= "\udcff"
+        decoded += character if whole else escaped[3 * at : 3 * (at + octets)]
+        at += octets
+    return decoded

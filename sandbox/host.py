@@ -31,11 +31,11 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as Incoming
 from starlette.types import Receive, Scope, Send
 
-from sandbox import aspnet, loops, refuse_in_azure, worker
+from sandbox import aspnet, kestrel, loops, refuse_in_azure, worker
 from sandbox.packages import Deployment
 from sandbox.queue_listener import LEASE
 from sandbox.queues import STORAGE, QueueExtension
-from sandbox.serving import MAX_HEAD, listen
+from sandbox.serving import listen
 from sandbox.storage import MemoryQueues, Queues
 from sandbox.worker_channel import WorkerProcess
 
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("sandbox.host")
 _sendable = re.compile(r"[\t\x20-\x7e]*")
+_header_name = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_reserved = re.compile(r"/(admin|runtime)/.", re.IGNORECASE)
 
 
 class Worker(Protocol):
@@ -125,6 +127,11 @@ class FunctionsHost:
     errors: dict[str, str]
     """Why functions did not load, by name. As in ScriptHost.cs the others go on without them."""
 
+    keys_fail: bool = False
+    """Whether the storage with the host's keys does not answer. Then a request with a key, and so
+    each one with `code` in its query, is an empty 500 and reaches no function, anonymous or not
+    (AuthenticationLevelHandler.cs). May be changed at any time."""
+
     def __init__(
         self,
         directory: Path,
@@ -182,8 +189,6 @@ class FunctionsHost:
                 if listening is not None:
                     listening.cancel()
             await send({"type": "lifespan.shutdown.complete"})
-        elif refused := aspnet.refusal(scope):
-            await _send(send, _Answer(refused, {"connection": "close"}))
         else:
             request = aspnet.Request.read(scope)
             try:
@@ -252,15 +257,19 @@ class FunctionsHost:
             raise _failed(name, f"{type(problem).__name__} while writing its {where}") from problem
 
     async def _answer(self, request: aspnet.Request, incoming: Incoming) -> _Answer:
-        if re.match(r"/admin(/|$)", request.path, re.IGNORECASE):
-            return _Answer(HTTPStatus.UNAUTHORIZED)
+        if _reserved.match(request.path):
+            return _reserved_answer(request.path.lower())
         found = self._match(request)
         if found is None:
             return self._homepage() if request.path == "/" else _Answer(HTTPStatus.NOT_FOUND)
         function, params = found
         # The key is looked for before the function runs: an OAuth code is a wrong key.
+        if self.keys_fail and request.function_key:
+            raise _failed(function.name, "the host cannot load its keys")
         if function.auth_level != "anonymous" and request.function_key != FUNCTION_KEY:
             return _Answer(HTTPStatus.UNAUTHORIZED)
+        if not request.host:
+            raise _failed(function.name, "the request has no URL")
         if request.content_length > self._body_limit:
             # Kestrel says 413; ExceptionMiddleware.cs makes it a 500 (the host's issue 10519).
             raise _failed(function.name, "the body of the request is too large")
@@ -336,26 +345,48 @@ def _http_datum(request: aspnet.Request, params: Mapping[str, str], body: bytes)
 
 
 def _http_answer(returned: Datum | None) -> _Answer:
-    """Unwrap what an HTTP function returned (RawScriptResult.cs).
+    """Unwrap what an HTTP function returned (HttpBinding.cs, RawScriptResult.cs).
 
-    Raises `ValueError` for what ASP.NET Core refuses to send. A string goes out as it is; of one
-    that is JSON the real host would change the layout, or take its `body` member for the body.
+    Raises `ValueError` for what ASP.NET Core refuses to send.
     """
     if returned is None:
         return _Answer(HTTPStatus.OK)
     if returned.type == "string":
         plain = {"content-type": "text/plain; charset=utf-8"}
-        return _Answer(HTTPStatus.OK, plain, body=returned.value.encode())
+        return _Answer(HTTPStatus.OK, plain, body=_unwrapped(returned.value).encode())
     http = returned.value
     answer = _Answer(int(http["status_code"].value), body=http["body"].value)
     for name, header in http["headers"].items():
         answer.headers.setdefault(name.lower(), header.value)
-    answer.headers.pop("content-length", None)  # counted here
+    for name in ("content-length", "transfer-encoding"):  # the server's own
+        answer.headers.pop(name, None)
+    if not all(map(_header_name.fullmatch, answer.headers)):
+        raise ValueError("A header has a name that is no token.")
     for jar in http["cookies"] or ():
         answer.cookies += [aspnet.set_cookie(cookie) for cookie in jar.values()]
     if not all(map(_sendable.fullmatch, (*answer.headers.values(), *answer.cookies))):
         raise ValueError("A header has a character that is not printable ASCII.")
     return answer
+
+
+def _unwrapped(text: str) -> str:
+    """Give a text as it is; of a JSON object with a text `body`, that member."""
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        return text
+    body = parsed.get("body") if isinstance(parsed, dict) else None
+    return body if isinstance(body, str) else text
+
+
+def _reserved_answer(path: str) -> _Answer:
+    """Answer for the host's own addresses, which no function's route gets."""
+    if path == "/admin/host/ping":
+        no_cache = {"cache-control": "no-store,no-cache", "pragma": "no-cache"}
+        return _Answer(HTTPStatus.OK, no_cache)
+    if path.startswith(("/admin/", "/runtime/webhooks/")):
+        return _Answer(HTTPStatus.UNAUTHORIZED, {"www-authenticate": "Bearer"})
+    return _Answer(HTTPStatus.NOT_FOUND)
 
 
 async def _send(send: Send, answer: _Answer) -> None:
@@ -456,14 +487,13 @@ def _serve(host: FunctionsHost, options: argparse.Namespace) -> None:
     config = uvicorn.Config(
         host,
         loop=f"{loops.__name__}:{loops.new_event_loop.__name__}",
-        http="h11",
+        http=kestrel.Connection,
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,  # it would show codes and states
         proxy_headers=False,
         server_header=False,
-        h11_max_incomplete_event_size=MAX_HEAD,
         timeout_graceful_shutdown=5,
         ssl_certfile=options.certificate,
         ssl_keyfile=options.key,

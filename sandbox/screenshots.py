@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from relay import pages
 from relay.outcome import STATUS, Answer, Outcome
-from relay.texts import DEFAULT, LANGUAGES
+from relay.pages.translations import DEFAULT, LANGUAGES
 from sandbox.browser import chromium, unavailable
 from sandbox.serving import Server
 

@@ -42,8 +42,9 @@ class Server:
     `port` 0 takes a free one, and keeps it: `stop()` and `start()` make the same address go
     down and come up again. Stopping breaks what is under way, as an outage does. `lifespan` tells
     the app about every start and stop, which is when a Functions host listens to its queues.
-    `new_event_loop` makes the loop of each start. Use it as a context manager. It refuses to start
-    inside Azure.
+    `new_event_loop` makes the loop of each start. `http` is the protocol class of its connections,
+    h11's unless another one is given. Use it as a context manager. It refuses to start inside
+    Azure.
     """
 
     port: int
@@ -57,12 +58,14 @@ class Server:
         port: int = 0,
         lifespan: bool = False,
         new_event_loop: Callable[[], asyncio.AbstractEventLoop] = _new_event_loop,
+        http: type[asyncio.Protocol] | None = None,
     ) -> None:
         self.port = port
         self._app = app
         self._tls = tls
         self._lifespan = lifespan
         self._new_event_loop = new_event_loop
+        self._http = http or _Connection
         self._state = _State()
         self._uvicorn: _Uvicorn | None = None
         self._thread: threading.Thread | None = None
@@ -115,7 +118,7 @@ class Server:
         tls = self._tls
         return uvicorn.Config(
             self._app,
-            http=_Connection,
+            http=self._http,
             ws="none",
             lifespan="on" if self._lifespan else "off",
             log_config=None,
@@ -246,8 +249,8 @@ class _Uvicorn(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             server.close()
-            # Also those in their TLS handshake. A server of uvloop has no such method; its loop drops
-            # them when it closes.
+            # Also those in their TLS handshake. A server of uvloop has no such method: its loop
+            # drops them when it closes.
             if isinstance(server, asyncio.Server):
                 server.abort_clients()
         for connection in list(self.server_state.connections):

@@ -9,6 +9,7 @@ from typing import Any, Self
 import httpx
 from starlette.types import ASGIApp
 
+from sandbox import kestrel
 from sandbox.azure_storage import AzureQueues
 from sandbox.consumer import Consumer
 from sandbox.dynamics import Dynamics
@@ -50,6 +51,8 @@ class World:
     dynamics_server: Server
     provider_server: Server
     relay_server: Server
+    relay_host: FunctionsHost
+    """The host of the relay that was started last."""
     queues: MemoryQueues | AzureQueues
     """What the relays have put out: `names`, `peek`, `count`. In memory, `failing` breaks it."""
     settings: dict[str, str]
@@ -92,19 +95,23 @@ class World:
             directory = self._deployment.directory
             process = WorkerProcess(self._deployment.worker, self._deployment.packages)
             self._stack.enter_context(process)
-        host = FunctionsHost(
+        self.relay_host = FunctionsHost(
             directory, settings, queues=self.queues, lease=self._lease, process=process
         )
-        return self._start(host, self._tls, port, lifespan=True)
+        return self._start(self.relay_host, self._tls, port, lifespan=True, http=kestrel.Connection)
 
     def add(self, app: ASGIApp, *, tls: bool = True) -> Server:
         """Serve another application beside everything else, and return its server."""
         return self._start(app, self.authority.server_context() if tls else None)
 
     def _start(
-        self, app: ASGIApp, tls: ssl.SSLContext | None, port: int = 0, *, lifespan: bool = False
+        self,
+        app: ASGIApp,
+        tls: ssl.SSLContext | None,
+        port: int = 0,
+        **options: Any,  # noqa: ANN401 - handed on to the server
     ) -> Server:
-        server = Server(app, tls=tls, port=port, lifespan=lifespan)
+        server = Server(app, tls=tls, port=port, **options)
         self._servers.append(self._stack.enter_context(server))
         return server
 

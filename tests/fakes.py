@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from relay.callback import AccessToken, Receipt
 from relay.connections import ClientCredentials, Provider, Target
-from relay.jarm import Jwk
+from relay.ports import AccessToken, Jwk, Receipt
 from tests.helpers import TOKEN
 
 CREATED = Receipt(existed=False, status=201)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from datetime import timedelta
 from urllib.parse import urlencode
 
-from relay.authorization import AuthorizationResponse, Request, VerifiedResponse
 from relay.body import Template
 from relay.connections import (
     DEFAULT,
@@ -17,6 +16,7 @@ from relay.connections import (
     StatePolicy,
     Target,
 )
+from relay.oauth.authorization import AuthorizationResponse, Request, VerifiedResponse
 
 CODE = "canary-code-5f1c"
 STATE = "canary-state-b72e"

@@ -18,11 +18,11 @@ from sandbox.loops import new_event_loop
 HEAVY = ("msal", "cryptography", "jwt", "urllib3", "requests")
 """Packages of which nothing may run in the loop: they sign, parse keys, or wait for the network."""
 OWN = {
-    ("certificate", "load"),
-    ("entra", "acquire"),
-    ("sealing", "seal"),
-    ("sealing", "open"),
-    ("jarm", "unpack"),
+    ("entra/certificate", "load"),
+    ("entra/client", "acquire"),
+    ("delivery/sealing", "seal"),
+    ("delivery/sealing", "open"),
+    ("oauth/jarm", "unpack"),
 }
 """What in the relay does such work: module and function."""
 TURN = 0.01

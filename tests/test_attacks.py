@@ -1638,11 +1638,11 @@ def test_a_connection_name_with_a_path_in_it_is_no_connection(site: Site) -> Non
         "default,signed",
     ):
         path = f"/callback/{name}?code={CODE}&state={state()}"
-        if httpx.URL(site.url + path).path == "/":
-            continue
+        # The host resolves dot segments, escaped or not: its home page.
+        status = 204 if name in {"..", "%2e%2e"} else 404
         with site.untouched():
             told = site.program.get(site.url + path)
-        assert told.status_code == 404
+        assert told.status_code == status
         assert "canary" not in told.text
 
 
@@ -1668,8 +1668,8 @@ def test_no_pattern_of_the_relays_own_runs_away(site: Site) -> None:
     """CWE-1333 (ReDoS): each of them, on the longest input there is, in half a second."""
     modules = [
         importlib.import_module(module.name)
-        for module in pkgutil.iter_modules(relay.__path__, "relay.")
-        if not module.name.endswith("__main__")
+        for module in pkgutil.walk_packages(relay.__path__, "relay.")
+        if not module.name.startswith(("relay.__main__", "relay.tools.doctor"))
     ]
     patterns = {
         f"{module.__name__}.{name}": value

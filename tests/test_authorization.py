@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.authorization import AuthorizationResponse, Request, check, guard, parse
 from relay.connections import Connection, Provider
 from relay.errors import InvalidResponse
+from relay.oauth.authorization import AuthorizationResponse, Request, check, guard, parse
 from tests.helpers import (
     CANARY,
     CODE,

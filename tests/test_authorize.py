@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from relay import settings as relay_settings
-from relay import state
+from relay.oauth import state
 from sandbox.serving import Server
 from sandbox.world import PASSWORD, USER, World
 

@@ -27,8 +27,9 @@ from benchmarks.load import Answers, Callback, Callbacks
 from benchmarks.measure import FULL, QUICK, Bench, ContestantError, Plan
 from benchmarks.processes import Cores, Process, environment, free_port
 from benchmarks.upstream import CLIENT_ID, CLIENT_SECRET, ROWS, TENANT, Upstream
-from relay import settings, state
-from relay.authorization import AuthorizationResponse
+from relay import settings
+from relay.oauth import state
+from relay.oauth.authorization import AuthorizationResponse
 from sandbox.tls import Authority
 
 BY_NAME = {metric.name: metric for metric in METRICS}

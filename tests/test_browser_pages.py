@@ -17,7 +17,7 @@ from playwright.sync_api import Page as Tab
 import sandbox.browser
 from relay import pages
 from relay.outcome import Answer, Outcome
-from relay.texts import LANGUAGES
+from relay.pages.translations import LANGUAGES
 from sandbox import screenshots
 from sandbox.browser import chromium, unavailable
 from sandbox.screenshots import NARROW, PAGES, REFERENCE, WIDE

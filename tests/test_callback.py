@@ -5,8 +5,9 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from relay.authorization import VerifiedResponse
-from relay.callback import AccessToken, Callback, delivery_id
+from relay.delivery.callback import Callback, delivery_id
+from relay.oauth.authorization import VerifiedResponse
+from relay.ports import AccessToken
 from tests.helpers import connection, verified
 
 NOON = datetime(2027, 3, 4, 12, 0, 0, 987_654, tzinfo=UTC)

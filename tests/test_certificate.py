@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from relay import certificate
 from relay.connections import ClientCertificate
+from relay.entra import certificate
 from relay.errors import CredentialRefused
 
 PASSWORD = "canary~password"

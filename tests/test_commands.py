@@ -10,11 +10,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from relay import settings, state
-from relay.__main__ import main, parser
-from relay.callback import Callback
+from relay import settings
+from relay.delivery.callback import Callback
+from relay.delivery.sealing import Sealer
 from relay.errors import InvalidResponse
-from relay.sealing import Sealer
+from relay.oauth import state
+from relay.tools.commands import main, parser
 from sandbox.world import World
 from tests.helpers import connection, response, verified
 

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from relay.callback import AccessToken, Receipt
-from relay.dynamics import IDLE, MAX_ANSWER, MAX_CONNECTIONS, DynamicsClient
+from relay.delivery.dynamics import IDLE, MAX_ANSWER, MAX_CONNECTIONS, DynamicsClient
 from relay.errors import Unavailable, Undelivered
+from relay.ports import AccessToken, Receipt
 from sandbox.tls import Authority
 from tests.helpers import CANARY, CODE, STATE, connection
 from tests.helpers import TOKEN as BEARER

@@ -16,7 +16,7 @@ from joserfc import jwt
 
 from relay import log, outgoing
 from relay.connections import ClientCertificate, ClientCredentials, ClientSecret, ManagedIdentity
-from relay.entra import Client, Response, Transport, _Http
+from relay.entra.client import Client, Response, Transport, _Http
 from relay.errors import CredentialRefused, Unavailable
 from sandbox.adfs import Adfs
 from sandbox.entra import EXCHANGE, Entra, Fault, FederatedCredential
@@ -194,7 +194,7 @@ def test_a_renewal_reads_an_unchanged_file_no_second_time(
     stage.entra.certificates[APP] = [files.x509]
     client = stage.client(ClientCertificate(str(files.pfx), PASSWORD))
     client.acquire()
-    monkeypatch.setattr("relay.certificate.load", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr("relay.entra.certificate.load", lambda _: pytest.fail("read again"))
     client.acquire(anew=True)
 
 

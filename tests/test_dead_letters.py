@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
-from relay.__main__ import main
-from relay.queues import EMULATOR_KEY, PEEK
-from relay.sealing import DeadLetter
+from relay.delivery.sealing import DeadLetter
+from relay.tools.commands import main
+from relay.tools.storage_queues import EMULATOR_KEY, PEEK
 from sandbox import dynamics
 from sandbox.azure_storage import AzureQueues
 from sandbox.azurite import Azurite, unavailable

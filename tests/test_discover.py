@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from relay.discover import Discovery, NothingDiscovered, discover, parameters
 from relay.errors import Unavailable
+from relay.tools.discovery import Discovery, NothingDiscovered, discover, parameters
 from sandbox.serving import Server
 from sandbox.tls import Authority
 

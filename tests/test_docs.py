@@ -27,15 +27,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from relay import errors, settings
-from relay.__main__ import main, parser
-from relay.doctor.hints import HINTS
-from relay.doctor.host import FILE
+from relay.delivery.sealing import DeadLetter
 from relay.log import LEVEL, Line
 from relay.outcome import STATUS, Outcome
-from relay.sealing import DeadLetter
+from relay.pages.translations import LANGUAGES, Text
 from relay.settings import ARTICLE
-from relay.spans import SWITCHES
-from relay.texts import LANGUAGES, Text
+from relay.tools.commands import main, parser
+from relay.tools.doctor.aadsts import HINTS
+from relay.tools.doctor.host_json import FILE
+from relay.tracing import SWITCHES
 from sandbox import azurite
 from sandbox.azure_storage import AzureQueues
 from sandbox.azurite import Azurite
@@ -45,7 +45,12 @@ from tests.infra_view import Evaluation
 
 DOCS = APP / "docs"
 SETUP, OPERATE, COMMANDS = (DOCS / f"{name}.md" for name in ("setup", "operate", "commands"))
-PAGES = [APP / "README.md", *sorted(DOCS.glob("*.md")), *sorted((APP / "infra").rglob("*.md"))]
+PAGES = [
+    APP / "README.md",
+    APP / "sandbox/README.md",
+    *sorted(DOCS.glob("*.md")),
+    *sorted((APP / "infra").rglob("*.md")),
+]
 QUERIES = APP / "infra" / "queries"
 
 type Block = tuple[str, str]
@@ -393,7 +398,7 @@ def test_every_run_is_shown_and_every_command_that_tells_much_has_one() -> None:
 def checks() -> set[str]:
     """Return the name of every check of the doctor."""
     found = {FILE}
-    for path in (APP / "relay" / "doctor").glob("*.py"):
+    for path in (APP / "relay" / "tools" / "doctor").glob("*.py"):
         for node in ast.walk(ast.parse(text_of(path))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("ok", "warn", "fail"):
                 first = node.args[0]
@@ -464,7 +469,7 @@ KINDS = {
     "jws.py": ("state", "ticket", "jarm"),
     "state.py": ("state", "ticket"),
     "jarm.py": ("jarm",),
-    "start.py": ("ticket",),
+    "authorize.py": ("ticket",),
 }
 """Which kinds of tokens a `.refused(…)` in these files may be about, unless it names one."""
 FAMILIES = {
@@ -499,8 +504,12 @@ PASSED_ON = {
     "connection.problems",
 }
 """Values that come from a call which is itself among those that are looked at."""
-COMMANDS_ONLY = {"__main__.py", "commands.py", "discover.py"}
-"""What they raise is told at a terminal, and never stands in the log of a callback."""
+
+
+def served() -> list[Path]:
+    """Return the modules that serve a callback; what `tools` raises is told at a terminal."""
+    relay = APP / "relay"
+    return [each for each in relay.rglob("*.py") if each.relative_to(relay).parts[0] != "tools"]
 
 
 def words(node: ast.expr) -> Iterator[str]:
@@ -527,9 +536,9 @@ def beginnings(function: str, file: str) -> tuple[str, ...]:
     if name in ERRORS - {"Misconfigured"} or (file == "errors.py" and name == "__init__"):
         return ("",)
     return {
-        ("entra.py", "UnreachableError"): ("entra_", "identity_"),
+        ("client.py", "UnreachableError"): ("entra_", "identity_"),
         # The identity endpoint's own answers are told by their status.
-        ("entra.py", "_refusal"): ("entra_",),
+        ("client.py", "_refusal"): ("entra_",),
         ("jwks.py", "_unavailable"): ("jwks_",),
         ("flow.py", "_bury"): ("",),
     }.get((file, name), ())
@@ -551,13 +560,11 @@ def of_call(call: ast.Call, file: str) -> Iterator[str]:
 def reasons() -> set[str]:
     """Return every reason that the source can give, families as the page writes them."""
     found: set[str] = set()
-    for path in (APP / "relay").glob("*.py"):
-        if path.name in COMMANDS_ONLY:
-            continue
+    for path in served():
         for node in ast.walk(ast.parse(text_of(path))):
             if isinstance(node, ast.Call):
                 found |= set(of_call(node, path.name))
-            elif isinstance(node, ast.Assign) and path.name != "spans.py":
+            elif isinstance(node, ast.Assign) and path.name != "tracing.py":
                 target = ast.unparse(node.targets[0])
                 if target in ("reason", "line.reason"):
                     found |= set(words(node.value))
@@ -599,7 +606,7 @@ def test_every_number_of_entra_that_the_doctor_knows_is_explained_in_its_words()
 
 def test_every_line_that_the_relay_logs_is_told() -> None:
     formats = set()
-    for path in [*(APP / "relay").glob("*.py"), APP / "function_app.py"]:
+    for path in [*served(), APP / "function_app.py"]:
         for node in ast.walk(ast.parse(text_of(path))):
             if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("logger."):
                 given = [a.value for a in node.args if isinstance(a, ast.Constant)]

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from relay import doctor, log
-from relay.doctor import hints
-from relay.doctor.finding import Finding, Verdict
+from relay import log
+from relay.tools import doctor
+from relay.tools.doctor import aadsts
+from relay.tools.doctor.finding import Finding, Verdict
 from sandbox.aadsts import AADSTS
 from sandbox.entra import EXCHANGE, FederatedCredential
 from sandbox.identity import Identity, IdentityEndpoint
@@ -315,7 +316,7 @@ def test_one_connection_is_examined_alone(world: World) -> None:
 
 @pytest.mark.parametrize("code", AADSTS)
 def test_every_code_has_a_hint_in_plain_words(code: int) -> None:
-    wrong, fix = hints.hint(f"AADSTS{code}")
+    wrong, fix = aadsts.hint(f"AADSTS{code}")
     assert wrong.endswith(f"(AADSTS{code})")
     assert fix.endswith(".")
     assert len(fix) < 200

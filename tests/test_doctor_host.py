@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from relay import doctor, log, pages
-from relay.doctor.finding import Finding, Verdict
+from relay import log, pages
+from relay.tools import doctor
+from relay.tools.doctor.finding import Finding, Verdict
 
 ROOT = Path(__file__).parent.parent
 CHECKS = ("host.json", "platform")

@@ -13,8 +13,9 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from relay import doctor, log
-from relay.doctor.finding import Finding, Verdict
+from relay import log
+from relay.tools import doctor
+from relay.tools.doctor.finding import Finding, Verdict
 from sandbox.provider import Provider, Registration
 from sandbox.serving import Server
 from sandbox.tls import Authority

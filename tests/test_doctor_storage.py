@@ -15,9 +15,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from relay import doctor, log
-from relay.doctor.finding import Finding, Verdict
-from relay.queues import EMULATOR_KEY
+from relay import log
+from relay.tools import doctor
+from relay.tools.doctor.finding import Finding, Verdict
+from relay.tools.storage_queues import EMULATOR_KEY
 from sandbox.azure_storage import AzureQueues
 from sandbox.azurite import Azurite, unavailable
 from sandbox.entra import Entra

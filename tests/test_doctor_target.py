@@ -20,8 +20,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from relay import doctor, log, smoke
-from relay.doctor import Finding, Verdict, metadata, probe
+from relay import log
+from relay.tools import doctor, smoke_record
+from relay.tools.doctor import Finding, Verdict, metadata, probe
 from sandbox import business_central as bc
 from sandbox import custom_service as custom
 from sandbox import dataverse as dv
@@ -182,7 +183,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 def stage(servers: Stage, monkeypatch: pytest.MonkeyPatch) -> Stage:
     log.quiet()
     # The provider is no part of these stages, and nobody shall look for it outside.
-    monkeypatch.setattr("relay.doctor.provider.examine", lambda *_: iter(()))
+    monkeypatch.setattr("relay.tools.doctor.provider.examine", lambda *_: iter(()))
     for name, value in servers.endpoint.environment(servers.platform.url).items():
         monkeypatch.setenv(name, value)
     servers.reset()
@@ -930,9 +931,9 @@ def test_a_smoke_record_is_stored_once_and_recognised_the_second_time(
     findings = examine(stage, stage.play(kind, target), write=True)
     assert {finding.verdict for finding in findings} == {Verdict.OK}
     assert checks(findings)[-2:] == ["write", "duplicates"]
-    assert smoke.CODE in findings[-2].message
+    assert smoke_record.CODE in findings[-2].message
     (row,) = target.rows.values()
-    assert row[target.names.code] == smoke.CODE
+    assert row[target.names.code] == smoke_record.CODE
 
 
 class Written(NamedTuple):

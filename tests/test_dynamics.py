@@ -14,10 +14,10 @@ import httpx
 import pytest
 from pytest_httpx import HTTPXMock
 
-from relay.callback import AccessToken, Receipt
 from relay.connections import Target
-from relay.dynamics import DynamicsClient
+from relay.delivery.dynamics import DynamicsClient
 from relay.errors import Rejected, Unauthorized, Unavailable, Undelivered
+from relay.ports import AccessToken, Receipt
 from tests.helpers import CANARY, CODE, STATE, URL, connection
 from tests.helpers import TOKEN as BEARER
 

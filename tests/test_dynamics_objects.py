@@ -19,11 +19,12 @@ from typing import Any
 
 import pytest
 
-from relay import settings, state
-from relay.authorization import MAX_CODE, MAX_DESCRIPTION, MAX_VALUE, VerifiedResponse
+from relay import settings
 from relay.body import Template
-from relay.callback import Callback
 from relay.connections import Connection, Provider, StatePolicy
+from relay.delivery.callback import Callback
+from relay.oauth import state
+from relay.oauth.authorization import MAX_CODE, MAX_DESCRIPTION, MAX_VALUE, VerifiedResponse
 from tests.helpers import connection, response
 
 ROOT = Path(__file__).parent.parent

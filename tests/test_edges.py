@@ -15,14 +15,15 @@ import pytest
 from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from relay import authorization, jarm, jws, pages, state
-from relay.authorization import MAX_HELD, Request
+from relay import pages
 from relay.body import Template, TemplateError
-from relay.callback import Callback
 from relay.connections import Connection, Connections, Provider
+from relay.delivery.callback import Callback
+from relay.delivery.sealing import Sealer
 from relay.errors import InvalidResponse, Unopenable
+from relay.oauth import authorization, jarm, jws, state
+from relay.oauth.authorization import MAX_HELD, Request
 from relay.outcome import Answer, Outcome
-from relay.sealing import Sealer
 from tests.helpers import CODE, JSON, STATE, connection, get, post, post_json, verified
 
 NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)

@@ -29,9 +29,10 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from relay import settings, state
-from relay.callback import Callback
-from relay.sealing import Sealer
+from relay import settings
+from relay.delivery.callback import Callback
+from relay.delivery.sealing import Sealer
+from relay.oauth import state
 from sandbox.dynamics import Dynamics
 from sandbox.target import Fault
 from sandbox.tls import client_certificate
@@ -195,14 +196,14 @@ def test_a_cold_callback_gets_its_token_by_a_certificate_without_holding_the_loo
     seen = stage.run(stage.signed("default"))
     assert seen.came == ["delivered"]
     assert {"msal", "cryptography", "urllib3", "jwt"} <= set(seen.elsewhere)
-    assert {"certificate.load", "entra.acquire"} <= set(seen.elsewhere)
+    assert {"entra/certificate.load", "entra/client.acquire"} <= set(seen.elsewhere)
     assert_the_loop_was_free(seen)
 
 
 def test_a_cold_secured_response_is_proven_without_holding_the_loop(stage: Stage) -> None:
     seen = stage.run(stage.secured("bank"))
     assert seen.came == ["delivered"]
-    assert {"jwt", "jarm.unpack"} <= set(seen.elsewhere)
+    assert {"jwt", "oauth/jarm.unpack"} <= set(seen.elsewhere)
     assert_the_loop_was_free(seen)
 
 
@@ -210,14 +211,14 @@ def test_a_cold_callback_is_sealed_without_holding_the_loop(stage: Stage) -> Non
     stage.broken.faults.append(Fault.UNAVAILABLE)
     seen = stage.run(stage.signed("broken"))
     assert seen.came == ["held"]
-    assert {"cryptography", "sealing.seal"} <= set(seen.elsewhere)
+    assert {"cryptography", "delivery/sealing.seal"} <= set(seen.elsewhere)
     assert_the_loop_was_free(seen)
 
 
 def test_a_cold_redelivery_is_opened_without_holding_the_loop(stage: Stage) -> None:
     seen = stage.run(stage.sealed("default"))
     assert seen.came == ["delivered"]
-    assert {"cryptography", "sealing.open"} <= set(seen.elsewhere)
+    assert {"cryptography", "delivery/sealing.open"} <= set(seen.elsewhere)
     assert_the_loop_was_free(seen)
 
 
@@ -226,5 +227,5 @@ def test_a_token_that_is_still_on_its_way_is_waited_for_without_holding_the_loop
 ) -> None:
     seen = stage.run(stage.signed("default"), AZURE_FUNCTIONS_ENVIRONMENT="Production")
     assert seen.came == ["delivered"]
-    assert "entra.acquire" in seen.elsewhere
+    assert "entra/client.acquire" in seen.elsewhere
     assert_the_loop_was_free(seen)

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from relay.authorization import Request
-from relay.callback import AccessToken, Receipt
 from relay.connections import ClientCredentials, Connection, Connections, Provider, Target
+from relay.delivery.sealing import Sealer
+from relay.delivery.single_flight import Once
 from relay.errors import (
     CredentialRefused,
     Misconfigured,
@@ -23,9 +23,9 @@ from relay.errors import (
     Unavailable,
 )
 from relay.flow import Relay
-from relay.once import Once
+from relay.oauth.authorization import Request
 from relay.outcome import Answer
-from relay.sealing import Sealer
+from relay.ports import AccessToken, Receipt
 from tests.fakes import Keys
 from tests.helpers import CANARY, CODE, FORM, STATE, TOKEN, connection, get, post
 

@@ -17,9 +17,9 @@ import pytest
 
 import relay
 from relay import bootstrap, settings
-from relay.authorization import Request
 from relay.connections import Connections
 from relay.errors import Misconfigured
+from relay.oauth.authorization import Request
 from relay.outcome import Answer, Outcome
 from relay.pages import SECURITY_HEADERS
 

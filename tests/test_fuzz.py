@@ -38,10 +38,10 @@ from hypothesis import strategies as st
 
 import relay
 from relay import pages
-from relay.callback import Receipt
+from relay.delivery.single_flight import Once
 from relay.errors import CredentialRefused, KeysUnavailable, Rejected, Unauthorized, Unavailable
-from relay.once import Once
 from relay.outcome import Answer, Outcome
+from relay.ports import Receipt
 from sandbox.loops import new_event_loop
 from tests.fakes import Dynamics, Entra, Keys, b64, but, compact, hs256, published
 from tests.helpers import FORM, JSON, SECRET, TOKEN, URL

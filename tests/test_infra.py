@@ -11,7 +11,8 @@ import pycep
 import pytest
 import yaml
 
-from relay import authorization, settings
+from relay import settings
+from relay.oauth import authorization
 from tests.infra_view import (
     FILES,
     INFRA,

@@ -24,11 +24,12 @@ from joserfc.jwk import ECKey
 from starlette.requests import Request as Incoming
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from relay import authorization, jarm, jwks, outgoing
-from relay.authorization import AuthorizationResponse
+from relay import outgoing
 from relay.connections import Connection, Provider
 from relay.errors import InvalidResponse, KeysUnavailable
-from relay.jwks import KeyStore
+from relay.oauth import authorization, jarm, jwks
+from relay.oauth.authorization import AuthorizationResponse
+from relay.oauth.jwks import KeyStore
 from sandbox.serving import HalfBody, Hang, Reset, Server
 from sandbox.tls import Authority
 from tests.helpers import CODE, STATE, connection, get, post, post_json

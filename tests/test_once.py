@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from relay.once import CAPACITY, Once
+from relay.delivery.single_flight import CAPACITY, Once
 
 MINUTE = timedelta(minutes=1)
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from cryptography.fernet import Fernet
 
-from relay.callback import Callback
+from relay.delivery.callback import Callback
 from sandbox import dynamics, entra
 from sandbox.host import FunctionsHost
 from sandbox.storage import MemoryQueues

@@ -23,7 +23,8 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from relay import settings, state
+from relay import settings
+from relay.oauth import state
 from sandbox.azurite import Azurite, unavailable
 from sandbox.demo import main
 from sandbox.packages import SITE_PACKAGES, Deployment, unfit

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay import pages, texts
+from relay import pages
 from relay.outcome import STATUS, Answer, Outcome
-from relay.pages import Reply
-from relay.texts import LANGUAGES, Text, negotiate
+from relay.pages import Reply, translations
+from relay.pages.translations import LANGUAGES, Text, negotiate
 from sandbox import screenshots
 
 REFERENCE = "0123456789abcdef"
@@ -497,7 +497,7 @@ def test_a_sentence_is_set_as_a_printer_would(tag: str) -> None:
 
 
 def test_english_comes_first_and_every_language_has_a_tag_that_browsers_send() -> None:
-    assert next(iter(LANGUAGES)) == texts.DEFAULT == "en"
+    assert next(iter(LANGUAGES)) == translations.DEFAULT == "en"
     assert {"en", "de", "fr", "es", "da", "nl"} <= set(LANGUAGES)
     assert all(re.fullmatch(r"[a-z]{2,3}(-[a-z0-9]{1,8})*", tag) for tag in LANGUAGES)
 

@@ -8,8 +8,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography.fernet import Fernet
 
-from relay.callback import AccessToken, Callback, Receipt
 from relay.connections import ClientCredentials, Connection, Connections, Provider, Target
+from relay.delivery.callback import Callback
+from relay.delivery.sealing import Sealer
+from relay.delivery.single_flight import Once
 from relay.errors import (
     CredentialRefused,
     Misconfigured,
@@ -20,9 +22,7 @@ from relay.errors import (
     Unopenable,
 )
 from relay.flow import PATIENCE, Relay
-from relay.jarm import Jwk
-from relay.once import Once
-from relay.sealing import Sealer
+from relay.ports import AccessToken, Jwk, Receipt
 from tests.helpers import CANARY, CODE, STATE, connection, verified
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)

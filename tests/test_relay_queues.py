@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from relay.connections import ManagedIdentity
 from relay.errors import CredentialRefused
-from relay.queues import (
+from relay.tools.storage_queues import (
     EMULATOR,
     EMULATOR_KEY,
     PEEK,

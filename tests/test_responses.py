@@ -21,11 +21,11 @@ from urllib.parse import unquote_to_bytes
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from relay.authorization import Request
 from relay.connections import Connection, Connections, Provider, StatePolicy
+from relay.delivery.sealing import Sealer
+from relay.delivery.single_flight import Once
 from relay.flow import Relay
-from relay.once import Once
-from relay.sealing import Sealer
+from relay.oauth.authorization import Request
 from tests.fakes import Dynamics, Entra, Keys, but, compact, hs256, published
 from tests.helpers import JSON, connection, get, post
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from relay.retry_after import TRANSIENT, seconds
+from relay.delivery.retry_after import TRANSIENT, seconds
 
 NOW = datetime(2027, 3, 4, 12, 0, 0, tzinfo=UTC)
 

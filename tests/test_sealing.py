@@ -9,11 +9,11 @@ from cryptography.fernet import Fernet
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.authorization import MAX_HELD
-from relay.callback import Callback
 from relay.connections import Connections
+from relay.delivery.callback import Callback
+from relay.delivery.sealing import DeadLetter, Sealer
 from relay.errors import Misconfigured, RelayError, UnknownConnection, Unopenable
-from relay.sealing import DeadLetter, Sealer
+from relay.oauth.authorization import MAX_HELD
 from tests.helpers import CANARY, CODE, STATE, connection, verified
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from relay import log, smoke
-from relay.__main__ import main
+from relay import log
+from relay.tools import smoke_record
+from relay.tools.commands import main
 from sandbox.dynamics import Dynamics
 from sandbox.entra import Entra
 from sandbox.entra import Fault as EntraFault
@@ -90,9 +91,9 @@ def test_a_record_is_delivered_and_can_be_found_again(stage: Stage, send: Send) 
     said = send()
     assert said.code == 0
     assert (said.words["outcome"], said.words["dynamics"]) == ("delivered", "HTTP 204")
-    assert smoke.CODE in said.words["next"]
+    assert smoke_record.CODE in said.words["next"]
     (row,) = stage.dynamics.rows.values()
-    assert row["code"] == smoke.CODE
+    assert row["code"] == smoke_record.CODE
     (post,) = [seen for seen in stage.dynamics.requests if seen.method == "POST"]
     assert post.headers["x-ms-client-request-id"] == said.words["reference"]
 
@@ -217,4 +218,4 @@ def test_the_record_has_what_a_providers_response_has(
     monkeypatch.setenv("PROVIDER_ISS_REQUIRED", "true")
     assert send().code == 0
     (row,) = stage.dynamics.rows.values()
-    assert row["error"] == f"https://provider.example {smoke.CODE}"
+    assert row["error"] == f"https://provider.example {smoke_record.CODE}"

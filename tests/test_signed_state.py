@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay import jws, state
 from relay.connections import Connection, Provider, StatePolicy
 from relay.errors import InvalidResponse
+from relay.oauth import jws, state
 from tests.helpers import connection, response
 
 ROOT = Path(__file__).parent.parent

@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from relay.errors import Rejected
-from relay.spans import SWITCHES, Spans, tracer
+from relay.tracing import SWITCHES, Spans, tracer
 from sandbox import dynamics, entra
 from sandbox.world import CLIENT_SECRET, World
 

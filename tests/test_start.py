@@ -17,11 +17,11 @@ from azure_functions_runtime.bindings.datumdef import datum_as_proto
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay import start, state
-from relay.authorization import Request
 from relay.connections import Connection, Provider, StatePolicy
 from relay.errors import InvalidResponse, UnknownConnection
-from relay.start import Started
+from relay.oauth import authorize, state
+from relay.oauth.authorization import Request
+from relay.oauth.authorize import Started
 from sandbox.host import FunctionsHost
 from tests.helpers import connection, get, response
 
@@ -55,7 +55,7 @@ def begin(
     now: datetime = NOW,
 ) -> Started:
     asked = get({"ticket": ticket()} if query is None else query, {"cookie": cookies})
-    return start.begin(asked, at or starting(), now)
+    return authorize.begin(asked, at or starting(), now)
 
 
 def sent(started: Started) -> dict[str, str]:
@@ -174,7 +174,7 @@ def test_nothing_else_of_the_request_reaches_the_answer(
 ) -> None:
     """Open redirects: CVE-2022-23527, CVE-2024-8883."""
     asked = get(urlencode({**query, "ticket": ticket()}, errors="ignore"), headers)
-    started = start.begin(asked, starting(), NOW)
+    started = authorize.begin(asked, starting(), NOW)
     plain = sent(begin())
     differs = {name for name, value in sent(started).items() if value != plain[name]}
     assert differs <= {"state", "code_challenge"}
@@ -243,7 +243,7 @@ def test_no_flow_starts_where_its_state_would_not_be_checked(policy: StatePolicy
 def test_a_prefetch_starts_nothing() -> None:
     asked = get({"ticket": ticket()}, {"sec-purpose": "prefetch;prerender"})
     with pytest.raises(InvalidResponse) as refused:
-        start.begin(asked, starting(), NOW)
+        authorize.begin(asked, starting(), NOW)
     assert (refused.value.reason, refused.value.status) == ("prefetch", 503)
 
 
@@ -365,13 +365,13 @@ def test_the_end_of_a_flow_deletes_its_cookie() -> None:
     name, value, _ = cookie(started.cookies[0])
     asked = response(state=sent(started)["state"])
     verified = state.verify(asked, starting(), f"{name}={value}", NOW)
-    assert start.end(verified) == f"{NAME}=; Max-Age=0; Path=/; Secure; HttpOnly; SameSite=Lax"
+    assert authorize.end(verified) == f"{NAME}=; Max-Age=0; Path=/; Secure; HttpOnly; SameSite=Lax"
 
 
 def test_a_flow_that_began_elsewhere_has_no_cookie_to_delete() -> None:
     own = state.mint(starting(), JTI, NOW, timedelta(minutes=5))
-    assert start.end(state.verify(response(state=own), starting(), "", NOW)) is None
-    assert start.end(state.verify(response(), connection())) is None
+    assert authorize.end(state.verify(response(state=own), starting(), "", NOW)) is None
+    assert authorize.end(state.verify(response(), connection())) is None
 
 
 # -- through the Functions host ------------------------------------------------------------------
@@ -493,5 +493,5 @@ def test_the_worker_sends_the_other_cookies_without_a_domain() -> None:
 def test_the_request_of_a_start_is_not_taken_from_a_body() -> None:
     asked = Request("GET", "", {"content-length": "9"}, b"ticket=" + ticket().encode())
     with pytest.raises(InvalidResponse) as refused:
-        start.begin(asked, starting(), NOW)
+        authorize.begin(asked, starting(), NOW)
     assert refused.value.reason == "ticket_missing"

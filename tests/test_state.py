@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from relay import state
 from relay.connections import StatePolicy
 from relay.errors import InvalidResponse
+from relay.oauth import state
 from tests.helpers import CANARY, connection, response
 
 

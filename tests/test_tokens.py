@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from relay import log, outgoing
-from relay.callback import AccessToken
 from relay.connections import ClientCredentials, ClientSecret
-from relay.entra import EARLY
+from relay.entra.client import EARLY
+from relay.entra.tokens import AHEAD, LAST_GOOD, RENEWAL_INTERVAL, TokenCache
 from relay.errors import CredentialRefused, Unavailable
-from relay.tokens import AHEAD, LAST_GOOD, RENEWAL_INTERVAL, TokenCache
+from relay.ports import AccessToken
 from sandbox.entra import Entra, Fault
 from sandbox.serving import Server
 from sandbox.tls import Authority

@@ -7,9 +7,10 @@ from typing import NoReturn
 
 import pytest
 
-import relay.dynamics
-import relay.tokens
-from relay import authorization, body, flow, pages, state
+from relay import body, flow, pages
+from relay.delivery import dynamics as target
+from relay.entra.tokens import TokenCache
+from relay.oauth import authorization, state
 from sandbox import dynamics
 from sandbox.world import World
 from tests.test_outbox import DEAD, OUTBOX, POISON, QUICK, WITH_ERROR, eventually, everything, hit
@@ -25,10 +26,10 @@ def broken(*_: object, **__: object) -> NoReturn:
 
 
 DELIVERY = [
-    pytest.param((relay.dynamics.DynamicsClient, "deliver"), id="dynamics"),
-    pytest.param((relay.dynamics, "_says_exists"), id="dynamics-answer"),
+    pytest.param((target.DynamicsClient, "deliver"), id="dynamics"),
+    pytest.param((target, "_says_exists"), id="dynamics-answer"),
     pytest.param((body.Template, "render"), id="body"),
-    pytest.param((relay.tokens.TokenCache, "get"), id="tokens"),
+    pytest.param((TokenCache, "get"), id="tokens"),
 ]
 """Where a delivery may break."""
 
@@ -100,7 +101,7 @@ KEPT = pages.Reply(202, {}, b"{}")
 def test_an_error_record_that_always_breaks_is_a_dead_letter_after_ten_attempts(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay.dynamics.DynamicsClient, "deliver", broken)
+    monkeypatch.setattr(target.DynamicsClient, "deliver", broken)
     answer = hit(world, error="access_denied", state="canary-state")
     assert answer.json()["outcome"] == "declined"
     eventually(lambda: everything(world, DEAD), seconds=60)

@@ -20,7 +20,8 @@ from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives import serialization
 from playwright.sync_api import Browser, BrowserContext, Page, Request
 
-from relay import settings, state
+from relay import settings
+from relay.oauth import state
 from sandbox.serving import Server
 from sandbox.tls import Authority
 from sandbox.world import World

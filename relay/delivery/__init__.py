@@ -1,0 +1,1 @@
+"""Dynamics' side: a verified callback, and the way there."""

@@ -1,0 +1,100 @@
+"""What passes by on the walk of one callback, once it is believed."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Self
+
+from relay.body import PARAM
+from relay.connections import Connection
+from relay.oauth.authorization import AuthorizationResponse, VerifiedResponse
+
+TIME_TO_REDEEM = timedelta(seconds=15)
+"""What Dynamics needs to redeem a code before its end, at most half of the code's life."""
+
+EXPIRED = "temporarily_unavailable"
+"""The `error` (RFC 6749 §4.1.2.1) in place of a code that ended its life in the outbox."""
+
+
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """A verified authorization response on its way to Dynamics.
+
+    `delivery_id` is the same for the same response; `expires_at` is when its code ends its life at
+    the provider. Times are in UTC.
+    """
+
+    connection: Connection
+    response: VerifiedResponse
+    reference: str
+    delivery_id: str
+    received_at: datetime
+    expires_at: datetime
+
+    @classmethod
+    def received(
+        cls, connection: Connection, response: VerifiedResponse, reference: str, now: datetime
+    ) -> Self:
+        """Return the callback that has just come in."""
+        return cls(
+            connection,
+            response,
+            reference,
+            delivery_id(connection.name, response),
+            received_at=now,
+            expires_at=now + connection.code_ttl,
+        )
+
+    @property
+    def deliver_by(self) -> datetime:
+        """The last moment at which its code is still of use to Dynamics."""
+        return self.expires_at - min(TIME_TO_REDEEM, (self.expires_at - self.received_at) / 2)
+
+    @property
+    def wants_error(self) -> bool:
+        """Tell whether Dynamics is to hear of errors: the template names them."""
+        return "error" in self.connection.target.body.names
+
+    def expired(self) -> Self:
+        """Return the error record that takes the place of a code which came too late."""
+        response = replace(
+            self.response,
+            code=None,
+            error=EXPIRED,
+            error_description="Dynamics could not be reached while the authorization code lived.",
+        )
+        return replace(self, response=response)
+
+    def values(self) -> dict[str, str | None]:
+        """Return the value of each placeholder of a body template."""
+        response = self.response
+        return {
+            "code": response.code,
+            "state": response.state,
+            "error": response.error,
+            "error_description": response.error_description,
+            "error_uri": response.error_uri,
+            "iss": response.iss,
+            "session_state": response.session_state,
+            "code_verifier": response.code_verifier,
+            "redirect_uri": response.redirect_uri,
+            "connection": self.connection.name,
+            "delivery_id": self.delivery_id,
+            "state_hash": hashlib.sha256(response.state.encode()).hexdigest(),
+            "reference": self.reference,
+            "received_at": iso(self.received_at),
+            "expires_at": iso(self.expires_at),
+        } | {PARAM + name: value for name, value in response.extra.items()}
+
+
+def delivery_id(connection: str, response: AuthorizationResponse) -> str:
+    """Return the first 32 hex digits of a SHA-256 over connection, state and code or error."""
+    parts = [connection, response.state or "", response.code or ""]
+    if response.error is not None:
+        parts = ["error", connection, response.state or "", response.error]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def iso(moment: datetime) -> str:
+    """Write a moment in ISO 8601, UTC, to the second."""
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

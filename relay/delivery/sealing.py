@@ -1,0 +1,112 @@
+"""What waits in the outbox is sealed: nobody who reads the queue can read or forge a callback.
+
+A message is one Fernet token (AES-128-CBC and HMAC-SHA256) of a JSON object. The connection's name
+stands inside, so a message cannot be turned to another connection's Dynamics.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from relay.connections import Connections
+from relay.delivery.callback import Callback, iso
+from relay.errors import Unopenable
+from relay.oauth.authorization import VerifiedResponse
+
+if TYPE_CHECKING:
+    from cryptography.fernet import MultiFernet
+
+VERSION = 1
+
+
+class Sealer:
+    """Seals with the first of `keys` (Fernet keys), opens with any of them: that is rotation."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._keys = tuple(keys)
+        self._fernet: MultiFernet | None = None
+
+    def seal(self, callback: Callback) -> str:
+        """Return the message for the outbox: ASCII, at most two thirds of a queue message."""
+        content = {
+            "version": VERSION,
+            "connection": callback.connection.name,
+            "reference": callback.reference,
+            "delivery_id": callback.delivery_id,
+            "response": asdict(callback.response),
+            "received_at": callback.received_at.timestamp(),
+            "expires_at": callback.expires_at.timestamp(),
+        }
+        text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+        return self._open_box().encrypt(text.encode()).decode("ascii")
+
+    def open(self, message: bytes, connections: Connections) -> Callback:
+        """Return the callback of a message.
+
+        It was verified before it was sealed, so it comes back as a `VerifiedResponse`. Raises
+        `Unopenable` when no key fits or its form is unknown, and `UnknownConnection` or
+        `Misconfigured` when its connection is not there at present.
+        """
+        from cryptography.fernet import InvalidToken  # noqa: PLC0415 - see _open_box
+
+        try:
+            content = json.loads(self._open_box().decrypt(message))
+            connection, version = content["connection"], content["version"]
+        except (InvalidToken, ValueError, TypeError, KeyError):
+            raise Unopenable("outbox_seal") from None
+        if version != VERSION:
+            raise Unopenable("outbox_version")
+        found = connections.get(connection)
+        try:
+            return Callback(
+                connection=found,
+                response=VerifiedResponse(**content["response"]),
+                reference=content["reference"],
+                delivery_id=content["delivery_id"],
+                received_at=datetime.fromtimestamp(content["received_at"], UTC),
+                expires_at=datetime.fromtimestamp(content["expires_at"], UTC),
+            )
+        except (TypeError, KeyError):
+            raise Unopenable("outbox_version") from None
+
+    def _open_box(self) -> "MultiFernet":
+        # Imported when something is held, which is seldom: a cold start does not wait for OpenSSL.
+        from cryptography.fernet import Fernet, MultiFernet  # noqa: PLC0415
+
+        if self._fernet is None:
+            self._fernet = MultiFernet([Fernet(key) for key in self._keys])
+        return self._fernet
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """What an operator needs to send the person through the flow again: no code, no verifier."""
+
+    reference: str
+    connection: str
+    delivery_id: str
+    state: str
+    reason: str
+    attempts: int
+    first: str
+    last: str
+
+    @classmethod
+    def of(cls, callback: Callback, reason: str, attempts: int, now: datetime) -> "DeadLetter":
+        """Return the dead letter of a callback that will never be delivered."""
+        return cls(
+            callback.reference,
+            callback.connection.name,
+            callback.delivery_id,
+            callback.response.state,
+            reason,
+            attempts,
+            iso(callback.received_at),
+            iso(now),
+        )
+
+    def to_json(self) -> str:
+        """Return the message for the dead-letter queue."""
+        return json.dumps(asdict(self))

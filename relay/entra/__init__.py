@@ -1,0 +1,1 @@
+"""Microsoft Entra and AD FS: the token for Dynamics."""

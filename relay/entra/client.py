@@ -1,0 +1,415 @@
+"""Entra and AD FS through MSAL: one token by the client credentials grant (RFC 6749 §4.4).
+
+MSAL blocks, replays failures for up to an hour, waits for ever without a time-out, and tells
+errors as dictionaries or as exceptions that quote whole responses. None of that leaves this file:
+`Client.acquire` returns an `AccessToken`, or raises `Unavailable` or `CredentialRefused`.
+"""
+
+import base64
+import json
+import logging
+import os
+import re
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlencode, urlsplit
+
+from relay import outgoing
+from relay.connections import ClientCertificate, ClientCredentials, ClientSecret, ManagedIdentity
+from relay.delivery.retry_after import TRANSIENT, seconds
+from relay.entra import clouds
+from relay.errors import CredentialRefused, RelayError, Unavailable
+from relay.ports import AccessToken
+
+CONNECT_TIMEOUT, READ_TIMEOUT = 5.0, 10.0
+"""Seconds for one request to Entra; a first token takes two, metadata and token."""
+IDLE = 60.0
+"""Seconds for which an idle connection is used again. What lies on the way forgets it some time,
+Azure's own way out after four minutes, and the next request would be lost without a word."""
+LIFETIME = 600
+"""Seconds for which a token is good that does not tell (RFC 6749 §5.1); MSAL takes it so too."""
+EARLY = 300.0
+"""Seconds before its end at which a token is renewed; MSAL counts it as expired then too."""
+
+logger = logging.getLogger(__name__)
+
+type Parameters = Mapping[str, str | bytes]
+type Headers = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer, with the names that MSAL asks for."""
+
+    status_code: int
+    headers: Headers = field(repr=False)
+    text: str = field(repr=False)
+
+    def raise_for_status(self) -> None:
+        """Raise for an error, without what it says."""
+        if self.status_code >= HTTPStatus.BAD_REQUEST:
+            raise ValueError("status")
+
+
+def load() -> None:
+    """Import MSAL and all that it brings, which otherwise happens with the first token."""
+    import msal  # noqa: F401, PLC0415
+
+
+def _proxy_authorization(address: str) -> str | None:
+    """Return the `Proxy-Authorization` (RFC 7617) for a proxy whose address has a password."""
+    parts = urlsplit(address)
+    if parts.username is None:
+        return None
+    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return f"Basic {base64.b64encode(pair.encode()).decode()}"
+
+
+class UnreachableError(Exception):
+    """There is no answer. `word` says why; the cause is not kept, it quotes names and bytes."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__(word)
+        self.word = word
+
+
+class Transport:
+    """HTTP to Entra and to the identity endpoint, by the urllib3 that MSAL brings along.
+
+    Imported with the first request only; no cookies, no redirects, no retries. `context` is the
+    trust for TLS. Proxies are those of the environment, as for other programs.
+    """
+
+    def __init__(
+        self, context: ssl.SSLContext, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._context = context
+        self._clock = clock
+        self._pools: dict[str | None, Any] = {}
+        self._used_at = clock()
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        headers: Headers,
+        body: bytes | None,
+        *,
+        direct: bool = False,
+    ) -> Response:
+        """Ask, through no proxy if `direct`, and wait. Raises `UnreachableError`."""
+        from urllib3 import exceptions  # noqa: PLC0415 - as below
+
+        try:
+            response = self._pool(None if direct else outgoing.proxy_of(url)).request(
+                method, url, headers=headers, body=body, redirect=False, retries=False
+            )
+        except exceptions.NewConnectionError:
+            raise UnreachableError("connect") from None
+        except exceptions.TimeoutError:
+            raise UnreachableError("timeout") from None
+        except exceptions.SSLError:
+            raise UnreachableError("tls") from None
+        except exceptions.HTTPError:
+            raise UnreachableError("connect") from None
+        lower = {name.lower(): value for name, value in response.headers.items()}
+        return Response(response.status, lower, response.data.decode("utf-8", "replace"))
+
+    def close(self) -> None:
+        """Close the connections."""
+        for pool in self._pools.values():
+            pool.clear()
+
+    def _pool(self, proxy: str | None) -> Any:  # noqa: ANN401 - either of two kinds
+        import urllib3  # noqa: PLC0415 - 80 ms, that MSAL's own import has paid
+
+        now = self._clock()
+        if now - self._used_at > IDLE:
+            self._pools = {}  # urllib3 closes what nobody uses any more
+        self._used_at = now
+        pool = self._pools.get(proxy)
+        if pool is None:
+            options: dict[str, Any] = {
+                "ssl_context": self._context,
+                "timeout": urllib3.Timeout(connect=CONNECT_TIMEOUT, read=READ_TIMEOUT),
+            }
+            if proxy is None:
+                pool = urllib3.PoolManager(**options)
+            else:
+                authorization = _proxy_authorization(proxy)
+                proven = {"Proxy-Authorization": authorization} if authorization else None
+                pool = urllib3.ProxyManager(proxy, proxy_headers=proven, **options)
+            self._pools[proxy] = pool
+        return pool
+
+
+class Client:
+    """One client of Entra, in whatever way it proves who it is. Not to be used by two at once."""
+
+    def __init__(
+        self,
+        credentials: ClientCredentials,
+        transport: Transport,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._credentials = credentials
+        self._http = _Http(transport)
+        self._clock = clock
+        self._http_cache: dict[str, object] = {}
+        self._app: Any = None
+        self._stamp: object = None
+
+    def acquire(self, *, anew: bool = False) -> AccessToken:
+        """Return a token. It blocks for a request or two: call it in a thread.
+
+        `anew`: not one that MSAL still has. Raises `Unavailable` when Entra cannot be reached now,
+        and `CredentialRefused` when it does not give one.
+        """
+        started = self._clock()
+        self._http.begin()
+        try:
+            result = self._ask(anew=anew)
+        except RelayError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the door at which MSAL's many errors end
+            # What is no JSON did not come from Entra but from something on the way to it.
+            # `from None`: these errors quote responses in full.
+            foreign = isinstance(error, json.JSONDecodeError)
+            word = error.word if isinstance(error, UnreachableError) else type(error).__name__
+            raise self._refusal({}, word, passing=foreign) from None
+        finally:
+            self._http_cache.clear()  # or MSAL replays a failure for up to an hour
+        if "access_token" not in result:
+            raise self._refusal(result, "no_token")
+        lifetime = float(result.get("expires_in", LIFETIME))
+        expires_at = started + lifetime
+        return AccessToken(
+            value=result["access_token"],
+            fresh_until=expires_at - min(EARLY, lifetime / 2),
+            expires_at=expires_at,
+        )
+
+    def _ask(self, *, anew: bool) -> Mapping[str, Any]:
+        credentials = self._credentials
+        if credentials.authority is None or credentials.client_id is None:
+            return self._identity(credentials.resource)
+        app = self._application(credentials.authority, credentials.client_id)
+        if anew:
+            app.remove_tokens_for_client()
+        # AD FS before 2019 does not know `scope`; later ones take both.
+        adfs = clouds.is_adfs(credentials.authority)
+        further = {"data": {"resource": credentials.resource}} if adfs else {}
+        answer: Mapping[str, Any] = app.acquire_token_for_client([credentials.scope], **further)
+        return answer
+
+    def _application(self, authority: str, client_id: str) -> Any:  # noqa: ANN401 - MSAL has no types
+        """Return MSAL's client, made anew when the file of its certificate is another one."""
+        stamp = _stamp(self._credentials.credential)
+        if self._app is not None and stamp == self._stamp:
+            return self._app
+        import msal  # noqa: PLC0415 - 100 ms that a process which only answers /health never pays
+
+        try:
+            credential = self._credential(authority)
+        except CredentialRefused:
+            if self._app is None:
+                raise
+            # A file that is just being written. The client that works goes on until it can be read.
+            return self._app
+        self._app = msal.ConfidentialClientApplication(
+            client_id,
+            authority=authority,
+            client_credential=credential,
+            # The authority comes from the settings, where it was checked. Asking a public cloud
+            # about a private one would only add a request to every failure.
+            instance_discovery=False,
+            http_client=self._http,
+            http_cache=self._http_cache,
+        )
+        self._stamp = stamp
+        return self._app
+
+    def _credential(self, authority: str) -> Any:  # noqa: ANN401 - MSAL has no types
+        match self._credentials.credential:
+            case ClientSecret(value):
+                return value
+            case ClientCertificate() as certificate:
+                from relay.entra import certificate as certificates  # noqa: PLC0415 - 30 ms, only here
+
+                key, chain = certificates.load(certificate)
+                return {"private_key": key, "public_certificate": chain}
+            case ManagedIdentity():
+                cloud = clouds.of_login(authority) or clouds.PUBLIC
+                return {"client_assertion": lambda: self._assertion(cloud.exchange)}
+
+    def _assertion(self, audience: str) -> str:
+        """Return the identity's token, by which Entra knows the app registration that trusts it."""
+        token: str = self._identity(audience)["access_token"]
+        return token
+
+    def _identity(self, resource: str) -> Mapping[str, Any]:
+        """Ask the platform for a token of its managed identity."""
+        import msal  # noqa: PLC0415 - as above
+
+        if "IDENTITY_ENDPOINT" not in os.environ:
+            # MSAL would take this for a virtual machine and wait for an address without an answer.
+            raise CredentialRefused(
+                "identity_missing", "No managed identity is assigned to the relay."
+            )
+        credential = self._credentials.credential
+        identity: Any = msal.SystemAssignedManagedIdentity()
+        if isinstance(credential, ManagedIdentity) and credential.client_id is not None:
+            identity = msal.UserAssignedManagedIdentity(client_id=credential.client_id)
+        # A new client each time: the platform keeps the tokens, and MSAL would keep refused ones.
+        self._http.asked = "identity"
+        client = msal.ManagedIdentityClient(identity, http_client=self._http, http_cache={})
+        answer: Mapping[str, Any] = client.acquire_token_for_client(resource=resource)
+        if "access_token" not in answer:
+            raise self._refusal(answer, "no_token")
+        self._http.asked = "entra"
+        return answer
+
+    def _refusal(
+        self, result: Mapping[str, Any], otherwise: str, *, passing: bool = False
+    ) -> RelayError:
+        http = self._http
+        status = http.status
+        passing = passing or status is None or status < HTTPStatus.BAD_REQUEST
+        reason = _reason(http.asked, status, result or http.answer, otherwise)
+        if passing or status in TRANSIENT:
+            error: RelayError = Unavailable(
+                reason, "Entra cannot be reached just now.", retry_after=http.retry_after
+            )
+        else:
+            error = CredentialRefused(reason, "Entra does not give the relay a token.")
+        logger.warning("no token from Entra: reason=%s entra_status=%s", reason, self._http.status)
+        return error
+
+
+class _Http:
+    """The HTTP client that MSAL is given. It keeps what MSAL leaves out of its answers."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self.asked = "entra"
+        """Who was asked last, `entra` or `identity`: MSAL tells both failures alike."""
+        self.status: int | None = None
+        self.retry_after: float | None = None
+        self.answer: Mapping[str, Any] = {}
+        """The last error as Entra words it: of a wrong tenant MSAL only says "ValueError"."""
+
+    def begin(self) -> None:
+        self.asked = "entra"
+        self.forget()
+
+    def forget(self) -> None:
+        self.status = self.retry_after = None
+        self.answer = {}
+
+    def get(
+        self, url: str, *, params: Parameters | None = None, headers: Headers | None = None
+    ) -> Response:
+        return self._keep("GET", url, params, headers)
+
+    def post(
+        self,
+        url: str,
+        *,
+        params: Parameters | None = None,
+        data: Parameters | None = None,
+        headers: Headers | None = None,
+    ) -> Response:
+        # `urlencode` takes bytes as they are: MSAL hands over a certificate's assertion as such.
+        body = urlencode(data or {}).encode("ascii")
+        form = {"Content-Type": "application/x-www-form-urlencoded", **(headers or {})}
+        return self._keep("POST", url, params, form, body)
+
+    def close(self) -> None:
+        """Leave the connections open: they are shared, and MSAL has no business with their end."""
+
+    def _keep(
+        self,
+        method: str,
+        url: str,
+        params: Parameters | None,
+        headers: Headers | None,
+        body: bytes | None = None,
+    ) -> Response:
+        self.forget()
+        known = _known_metadata(url)
+        if known is not None:
+            return known
+        url = f"{url}?{urlencode(params)}" if params else url
+        # The platform's endpoint is on this machine: a proxy would only learn its secret.
+        direct = self.asked == "identity"
+        response = self._transport.request(method, url, headers or {}, body, direct=direct)
+        self.status = response.status_code
+        self.retry_after = seconds(response.headers.get("retry-after"))
+        if response.status_code >= HTTPStatus.BAD_REQUEST:
+            self.answer = _object(response.text)
+        return response
+
+
+_METADATA = "/v2.0/.well-known/openid-configuration"
+
+
+def _known_metadata(url: str) -> Response | None:
+    """Return the metadata of a tenant in a known cloud without asking, as far as MSAL uses them.
+
+    Endpoints are documented, and the same for every tenant; asking would cost each cold start a
+    round trip (https://learn.microsoft.com/entra/identity-platform/v2-protocols#endpoints). A
+    tenant that does not exist is then refused by the token endpoint.
+    """
+    authority = url.removesuffix(_METADATA)
+    if authority == url or clouds.of_login(authority) is None:
+        return None
+    endpoints = {
+        "authorization_endpoint": f"{authority}/oauth2/v2.0/authorize",
+        "token_endpoint": f"{authority}/oauth2/v2.0/token",
+        "issuer": f"{authority}/v2.0",
+    }
+    return Response(HTTPStatus.OK, {}, json.dumps(endpoints))
+
+
+def _object(content: str) -> Mapping[str, Any]:
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _stamp(credential: ClientSecret | ClientCertificate | ManagedIdentity) -> object:
+    """Return what changes when the platform puts another certificate into the file."""
+    if not isinstance(credential, ClientCertificate) or credential.path is None:
+        return None
+    try:
+        status = Path(credential.path).stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+_WORD = re.compile(r"[a-z_]{1,40}")
+
+
+def _reason(asked: str, status: int | None, result: Mapping[str, Any], otherwise: str) -> str:
+    """Return one word for the log: AADSTS and its number, or OAuth's `error`, or what is known.
+
+    Only numbers and plain words pass: the descriptions quote what was sent. For the identity
+    endpoint it is the status, because MSAL calls all its errors `invalid_scope`.
+    """
+    if asked == "identity" and status is not None:
+        return f"identity_{status}"
+    codes = result.get("error_codes")
+    if isinstance(codes, list) and codes and isinstance(codes[0], int):
+        return f"AADSTS{codes[0]}"
+    error = result.get("error")
+    if isinstance(error, str) and _WORD.fullmatch(error):
+        return f"{asked}_{error}"
+    return f"{asked}_{otherwise}"

@@ -1,0 +1,1 @@
+"""The provider's side: the authorization request, and the response to it."""

@@ -1,0 +1,188 @@
+"""The provider's public keys, by which a JARM response is proven (RFC 7517, RFC 8414).
+
+Every address comes from the settings, or from what the configured issuer says of itself over https.
+No token and no request has a say in what is fetched, and many who ask cause one fetch.
+"""
+
+import asyncio
+import json
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from relay import outgoing
+from relay.connections import Provider
+from relay.errors import KeysUnavailable
+from relay.ports import Jwk
+
+TIMEOUT = 5.0
+"""Seconds for everything: metadata and keys."""
+MAX_DOCUMENT = 256 * 1024
+FRESH = 300.0
+"""Seconds until keys are fetched again: so long is a withdrawn key still believed."""
+LAST_GOOD = 3600.0
+"""Seconds for which keys are used when the issuer does not answer."""
+INTERVAL = 60.0
+"""Seconds between two fetches because of an unknown key id, which anybody can make up."""
+PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, INTERVAL)
+"""Seconds without a fetch after one failure, two in a row and so on: a first reload is not kept
+waiting."""
+
+_HEADERS = {
+    "Accept": "application/json",
+    # What is compressed has no size until it is unpacked.
+    "Accept-Encoding": "identity",
+    "User-Agent": outgoing.USER_AGENT,
+}
+
+
+class KeyStore:
+    """The keys of all issuers, for the life of the process. `context` is the trust for TLS."""
+
+    def __init__(
+        self, context: ssl.SSLContext, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._http = httpx.AsyncClient(
+            verify=context,
+            headers=_HEADERS,
+            timeout=TIMEOUT,
+            follow_redirects=False,
+            cookies=outgoing.no_cookies(),
+        )
+        self._clock = clock
+        self._issuers: dict[tuple[str | None, str | None], _Issuer] = {}
+
+    async def get(self, provider: Provider, kid: str | None) -> tuple[Jwk, ...]:
+        """Return the provider's keys, which need not hold one with this id.
+
+        Raises `KeysUnavailable` when there are none to be had now.
+        """
+        name = (provider.issuer, provider.jwks_uri)
+        issuer = self._issuers.get(name)
+        if issuer is None:
+            issuer = self._issuers[name] = _Issuer(provider, self._http, self._clock)
+        return await issuer.get(kid)
+
+    async def aclose(self) -> None:
+        """Close the connections to the issuers."""
+        await self._http.aclose()
+
+
+class _Issuer:
+    """The keys of one issuer, and at most one fetch at a time."""
+
+    def __init__(
+        self, provider: Provider, http: httpx.AsyncClient, clock: Callable[[], float]
+    ) -> None:
+        self._provider = provider
+        self._http = http
+        self._clock = clock
+        self._keys: tuple[Jwk, ...] = ()
+        self._fetched_at = float("-inf")
+        self._failures = 0
+        self._closed_until = float("-inf")
+        self._flight: asyncio.Task[tuple[Jwk, ...]] | None = None
+
+    async def get(self, kid: str | None) -> tuple[Jwk, ...]:
+        age = self._clock() - self._fetched_at
+        known = kid is None or any(key.get("kid") == kid for key in self._keys)
+        if age < (FRESH if known else INTERVAL):
+            return self._keys
+        try:
+            return await self._fetch()
+        except KeysUnavailable:
+            if known and age < LAST_GOOD:
+                return self._keys
+            raise
+
+    async def _fetch(self) -> tuple[Jwk, ...]:
+        if self._flight is None:
+            if self._clock() < self._closed_until:
+                raise _unavailable("pause")
+            self._flight = asyncio.create_task(self._land())
+        # A caller that goes away must not take the others' keys along.
+        return await asyncio.shield(self._flight)
+
+    async def _land(self) -> tuple[Jwk, ...]:
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                self._keys = _keys(await self._document(await self._address()))
+        except KeysUnavailable:
+            self._fail()
+            raise
+        except (TimeoutError, httpx.HTTPError, httpx.InvalidURL) as error:
+            self._fail()
+            raise _unavailable(type(error).__name__) from None
+        else:
+            self._failures, self._fetched_at = 0, self._clock()
+            return self._keys
+        finally:
+            self._flight = None
+
+    def _fail(self) -> None:
+        self._closed_until = self._clock() + PAUSES[min(self._failures, len(PAUSES) - 1)]
+        self._failures += 1
+
+    async def _address(self) -> str:
+        """Return the address of the keys: from the settings, or from the issuer's metadata."""
+        if self._provider.jwks_uri is not None:
+            return self._provider.jwks_uri
+        issuer = self._provider.issuer or ""
+        problem = _unavailable("metadata")
+        for address in metadata_addresses(issuer):
+            try:
+                return _jwks_uri(await self._document(address), issuer)
+            except KeysUnavailable as error:
+                problem = error
+        raise problem
+
+    async def _document(self, address: str) -> dict[str, Any]:
+        document = bytearray()
+        async with self._http.stream("GET", address) as response:
+            if response.status_code != HTTPStatus.OK:
+                raise _unavailable(str(response.status_code))
+            async for chunk in response.aiter_raw():
+                document += chunk
+                if len(document) > MAX_DOCUMENT:
+                    raise _unavailable("size")
+        try:
+            read = json.loads(document)
+        except (ValueError, RecursionError):
+            raise _unavailable("json") from None
+        if not isinstance(read, dict):
+            raise _unavailable("json")
+        return read
+
+
+def metadata_addresses(issuer: str) -> Iterator[str]:
+    """Return where an issuer's metadata may be, in the order in which they are tried."""
+    # RFC 8414 §3.1 puts its path in between, OpenID Connect Discovery §4 behind.
+    parts = urlsplit(issuer)
+    path = parts.path.rstrip("/")
+    yield f"{parts.scheme}://{parts.netloc}/.well-known/oauth-authorization-server{path}"
+    yield f"{issuer.rstrip('/')}/.well-known/openid-configuration"
+
+
+def _jwks_uri(metadata: dict[str, Any], issuer: str) -> str:
+    address = metadata.get("jwks_uri")
+    # RFC 8414 §3.3: a document of any other issuer is not to be used. And never http: what trusts
+    # whoever reaches it inside a data centre, such as 169.254.169.254, speaks only that.
+    if metadata.get("issuer") != issuer or not str(address).startswith("https://"):
+        raise _unavailable("metadata")
+    return str(address)
+
+
+def _keys(document: dict[str, Any]) -> tuple[Jwk, ...]:
+    keys = document.get("keys")
+    if not isinstance(keys, list):
+        raise _unavailable("json")
+    return tuple(key for key in keys if isinstance(key, dict))
+
+
+def _unavailable(fault: str) -> KeysUnavailable:
+    return KeysUnavailable(f"jwks_{fault}")

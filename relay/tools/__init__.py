@@ -1,0 +1,1 @@
+"""What an operator runs. Nothing that serves a callback imports it."""

@@ -1,0 +1,110 @@
+"""The doctor finds out which step of the set-up is missing. It reads only, unless told to write.
+
+For each connection: settings, Entra, Dynamics, the provider; then what all share: the storage and
+host.json. A check that cannot pass because an earlier one failed is left out.
+"""
+
+import ssl
+import textwrap
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+
+from relay import outgoing, settings
+from relay.connections import Connection
+from relay.entra.client import Transport
+from relay.errors import Misconfigured
+from relay.tools.doctor import entra, host_json, provider, storage, target
+from relay.tools.doctor.finding import Finding, Verdict, fail, ok, warn
+
+__all__ = ["Finding", "Verdict", "examine", "shown"]
+
+TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+"""Seconds for one request; the metadata of Finance & Operations are tens of megabytes."""
+
+
+def examine(
+    environ: Mapping[str, str], *, only: str | None = None, write: bool = False
+) -> Iterator[Finding]:
+    """Examine a relay with these app settings, and tell each finding as it is found.
+
+    `only`: one connection, and nothing of the rest. `write`: send one smoke record to each target,
+    and one message through the queue. Everything is made anew, because MSAL replays failures.
+    """
+    read = settings.read(environ)
+    connections = read.connections
+    try:
+        context = outgoing.trust(read.app.ca_bundle, environ)
+    except OSError:
+        yield fail(
+            "settings",
+            "CA_BUNDLE or REQUESTS_CA_BUNDLE names no PEM file",
+            "Give the path of a PEM file with CA certificates that is deployed with the app.",
+        )
+        return
+    if not connections.by_name:
+        yield from _problems(connections.problems)
+    for warning in read.warnings:
+        yield warn("settings", *_split(warning))
+    with httpx.Client(
+        verify=context, timeout=TIMEOUT, follow_redirects=False, cookies=outgoing.no_cookies()
+    ) as http:
+        for name, connection in connections.by_name.items():
+            if only in (None, name):
+                for finding in _connection(connection, http, context, environ, write=write):
+                    yield replace(finding, connection=name)
+        if only is None:
+            yield from storage.examine(read.app, environ, http, write=write)
+            yield from host_json.examine(Path(), environ)
+
+
+def _connection(
+    connection: Connection | Misconfigured,
+    http: httpx.Client,
+    context: ssl.SSLContext,
+    environ: Mapping[str, str],
+    *,
+    write: bool,
+) -> Iterator[Finding]:
+    if isinstance(connection, Misconfigured):
+        yield from _problems(connection.problems)
+        return
+    yield ok("settings", "they validate")
+    with closing(Transport(context)) as transport:
+        token = yield from entra.examine(connection.credentials, http, transport)
+    yield from target.examine(connection, http, token, context, write=write)
+    yield from provider.examine(connection, http, environ)
+
+
+def _problems(problems: tuple[str, ...]) -> Iterator[Finding]:
+    for problem in problems:
+        yield fail("settings", *_split(problem))
+
+
+def _split(problem: str) -> tuple[str, str]:
+    setting, _, expected = problem.partition(": ")
+    return setting, f"{expected[:1].upper()}{expected[1:]}."
+
+
+_COLOUR = {Verdict.OK: "32", Verdict.WARN: "33", Verdict.FAIL: "31"}
+_WIDTH, _INDENT = 80, " " * 21
+
+
+def shown(finding: Finding, *, colour: bool = False) -> str:
+    """Return a finding as text of at most 80 columns: the verdict, the check, the next step."""
+    verdict = f"{finding.verdict:<4}"
+    if colour:
+        verdict = f"\x1b[{_COLOUR[finding.verdict]}m{verdict}\x1b[0m"
+    first, *rest = _wrapped(finding.message, _WIDTH - len(_INDENT))
+    lines = [f"  {verdict}  {finding.check:<12} {first}", *(_INDENT + line for line in rest)]
+    if finding.fix:
+        step, *more = _wrapped(finding.fix, _WIDTH - len(_INDENT) - 2)
+        lines += [f"{_INDENT}> {step}", *(f"{_INDENT}  {line}" for line in more)]
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_on_hyphens=False) or [""]

@@ -1,0 +1,109 @@
+"""What the doctor says of one collection in `$metadata`, and of the key that makes records unique.
+
+Only a key keeps a callback that comes twice, from two processes or after an outage, from being two
+records.
+"""
+
+from collections.abc import Collection as Names
+from collections.abc import Generator, Iterable
+from typing import IO
+
+from relay.body import Member
+from relay.tools.doctor import metadata
+from relay.tools.doctor.finding import Finding, fail, ok, warn
+from relay.tools.doctor.metadata import Collection
+
+_VARYING = {"reference", "received_at", "expires_at"}
+"""Placeholders that another delivery of the same callback may fill with another value."""
+_STATES = {"state", "state_hash"}
+
+
+def find(
+    document: IO[bytes], name: str, publish: str
+) -> Generator[Finding, None, Collection | None]:
+    """Tell whether `$metadata` has the collection, and return it if records can be added to it.
+
+    `publish`: how a collection gets there.
+    """
+    document.seek(0)
+    try:
+        found = metadata.read(document, name)
+    except metadata.UnreadableError:
+        yield fail(
+            "entity",
+            "the metadata cannot be read",
+            "Check DYNAMICS_URL, and that no proxy on the way changes what Dynamics answers.",
+        )
+        return None
+    if isinstance(found, metadata.Missing):
+        yield _missing(found, name, publish)
+        return None
+    if not found.insertable:
+        yield fail(
+            "entity",
+            f"{name} takes no new records",
+            "Let the page or entity insert: in AL, InsertAllowed = true and Editable = true.",
+        )
+        return None
+    yield ok("entity", f"{name} is there")
+    return found
+
+
+def misnamed(name: str, entity_of: str | None, nearest: str | None, publish: str) -> Finding:
+    """Return that there is no collection of this name, and which one was probably meant."""
+    url = "at the end of DYNAMICS_URL"
+    if entity_of is not None:
+        return fail(
+            "entity",
+            f"{name} is the name of one entity; its collection is {entity_of}",
+            f"Put {entity_of} {url}.",
+        )
+    if nearest is None:
+        return fail("entity", f"there is no public {name}", publish)
+    if nearest.casefold() == name.casefold():
+        return fail(
+            "entity",
+            f"there is no {name}: it is {nearest}, and upper and lower case count",
+            f"Put {nearest} {url}.",
+        )
+    return fail(
+        "entity",
+        f"there is no public {name}; the nearest is {nearest}",
+        f"Put {nearest} {url} if that is the one. If not: {publish}",
+    )
+
+
+def _missing(found: metadata.Missing, name: str, publish: str) -> Finding:
+    return misnamed(name, found.entity_of, found.nearest, publish)
+
+
+def key(key: Names[str], members: Iterable[Member], unique: str, note: str = "") -> Finding:
+    """Judge one key by what the body template puts into it.
+
+    `unique`: how the right key is made. `note`: what else one has to know of duplicates.
+    """
+    held = {member.path[0]: set(member.names) for member in members if member.path[0] in key}
+    names = set[str]().union(*held.values())
+    if varying := names & _VARYING:
+        return warn(
+            "key",
+            f"it holds {{{min(varying)}}}, which is new each time: the same callback would be "
+            "stored twice",
+            unique,
+        )
+    if not names & _STATES:
+        return warn(
+            "key",
+            "the state is no key: one state could be used twice"
+            if "delivery_id" in names
+            else "the state is no key: the same callback would be stored twice",
+            unique,
+        )
+    if absent := [name for name in key if name not in held and name != "dataAreaId"]:
+        return fail(
+            "key",
+            f"{absent[0]} is part of the key, and DYNAMICS_BODY does not have it",
+            f"Add {absent[0]} to DYNAMICS_BODY, or take it out of the key.",
+        )
+    of = next(name for name in key if held.get(name, set()) & _STATES)
+    return ok("key", f"{of} makes a record unique{note}")

@@ -1,0 +1,239 @@
+"""Whether Entra gives the relay a token, and whether it is one that Dynamics will take."""
+
+import base64
+import json
+import re
+import ssl
+from collections.abc import Generator, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+
+from relay.connections import ClientCertificate, ClientCredentials, ClientSecret, ManagedIdentity
+from relay.entra import certificate, client, clouds
+from relay.errors import CredentialRefused, Unavailable
+from relay.ports import AccessToken
+from relay.tools.doctor.aadsts import hint
+from relay.tools.doctor.finding import Finding, fail, ok, warn
+
+SOON = timedelta(days=30)
+"""How long before its end a certificate is warned of."""
+
+_GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_INSTANCES = {"microsoftonline.com": 0, "microsoftonline.us": 1, "partner.microsoftonline.cn": 2}
+"""`cloud_instance_name` of Entra's metadata, and which of `CLOUDS` it stands for."""
+
+type Claims = Mapping[str, Any]
+
+
+def examine(
+    credentials: ClientCredentials, http: httpx.Client, transport: client.Transport
+) -> Generator[Finding, None, AccessToken | None]:
+    """Examine authority, credential and token, and return the token if there is one.
+
+    Everything is asked anew: a warm MSAL replays a failure for a minute after it was mended.
+    """
+    metadata: Claims = {}
+    if credentials.authority is not None:
+        found = yield from _authority(credentials.authority, http)
+        if found is None:
+            return None
+        metadata = found
+    if isinstance(credentials.credential, ClientCertificate):
+        yield from _certificate(credentials.credential)
+    token = yield from _credential(credentials, transport)
+    if token is not None:
+        yield from _token(token, credentials, metadata)
+    return token
+
+
+def unreachable(check: str, name: str, error: httpx.HTTPError) -> Finding:
+    """Return why a server cannot be reached: its name, its certificate, or time."""
+    if isinstance(error, httpx.TimeoutException):
+        return fail(check, f"{name} does not answer in time", "Check networks and firewalls.")
+    if _is_about_trust(error):
+        return fail(
+            check,
+            f"the certificate of {name} is not trusted",
+            "Put the private CA that signed it into a PEM file and name it in CA_BUNDLE.",
+        )
+    return fail(
+        check,
+        f"{name} cannot be reached",
+        "Check the host's name, DNS and firewalls from where the relay runs.",
+    )
+
+
+def _is_about_trust(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _authority(authority: str, http: httpx.Client) -> Generator[Finding, None, Claims | None]:
+    """Read the authority's metadata (OpenID Connect Discovery 1.0 §4)."""
+    version = "" if clouds.is_adfs(authority) else "/v2.0"
+    name = "AD FS" if clouds.is_adfs(authority) else "Entra"
+    try:
+        response = http.get(f"{authority}{version}/.well-known/openid-configuration")
+    except httpx.HTTPError as error:
+        yield unreachable("authority", name, error)
+        return None
+    document = _json(response.content)
+    codes = document.get("error_codes")
+    if isinstance(codes, list) and codes:
+        wrong, fix = hint(f"AADSTS{codes[0]}")
+        yield fail("authority", wrong, fix)
+        return None
+    if not response.is_success or "token_endpoint" not in document:
+        yield fail(
+            "authority",
+            f"what ENTRA_AUTHORITY names is no authority (HTTP {response.status_code})",
+            "Expected https://login.microsoftonline.com/<tenant>, or https://<host>/adfs.",
+        )
+        return None
+    place = _INSTANCES.get(str(document.get("cloud_instance_name")))
+    cloud = clouds.of_login(authority) or clouds.PUBLIC
+    if place is not None and clouds.CLOUDS[place] is not cloud:
+        right = clouds.CLOUDS[place]
+        yield fail(
+            "authority",
+            f"the tenant is in {right.name}",
+            f"Set ENTRA_AUTHORITY to https://{right.login}/<tenant>.",
+        )
+        return None
+    yield ok("authority", f"{name} knows the tenant" if version else f"{name} answers")
+    return document
+
+
+def _certificate(credential: ClientCertificate) -> Iterator[Finding]:
+    try:
+        end = certificate.expiry(credential)
+    except CredentialRefused:
+        return  # the next check names it
+    left = end - datetime.now(UTC)
+    if left <= timedelta(0):
+        yield fail(
+            "certificate",
+            f"it expired on {end:%Y-%m-%d}",
+            "Make a new one, upload its public part to the app registration, and set "
+            "ENTRA_CLIENT_CERTIFICATE.",
+        )
+    elif left <= SOON:
+        yield warn(
+            "certificate",
+            f"it expires on {end:%Y-%m-%d}",
+            "Upload a new one to the app registration now: both may be there at once.",
+        )
+    else:
+        yield ok("certificate", f"it is good until {end:%Y-%m-%d}")
+
+
+def _credential(
+    credentials: ClientCredentials, transport: client.Transport
+) -> Generator[Finding, None, AccessToken | None]:
+    kind = _kind(credentials)
+    try:
+        token = client.Client(credentials, transport).acquire()
+    except CredentialRefused as error:
+        wrong, fix = hint(error.reason)
+        if error.reason == "AADSTS7000215" and _is_an_id(credentials.credential):
+            wrong = f"ENTRA_CLIENT_SECRET holds the secret's id ({error.reason})"
+        yield fail("credential", wrong, fix)
+        return None
+    except Unavailable as error:
+        wrong, fix = hint(error.reason)
+        yield fail("credential", f"no token just now: {wrong}", fix)
+        return None
+    yield ok("credential", f"Entra gives a token for the {kind}")
+    return token
+
+
+def _kind(credentials: ClientCredentials) -> str:
+    match credentials.credential:
+        case ClientSecret():
+            return "client secret"
+        case ClientCertificate():
+            return "certificate"
+        case ManagedIdentity() if credentials.client_id is not None:
+            return "federated credential"
+        case ManagedIdentity():
+            return "managed identity"
+
+
+def _is_an_id(credential: object) -> bool:
+    return isinstance(credential, ClientSecret) and bool(_GUID.fullmatch(credential.value))
+
+
+def _token(
+    token: AccessToken, credentials: ClientCredentials, metadata: Claims
+) -> Iterator[Finding]:
+    """Hold the token against what Dynamics demands of it, without ever printing it."""
+    claims = claims_of(token)
+    if not claims:
+        yield warn("token", "it cannot be read here", "Nothing to do: only Dynamics must read it.")
+        return
+    if "aud" in claims and not _is_for(claims["aud"], credentials.resource):
+        yield fail(
+            "token",
+            "its audience is another one than DYNAMICS_SCOPE names",
+            "Set DYNAMICS_SCOPE to the environment's own address in lower case, without a slash at "
+            "its end, and /.default.",
+        )
+        return
+    if credentials.authority is not None and clouds.is_adfs(credentials.authority):
+        yield ok("token", "its audience is right")
+        return
+    tenant = _tenant(metadata)
+    if tenant is not None and claims.get("tid") != tenant:
+        yield fail(
+            "token",
+            "it is of another tenant than the authority's",
+            "Set ENTRA_TENANT_ID to the tenant of the Dynamics environment.",
+        )
+        return
+    if not claims.get("oid"):
+        yield fail(
+            "token",
+            "it names no service principal (oid)",
+            "The application is of another tenant: grant admin consent in the tenant of Dynamics, "
+            "which makes its enterprise application.",
+        )
+        return
+    yield ok("token", "audience, tenant and service principal are right")
+
+
+def claims_of(token: AccessToken) -> Claims:
+    """Return the claims of a token, unverified: Entra gave it over TLS, Dynamics will verify it."""
+    parts = token.value.split(".")
+    if len(parts) != 3:  # noqa: PLR2004 - header, claims, signature
+        return {}
+    try:
+        return _json(base64.urlsafe_b64decode(parts[1] + "=="))
+    except ValueError:
+        return {}
+
+
+def _is_for(audience: object, resource: str) -> bool:
+    # Dataverse's tokens end in a slash, and Dataverse takes them; Finance & Operations does not,
+    # and does not get one, unless the scope has it.
+    # Some resources are named by their application's id.
+    named = isinstance(audience, str) and _GUID.fullmatch(audience)
+    return bool(named) or audience in (resource, f"{resource}/")
+
+
+def _tenant(metadata: Claims) -> str | None:
+    """Return the tenant's id as the issuer has it, whatever domain the authority names."""
+    found = _GUID.search(str(metadata.get("issuer", "")))
+    return found[0] if found else None
+
+
+def _json(content: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}

@@ -1,0 +1,285 @@
+"""Whether the Functions host is set up as the relay needs it."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from relay import pages
+from relay.tools.doctor.finding import Finding, fail, ok, warn
+
+FILE = "host.json"
+OVERRIDE = "azurefunctionsjobhost"
+"""Beginning of the app settings that count before host.json, in lower case
+(https://learn.microsoft.com/azure/azure-functions/functions-host-json#override-hostjson-values)."""
+
+OUTAGE = timedelta(minutes=60)
+"""For so long error records are to survive an outage of Dynamics."""
+SLOW = timedelta(seconds=20)
+"""Seconds between two attempts; a code that lives for a minute is then tried a few times."""
+MANY = 360
+"""Attempts that last for an hour at the pause that the relay comes with."""
+IDLE = timedelta(seconds=10)
+"""The longest that a held message may wait to be seen at all."""
+SHORTEST = timedelta(minutes=1)
+"""The least `functionTimeout`: a token and two attempts at Dynamics fit into it."""
+
+_TIMESPAN = re.compile(r"(?:(\d{1,5})\.)?(\d{1,2}):(\d{1,2}):(\d{1,2}(?:\.\d+)?)")
+_REVEALING = ("trace", "debug", "information")
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value of host.json, and where it comes from: a path in the file, or an app setting."""
+
+    value: object
+    where: str
+
+    @property
+    def is_true(self) -> bool:
+        """Tell whether .NET reads it as true."""
+        return str(self.value).lower() == "true"
+
+    @property
+    def span(self) -> timedelta | None:
+        """The duration that it is (TimeSpan.Parse), if it is one."""
+        found = _TIMESPAN.fullmatch(str(self.value).strip())
+        if found is None:
+            return None
+        days, hours, minutes, seconds = (float(part or 0) for part in found.groups())
+        return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+
+
+class Effective:
+    """What counts of host.json: the file, and the app settings that override it."""
+
+    def __init__(self, document: Mapping[str, Any], environ: Mapping[str, str]) -> None:
+        self._values = {
+            tuple(step.lower() for step in path): Value(value, ".".join(path))
+            for path, value in _leaves(document)
+        }
+        for name, text in environ.items():
+            root, *path = name.lower().replace(":", "__").split("__")
+            if root == OVERRIDE and path:
+                self._values[tuple(path)] = Value(text, f"the app setting {name}")
+
+    def get(self, path: str, default: object = None) -> Value:
+        """Return the value at a path such as `extensions.http.routePrefix`, or the host's own."""
+        found = self._values.get(tuple(path.lower().split(".")))
+        return found or Value(default, path)
+
+    def below(self, path: str) -> dict[str, Value]:
+        """Return the values right below a path, by their names in lower case."""
+        above = tuple(path.lower().split("."))
+        return {key[-1]: value for key, value in self._values.items() if key[:-1] == above}
+
+
+def _leaves(document: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[Any]:
+    for name, value in document.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*above, name))
+        else:
+            yield (*above, name), value
+
+
+def examine(folder: Path, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Examine host.json in the app's folder, and the platform's own settings."""
+    yield from _host_json(folder / FILE, environ)
+    found = list(_platform(folder, environ))
+    yield from found or [ok("platform", "nothing in the environment stands in the way")]
+
+
+def _host_json(file: Path, environ: Mapping[str, str]) -> Iterator[Finding]:
+    if not file.is_file():
+        yield warn(
+            FILE,
+            "it is not in this folder, and was not examined",
+            "Run the doctor in the folder of the app, where function_app.py is.",
+        )
+        return
+    try:
+        document = json.loads(file.read_text("utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        yield fail(
+            FILE,
+            "it cannot be read: plain JSON is expected, without comments",
+            "Take the file that comes with the relay.",
+        )
+        return
+    host = Effective(document, environ)
+    found = [each for check in _CHECKS for each in check(host)]
+    yield from found or [ok(FILE, "routes, queues, headers and logging are right")]
+
+
+def _routes(host: Effective) -> Iterator[Finding]:
+    prefix = host.get("extensions.http.routePrefix", "api")
+    if str(prefix.value).strip("/"):
+        yield _wrong(
+            fail, prefix, "no route is where the redirect URI says: a prefix precedes it", '""'
+        )
+    if not host.get("extensionBundle.id").value:
+        yield _wrong(
+            fail,
+            host.get("extensionBundle.id"),
+            "the host does not know queues, and loads neither callback nor redeliver",
+            "Microsoft.Azure.Functions.ExtensionBundle, and its version to [4.*, 5.0.0)",
+        )
+
+
+def _queues(host: Effective) -> Iterator[Finding]:
+    section = "extensions.queues"
+    pause = host.get(f"{section}.visibilityTimeout", "00:00:00")
+    attempts = host.get(f"{section}.maxDequeueCount", 5)
+    between, most = pause.span, str(attempts.value)
+    if between is None or not re.fullmatch(r"\d{1,9}", most):
+        wrong = pause if between is None else attempts
+        yield _wrong(fail, wrong, "the host cannot read it", '"00:00:10" and 500')
+    elif between <= timedelta(0):
+        yield _wrong(
+            fail, pause, "what is held is given up within seconds: nothing is waited", '"00:00:10"'
+        )
+    else:
+        lasts = between.total_seconds() * int(most)
+        if lasts < OUTAGE.total_seconds():
+            what = f"what is held is given up after {_spoken(lasts)}"
+            if int(most) < MANY:
+                yield _wrong(warn, attempts, what, "500")
+            else:
+                yield _wrong(warn, pause, what, '"00:00:10"')
+        if between > SLOW:
+            yield _wrong(
+                warn, pause, "a code expires before it was tried a few times", '"00:00:10"'
+            )
+    idle = host.get(f"{section}.maxPollingInterval", "00:01:00")
+    if idle.span is None or idle.span > IDLE:
+        yield _wrong(warn, idle, "what is held is seen too late", '"00:00:02"')
+    encoding = host.get(f"{section}.messageEncoding", "base64")
+    if str(encoding.value).lower() != "base64":
+        yield _wrong(warn, encoding, "what was held in base64 before is no longer read", '"base64"')
+
+
+def _spoken(seconds: float) -> str:
+    minutes = int(seconds // 60)
+    return f"{minutes} minutes" if minutes > 1 else f"{seconds:.0f} seconds"
+
+
+def _http(host: Effective) -> Iterator[Finding]:
+    hsts = host.get("extensions.http.hsts.isEnabled", "false")
+    if not hsts.is_true:
+        yield _wrong(warn, hsts, "browsers are not told to keep to https", "true")
+    given = host.below("extensions.http.customHeaders")
+    wrong = [
+        name
+        for name, value in pages.SECURITY_HEADERS.items()
+        if name.lower() not in given or str(given[name.lower()].value) != value
+    ]
+    if wrong:
+        yield warn(
+            FILE,
+            f"the host's own pages go without the relay's {', '.join(wrong)}",
+            "Set extensions.http.customHeaders as in the file that comes with the relay.",
+        )
+
+
+def _time(host: Effective) -> Iterator[Finding]:
+    limit = host.get("functionTimeout", "-1")  # for ever; without it the plan has its own
+    if limit.value != "-1" and (limit.span is None or limit.span < SHORTEST):
+        yield _wrong(warn, limit, "deliveries are cut off before they end", '"00:02:00"')
+
+
+def _logging(host: Effective) -> Iterator[Finding]:
+    query = host.get("logging.applicationInsights.enableQueryStringTracing", "false")
+    if query.is_true:
+        yield _wrong(
+            fail,
+            query,
+            "Application Insights keeps the query of each callback, code and all",
+            "false",
+        )
+    for category, level in host.below("logging.logLevel").items():
+        ours = category.startswith("microsoft.azure.webjobs")
+        reveals = str(level.value).lower() in _REVEALING
+        if category.startswith("microsoft") and not ours and reveals:
+            yield _wrong(
+                fail,
+                level,
+                "ASP.NET logs the address of each callback, code and all",
+                '"Warning"',
+            )
+
+
+_CHECKS = (_routes, _queues, _http, _time, _logging)
+
+
+def _wrong(
+    verdict: Callable[[str, str, str], Finding], value: Value, what: str, right: str
+) -> Finding:
+    if value.where.startswith("the app setting"):
+        return verdict(FILE, f"{what}, by {value.where}", "Remove that app setting.")
+    return verdict(FILE, f"{what} ({value.where})", f"Set {value.where} to {right} in host.json.")
+
+
+def _platform(folder: Path, environ: Mapping[str, str]) -> Iterator[Finding]:
+    given = {name.lower(): value.strip() for name, value in environ.items()}
+
+    def is_on(name: str) -> bool:
+        return given.get(name.lower(), "").lower() in ("1", "true")
+
+    version = given.get("functions_extension_version", "~4")
+    if not version.lstrip("~").startswith("4"):
+        yield fail(
+            "platform",
+            "the Functions runtime is not version 4",
+            "Set FUNCTIONS_EXTENSION_VERSION to ~4.",
+        )
+    if given.get("functions_worker_runtime", "python") != "python":
+        yield fail(
+            "platform",
+            "the Function App is not one for Python",
+            "Make a Function App with the runtime stack Python 3.13.",
+        )
+    for name in ("callback", "redeliver", "authorize"):
+        if is_on(f"AzureWebJobs.{name}.Disabled") or is_on(f"AzureWebJobs_{name}_Disabled"):
+            yield fail(
+                "platform",
+                f"the function {name} is disabled",
+                f"Enable it (Function App, Functions), or remove AzureWebJobs.{name}.Disabled.",
+            )
+    if is_on("WEBSITE_AUTH_ENABLED"):
+        yield warn(
+            "platform",
+            "App Service authentication is on, and may ask for a sign-in before each callback",
+            "In the Function App, Authentication: allow unauthenticated access, or turn it off.",
+        )
+    yield from _recording(folder, is_on)
+
+
+def _recording(folder: Path, is_on: Callable[[str], bool]) -> Iterator[Finding]:
+    """Name what would write codes down, or nothing at all."""
+    if is_on("WEBSITE_HTTPLOGGING_ENABLED"):
+        yield fail(
+            "platform",
+            "the web server logs the address of each callback, code and all",
+            "In the Function App, App Service logs: turn Web server logging off, and leave the "
+            "category AppServiceHTTPLogs out of diagnostic settings.",
+        )
+    if is_on("OTEL_DOTNET_EXPERIMENTAL_ASPNETCORE_DISABLE_URL_QUERY_REDACTION"):
+        yield fail(
+            "platform",
+            "traces keep the query of each callback, the state too",
+            "Remove OTEL_DOTNET_EXPERIMENTAL_ASPNETCORE_DISABLE_URL_QUERY_REDACTION.",
+        )
+    file = folder / "requirements.txt"
+    asked = is_on("PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY") and file.is_file()
+    if asked and "azure-monitor-opentelemetry" not in file.read_text("utf-8", errors="replace"):
+        yield warn(
+            "platform",
+            "the relay's log goes nowhere: a package for it is missing",
+            "Add azure-monitor-opentelemetry to requirements.txt, or remove "
+            "PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY.",
+        )

@@ -1,0 +1,451 @@
+"""Whether the provider is what the settings say of it."""
+
+import json
+import re
+import secrets
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import replace
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import httpx
+
+from relay.connections import DEFAULT, Connection, Provider, StatePolicy
+from relay.oauth import state
+from relay.oauth.jarm import ALGORITHMS
+from relay.oauth.jwks import metadata_addresses
+from relay.tools.doctor.entra import unreachable
+from relay.tools.doctor.finding import Finding, Verdict, fail, ok, warn
+
+type Document = Mapping[str, Any]
+
+_PLAIN = re.compile(r"https://[A-Za-z0-9.-]{1,200}(:\d{1,5})?(/[A-Za-z0-9._~-]{1,100}){0,8}/?")
+"""An address that may be shown although the provider said it."""
+_DISTINCT = 16
+"""Different bytes that any 32 random ones have: fewer is a word, or a row of zeros."""
+
+_REDIRECT_URI = (
+    "Register PROVIDER_REDIRECT_URI at the provider, to the letter, for the client of "
+    "PROVIDER_CLIENT_ID; or correct these two."
+)
+_COME_BACK: Mapping[str, tuple[str, str]] = {
+    "invalid_scope": (
+        "the provider does not take PROVIDER_SCOPE",
+        "Ask for scopes that the provider has and that this client may ask for.",
+    ),
+    "unauthorized_client": (
+        "the provider does not let this client ask for codes",
+        "Register the client of PROVIDER_CLIENT_ID for the authorization code flow.",
+    ),
+    "unsupported_response_type": (
+        "the provider gives no authorization codes",
+        "Enable the authorization code flow for the client of PROVIDER_CLIENT_ID.",
+    ),
+    "invalid_request": (
+        "the provider does not take the relay's authorization request",
+        "Check PROVIDER_RESPONSE_MODE and PROVIDER_EXTRA, and that the provider knows PKCE (S256).",
+    ),
+    "unsupported_response_mode": (
+        "the provider does not have PROVIDER_RESPONSE_MODE for this client",
+        "Take another one, or leave PROVIDER_RESPONSE_MODE out.",
+    ),
+    "invalid_client": ("the provider does not know PROVIDER_CLIENT_ID", _REDIRECT_URI),
+}
+"""Errors of RFC 6749 §4.1.2.1 that say more than that nobody is signed in."""
+_REFUSES = re.compile(rb"AADSTS(50011|500113|700016|900971)\b")
+"""Entra's page for a redirect URI or a client that it does not know comes with status 200."""
+_ERROR_PAGE = re.compile(r"(^|[^a-z])(oauth)?errors?([^a-z]|$)", re.IGNORECASE)
+_ERROR_PARAMETERS = {"error", "autherror", "errorid", "error_code"}
+_NOBODY = {
+    "login_required",
+    "interaction_required",
+    "consent_required",
+    "account_selection_required",
+}
+"""What `prompt=none` ends with when all is well (OpenID Connect Core 1.0 §3.1.2.6)."""
+
+
+def examine(
+    connection: Connection, http: httpx.Client, environ: Mapping[str, str]
+) -> Iterator[Finding]:
+    """Examine the provider of a connection, and what the relay believes of it. Reads only."""
+    provider = connection.provider
+    metadata: Document | None = {}
+    if provider.issuer is not None:
+        metadata = yield from _metadata(provider, provider.issuer, http)
+    if metadata:
+        yield from _promises(provider, metadata)
+    if provider.secured and (metadata is not None or provider.jwks_uri):
+        yield from _keys(provider, metadata or {}, http)
+    if provider.redirect_uri is not None:
+        yield from _redirect_uri(provider.redirect_uri, connection.name, environ)
+    if provider.authorization_endpoint and provider.client_id and provider.redirect_uri:
+        yield _registration(provider, provider.authorization_endpoint, http)
+    yield _policy(connection)
+
+
+# -- the issuer's metadata -----------------------------------------------------------------------
+
+
+def _metadata(
+    provider: Provider, issuer: str, http: httpx.Client
+) -> Generator[Finding, None, Document | None]:
+    """Read the metadata of RFC 8414 §3 or OpenID Connect Discovery 1.0 §4.
+
+    Return an empty document where there is none, and `None` where it cannot be had or used.
+    """
+    others = []
+    for address in metadata_addresses(issuer):
+        try:
+            response = http.get(address)
+        except httpx.HTTPError as error:
+            # Only JARM makes the relay itself read them, to find the keys.
+            needed = provider.secured and provider.jwks_uri is None
+            finding = unreachable("issuer", "the provider", error)
+            yield finding if needed else replace(finding, verdict=Verdict.WARN)
+            return None
+        document = _object(response)
+        if document.get("issuer") == issuer:
+            yield ok("issuer", "its metadata are those of PROVIDER_ISSUER")
+            return document
+        if isinstance(document.get("issuer"), str):
+            others.append(str(document["issuer"]))
+    if others:
+        yield _another(issuer, others[0])
+        return None
+    yield warn(
+        "issuer",
+        "the provider publishes no metadata under PROVIDER_ISSUER",
+        "Compare PROVIDER_ISSUER with the provider's documentation, letter by letter; without "
+        "metadata its promises cannot be examined.",
+    )
+    return {}
+
+
+def _another(issuer: str, told: str) -> Finding:
+    """Say what the issuer calls itself (RFC 8414 §3.3: identical, or not to be used)."""
+    what = "PROVIDER_ISSUER is not what the provider calls itself: its responses are refused"
+    if told.rstrip("/") == issuer.rstrip("/"):
+        what = "PROVIDER_ISSUER differs by a slash at its end: the provider's responses are refused"
+    if not _PLAIN.fullmatch(told):
+        return fail("issuer", what, "Set PROVIDER_ISSUER to the `issuer` of its metadata.")
+    fix = f"Set PROVIDER_ISSUER to {told}, exactly so."
+    if urlsplit(told).netloc != urlsplit(issuer).netloc:
+        fix += " Check first that this is the provider you mean: it is another host."
+    return fail("issuer", what, fix)
+
+
+def _promises(provider: Provider, metadata: Document) -> Iterator[Finding]:
+    """Hold the settings against what the metadata promise."""
+    yield from _iss(provider, metadata)
+    yield from _response_mode(provider, metadata)
+    if provider.authorization_endpoint is not None:
+        yield from _authorization(provider, provider.authorization_endpoint, metadata)
+
+
+def _iss(provider: Provider, metadata: Document) -> Iterator[Finding]:
+    if provider.secured:
+        return  # a JWT always names its issuer (JARM §2.1)
+    # RFC 9207 §3: false where it is left out.
+    supported = metadata.get("authorization_response_iss_parameter_supported") is True
+    if provider.iss_required and not supported:
+        yield fail(
+            "iss",
+            "PROVIDER_ISS_REQUIRED is true, but the provider does not promise iss",
+            "Set PROVIDER_ISS_REQUIRED to false: every response without iss is refused.",
+        )
+    elif supported and not provider.iss_required:
+        yield warn(
+            "iss",
+            "the provider sends iss in each response, and the relay takes one without it",
+            "Set PROVIDER_ISS_REQUIRED to true: another provider's response is then refused.",
+        )
+    else:
+        yield ok("iss", "required and promised" if supported else "neither promised nor required")
+
+
+def _response_mode(provider: Provider, metadata: Document) -> Iterator[Finding]:
+    mode = provider.response_mode
+    if mode is None:
+        return
+    told = _texts(metadata, "response_modes_supported")
+    # RFC 8414 §2 has the default. JARM §2.3.4: `jwt` is query.jwt, for a code.
+    supported = {*(told or ("query", "fragment"))}
+    if mode in supported or (mode == "jwt" and "query.jwt" in supported):
+        yield ok("mode", "the provider has this response mode")
+    elif told is None:
+        yield warn(
+            "mode",
+            "the provider does not say that it has PROVIDER_RESPONSE_MODE",
+            "Look it up in the provider's documentation.",
+        )
+    else:
+        yield fail(
+            "mode",
+            "the provider does not have PROVIDER_RESPONSE_MODE",
+            "Take one of its response_modes_supported, or leave PROVIDER_RESPONSE_MODE out.",
+        )
+
+
+def _authorization(provider: Provider, endpoint: str, metadata: Document) -> Iterator[Finding]:
+    told = metadata.get("authorization_endpoint")
+    if isinstance(told, str) and told.partition("?")[0] != endpoint.partition("?")[0]:
+        yield fail(
+            "endpoint",
+            "PROVIDER_AUTHORIZATION_ENDPOINT is not the one of the provider's metadata",
+            f"Set PROVIDER_AUTHORIZATION_ENDPOINT to {_shown(told, 'authorization_endpoint')}.",
+        )
+    else:
+        yield ok("endpoint", "the authorization endpoint is the provider's")
+    types = _texts(metadata, "response_types_supported")
+    if types is not None and "code" not in types:
+        yield fail("flow", *_COME_BACK["unsupported_response_type"])
+    yield _pkce(metadata)
+    scopes = _texts(metadata, "scopes_supported")
+    if scopes is not None and not {*(provider.scope or "").split()} <= {*scopes}:
+        # RFC 8414 §2: it need not list them all.
+        yield warn(
+            "scopes",
+            "PROVIDER_SCOPE asks for what the provider does not list",
+            "Compare PROVIDER_SCOPE with the provider's documentation.",
+        )
+
+
+def _pkce(metadata: Document) -> Finding:
+    methods = _texts(metadata, "code_challenge_methods_supported")
+    if methods is None:  # RFC 8414 §2: no PKCE
+        return warn(
+            "pkce",
+            "the provider does not promise PKCE: it may pass the code's challenge over",
+            "Nothing, if the provider's documentation says that it does; else ask for it.",
+        )
+    if "S256" not in methods:
+        return fail(
+            "pkce",
+            "the provider's PKCE does not have S256, which is all that the relay sends",
+            "Start the flow in Dynamics instead: leave PROVIDER_AUTHORIZATION_ENDPOINT out.",
+        )
+    return ok("pkce", "the provider has PKCE with S256")
+
+
+# -- JARM ----------------------------------------------------------------------------------------
+
+
+def _keys(provider: Provider, metadata: Document, http: httpx.Client) -> Iterator[Finding]:
+    """Examine whether a signed response (JARM) could be proven."""
+    told = _texts(metadata, "authorization_signing_alg_values_supported")
+    if told is not None and not {*told} & {*ALGORITHMS}:
+        yield fail(
+            "keys",
+            "the provider signs its responses with no algorithm that the relay takes",
+            f"Register one of {', '.join(ALGORITHMS)} for this client at the provider.",
+        )
+        return
+    address = provider.jwks_uri or str(metadata.get("jwks_uri", ""))
+    if provider.jwks_uri is None and not _is_address(address):
+        yield fail(
+            "keys",
+            "nothing says where the provider's keys are, without which no response is believed",
+            "Set PROVIDER_JWKS_URI, or correct PROVIDER_ISSUER.",
+        )
+        return
+    try:
+        response = http.get(address)
+    except httpx.HTTPError as error:
+        yield unreachable("keys", "the server of the provider's keys", error)
+        return
+    keys = _object(response).get("keys")
+    if isinstance(keys, list) and any(_is_usable(key) for key in keys):
+        yield ok("keys", "the provider publishes a key that proves its responses")
+        return
+    yield fail(
+        "keys",
+        "the provider publishes no key that could prove a response",
+        f"Check PROVIDER_JWKS_URI; {', '.join(ALGORITHMS)} are taken.",
+    )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme == "https" and bool(httpx.URL(text).host)
+    except (ValueError, httpx.InvalidURL):
+        return False
+
+
+def _is_usable(key: object) -> bool:
+    """Tell whether a JSON Web Key is a public one for an algorithm of ours (RFC 7517 §4)."""
+    if not isinstance(key, Mapping) or "d" in key or key.get("use", "sig") != "sig":
+        return False
+    return any(
+        key.get("kty") == kind
+        and (curve is None or key.get("crv") == curve)
+        and key.get("alg", algorithm) == algorithm
+        for algorithm, (kind, curve) in ALGORITHMS.items()
+    )
+
+
+# -- the redirect URI ----------------------------------------------------------------------------
+
+
+def _redirect_uri(uri: str, name: str, environ: Mapping[str, str]) -> Iterator[Finding]:
+    parts = urlsplit(uri)
+    own = environ.get("WEBSITE_HOSTNAME", "").lower()
+    paths = (f"/callback/{name}", *(("/callback",) if name == DEFAULT else ()))
+    if parts.path not in paths:
+        fronted = parts.path.endswith(paths) and parts.netloc.lower() != own
+        if not fronted or parts.netloc.endswith(".azurewebsites.net"):
+            yield fail(
+                "redirect_uri",
+                "PROVIDER_REDIRECT_URI is not the address of this connection",
+                f"Its path must be {' or '.join(reversed(paths))}; register the same at the "
+                "provider.",
+            )
+            return
+        yield warn(
+            "redirect_uri",
+            "the path of PROVIDER_REDIRECT_URI has something in front",
+            f"Nothing, if a gateway cuts it off; else its path must be {paths[0]}.",
+        )
+        return
+    if own and not own.startswith("localhost") and parts.netloc.lower() != own:
+        yield warn(
+            "redirect_uri",
+            "PROVIDER_REDIRECT_URI has another host than this Function App",
+            "Nothing, if it is a custom domain or a gateway in front of it; else take "
+            "https://<WEBSITE_HOSTNAME>.",
+        )
+        return
+    yield ok("redirect_uri", "it is the address of this connection")
+
+
+def _registration(provider: Provider, endpoint: str, http: httpx.Client) -> Finding:
+    """Ask for a code as the relay would, for nobody, and see whether the provider minds.
+
+    `prompt=none` keeps it from showing anything (OpenID Connect Core 1.0 §3.1.2.1). Nothing is
+    followed, and no word of the answer is shown.
+    """
+    try:
+        response = http.get(endpoint, params=_request(provider, endpoint))
+    except httpx.HTTPError as error:
+        finding = unreachable("registration", "the provider", error)
+        return replace(finding, verdict=Verdict.WARN)
+    if response.has_redirect_location:
+        return _sent_to(response.headers["location"], provider.redirect_uri or "")
+    if response.status_code in (HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS) or (
+        response.is_server_error or response.is_redirect
+    ):
+        return warn(
+            "registration",
+            f"the provider does not answer a program (HTTP {response.status_code}), so it cannot "
+            "be seen whether it knows the redirect URI",
+            f"Try it in a browser. {_REDIRECT_URI}",
+        )
+    if response.is_client_error or _REFUSES.search(response.content):
+        return _unknown()
+    return _known()
+
+
+def _request(provider: Provider, endpoint: str) -> httpx.QueryParams:
+    challenge = state.fingerprint(secrets.token_urlsafe(32))
+    parameters = {
+        "response_type": "code",
+        "client_id": provider.client_id,
+        "redirect_uri": provider.redirect_uri,
+        "scope": provider.scope,
+        "state": secrets.token_urlsafe(32),
+        "code_challenge": challenge,
+        "code_challenge_method": "S256",
+        "response_mode": provider.response_mode,
+    }
+    pairs = [
+        # HTTPX would replace a query that the endpoint has already (RFC 6749 §3.1 retains it).
+        *parse_qsl(urlsplit(endpoint).query, keep_blank_values=True),
+        *((name, value) for name, value in parameters.items() if value is not None),
+        *((name, value) for name, value in provider.extra if name != "prompt"),
+        ("prompt", "none"),
+    ]
+    return httpx.QueryParams(tuple(pairs))
+
+
+def _sent_to(location: str, redirect_uri: str) -> Finding:
+    try:
+        parts = urlsplit(location)
+    except ValueError:
+        return _unknown()
+    told = {*parse_qsl(parts.query), *parse_qsl(parts.fragment)}
+    if location.partition("?")[0].partition("#")[0] == redirect_uri.partition("?")[0]:
+        errors = [value for name, value in told if name == "error" and value in _COME_BACK]
+        return fail("registration", *_COME_BACK[errors[0]]) if errors else _known()
+    names = {name.lower() for name, value in told if value not in _NOBODY}
+    if _ERROR_PAGE.search(parts.path) or names & _ERROR_PARAMETERS:
+        return _unknown()
+    return _known()
+
+
+def _known() -> Finding:
+    return ok("registration", "as far as can be seen, the provider knows client and redirect URI")
+
+
+def _unknown() -> Finding:
+    return fail(
+        "registration",
+        "the provider does not take PROVIDER_REDIRECT_URI or PROVIDER_CLIENT_ID",
+        _REDIRECT_URI,
+    )
+
+
+# -- the state -----------------------------------------------------------------------------------
+
+
+def _policy(connection: Connection) -> Finding:
+    match connection.state_policy:
+        case StatePolicy.OPAQUE:
+            return warn(
+                "state",
+                "STATE_POLICY is opaque: anybody can have a row posted to Dynamics",
+                "For production let Dynamics sign the state, and set STATE_POLICY to signed "
+                "(docs/minting.md; docs/security.md says what each policy proves).",
+            )
+        case StatePolicy.PATTERN:
+            return warn(
+                "state",
+                "STATE_POLICY is pattern: whoever knows the pattern is let in",
+                "Better let Dynamics sign the state, and set STATE_POLICY to signed "
+                "(docs/minting.md).",
+            )
+        case StatePolicy.SIGNED:
+            keys = connection.state_keys.values()
+    if any(len(set(key)) < _DISTINCT for key in keys):
+        return warn(
+            "state",
+            "a key of STATE_KEYS does not look random",
+            "Run python -m relay keygen, and put its key into STATE_KEYS and into Dynamics.",
+        )
+    return ok("state", f"it is signed, with {len(keys)} key{'s' * (len(keys) != 1)} to prove it")
+
+
+# -- reading -------------------------------------------------------------------------------------
+
+
+def _object(response: httpx.Response) -> dict[str, Any]:
+    if response.status_code != HTTPStatus.OK:
+        return {}
+    try:
+        document = json.loads(response.content)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _texts(metadata: Document, name: str) -> tuple[str, ...] | None:
+    """Return a list of texts, `None` when there is none."""
+    values = metadata.get(name)
+    if not isinstance(values, list):
+        return None
+    return tuple(value for value in values if isinstance(value, str))
+
+
+def _shown(address: str, name: str) -> str:
+    return address if _PLAIN.fullmatch(address) else f"the {name} of its metadata"

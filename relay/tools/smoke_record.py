@@ -1,0 +1,89 @@
+"""One record for trying out: from here on it walks as a callback does, and ends in Dynamics.
+
+Its code says what it is, so that nobody takes it for one that could be redeemed.
+"""
+
+import asyncio
+import secrets
+import ssl
+from datetime import datetime, timedelta
+
+from relay.connections import Connection, StatePolicy
+from relay.delivery.callback import Callback
+from relay.delivery.dynamics import DynamicsClient
+from relay.oauth import authorization, state
+from relay.oauth.authorization import AuthorizationResponse
+from relay.ports import AccessToken, Receipt
+
+CODE = "relay-smoke-test"
+"""The code of every such record: what to look for in Dynamics, and to delete."""
+LIFETIME = timedelta(minutes=10)
+"""How long the state of one lives."""
+
+
+def callback(connection: Connection, now: datetime, given: str | None = None) -> Callback:
+    """Return the callback that a person's browser would bring.
+
+    `given` is its state; without one it is made: signed under that policy, and bound to a browser
+    where flows begin at the relay, so that it is as long as they get. Raises `InvalidResponse` when
+    the connection's policy does not take it: nobody can make up a state that matches a pattern.
+    """
+    made, cookies = (given, "") if given is not None else _state(connection, now)
+    response = AuthorizationResponse(
+        code=CODE,
+        state=made,
+        error=None,
+        error_description=None,
+        error_uri=None,
+        iss=connection.provider.issuer,
+        session_state=None,
+        implicit=False,
+        extra=dict.fromkeys(connection.target.body.params, CODE),
+    )
+    verified = state.verify(response, connection, cookies, now)
+    authorization.check(verified, connection)
+    return Callback.received(connection, verified, secrets.token_hex(8), now)
+
+
+def send(record: Callback, token: AccessToken, context: ssl.SSLContext) -> Receipt:
+    """POST a record once. `context` is the trust for TLS. It blocks.
+
+    Raises `Unauthorized`, `Rejected` or `Unavailable`.
+    """
+    return asyncio.run(_send(record, token, context), loop_factory=_new_event_loop)
+
+
+async def _send(record: Callback, token: AccessToken, context: ssl.SSLContext) -> Receipt:
+    target, values = record.connection.target, record.values()
+    client = DynamicsClient(context)
+    try:
+        return await client.deliver(
+            target,
+            token,
+            target.body.render(values),
+            reference=record.reference,
+            sent=[value for value in values.values() if value],
+        )
+    finally:
+        await client.aclose()
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    # The kind that Azure's worker runs on, so that the record is sent as a callback would be.
+    try:
+        import uvloop  # noqa: PLC0415 - a tool of development only, and not on Windows
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def _state(connection: Connection, now: datetime) -> tuple[str, str]:
+    """Return a new state, and the Cookie header of the browser that it is bound to."""
+    if connection.state_policy is not StatePolicy.SIGNED:
+        return f"{CODE}-{secrets.token_hex(16)}", ""
+    jti = secrets.token_urlsafe(48)  # 64 characters, as long as one may be
+    if connection.provider.authorization_endpoint is None:
+        return state.mint(connection, jti, now, LIFETIME), ""
+    cookie = secrets.token_urlsafe(32)
+    minted = state.mint(connection, jti, now, LIFETIME, cookie)
+    return minted, f"{state.cookie_name(jti)}={cookie}"
