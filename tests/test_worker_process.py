@@ -43,6 +43,7 @@ def answer(value):
 
 @app.route("probe")
 async def probe(req: func.HttpRequest) -> func.HttpResponse:
+    print("printed by the app")
     names = req.params["names"].split(",")
     return answer({
         "imported": IMPORTED,
@@ -308,11 +309,14 @@ def test_it_does_not_outlive_the_process_that_started_it(deployment: Deployment)
 def test_the_host_as_a_process_can_have_such_a_worker(
     deployment: Deployment, tmp_path: Path
 ) -> None:
-    ready = tmp_path / "ready"
+    ready, said = tmp_path / "ready", tmp_path / "stderr"
     folder = ("--directory", str(deployment.directory))
     options = ("--worker-process", "--port", "0", "--ready-file", str(ready))
     command = [sys.executable, "-m", "sandbox.host", *folder, *options]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as host:
+    with (
+        said.open("wb") as errors,
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors) as host,
+    ):
         deadline = time.monotonic() + 60
         while not ready.exists():
             assert host.poll() is None, "it ended before its port was open"
@@ -324,6 +328,7 @@ def test_the_host_as_a_process_can_have_such_a_worker(
     assert host.returncode == 0
     assert probed["found"] == ["httpx"]
     assert probed["pid"] != host.pid
+    assert "printed by the app" in said.read_text()
     assert not is_running(probed["pid"])
 
 
