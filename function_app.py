@@ -20,8 +20,8 @@ import azure.functions as func
 import relay
 from relay import log, pages
 from relay.connections import DEFAULT
-from relay.oauth.authorization import Request
 from relay.oauth.authorize import Started
+from relay.oauth.request import Request
 from relay.outcome import Answer
 from relay.pages import Reply
 

@@ -1,6 +1,6 @@
-"""The story of one callback. Read `Relay._walk` from top to bottom, then `redeliver`.
+"""The story of one callback. Read `_Reception.walk` from top to bottom, then `_Redelivery.walk`.
 
-`authorize` is the prologue of those flows that begin at the relay.
+`Relay.authorize` starts those flows that begin at the relay.
 """
 
 import asyncio
@@ -27,8 +27,9 @@ from relay.errors import (
     Unopenable,
 )
 from relay.oauth import authorization, authorize, jarm, state
-from relay.oauth.authorization import AuthorizationResponse, Request
+from relay.oauth.authorization import AuthorizationResponse
 from relay.oauth.authorize import Started
+from relay.oauth.request import Request, guard
 from relay.outcome import STATUS, Answer, Outcome
 from relay.ports import AccessToken, Dynamics, Keys, Receipt, Tokens
 from relay.tracing import Spans
@@ -63,115 +64,15 @@ class Relay:
         In: the connection's name as the path has it, and the raw request. Out: what to tell the
         sender; whatever happens is an answer, and one line in the log. Raises nothing.
         """
-        line = log.Line(reference=secrets.token_hex(8))
+        reception = _Reception(self, log.Line(reference=secrets.token_hex(8)))
         with self.spans("callback") as tell:
             try:
-                answer = await self._walk(name, request, line)
+                answer = await reception.walk(name, request)
             except Exception as error:  # noqa: BLE001 - the host would log its message, with values
-                answer = _refusal(error, line)
-            log.write(line, answer.outcome)
-            tell({"outcome": str(answer.outcome), **line.known()})
+                answer = reception.refuse(error)
+            log.write(reception.line, answer.outcome)
+            tell({"outcome": str(answer.outcome), **reception.line.known()})
         return answer
-
-    def authorize(self, name: str, request: Request) -> Answer | Started:
-        """Start a flow at the relay: where to send the browser, or what to tell it instead.
-
-        In as for `receive`. Whatever happens is an answer, and one line in the log. Raises nothing.
-        """
-        line = log.Line(reference=secrets.token_hex(8))
-        try:
-            connection = self.connections.get(name)
-            line.connection = connection.name
-            started = authorize.begin(request, connection, self.now())
-        except Exception as error:  # noqa: BLE001 - as above
-            answer = _refusal(error, line)
-            log.write(line, answer.outcome)
-            return answer
-        log.started(line)
-        return started
-
-    async def _walk(self, name: str, request: Request, line: log.Line) -> Answer:
-        # The order is the contract's. Nothing reaches Entra or Dynamics before all of it holds.
-        authorization.guard(request)
-        connection = self.connections.get(name)
-        line.connection = connection.name
-        response = await self._read(request, connection)
-        cookies = request.headers.get("cookie", "")
-        try:
-            verified = state.verify(response, connection, cookies, self.now())
-        except CookieMissing:
-            return self._answer_again(connection, response, line)
-        authorization.check(verified, connection)
-
-        callback = Callback.received(connection, verified, line.reference, self.now())
-        line.delivery_id = callback.delivery_id
-        clear = authorize.end(verified)
-
-        # From here on the callback is delivered or held, whatever happens.
-        if verified.error is not None:
-            answer = await self._decline(callback, line)
-        else:
-            answer = await self._accept(callback, line)
-        return replace(answer, clear=clear)
-
-    def _answer_again(
-        self, connection: Connection, response: AuthorizationResponse, line: log.Line
-    ) -> Answer:
-        """Tell the second click what the first one heard, which has used up the flow's cookie."""
-        receipt = self.deliveries.remembered(delivery_id(connection.name, response))
-        # Of an error that was delivered the person has heard "declined", not "delivered".
-        if receipt is None or response.error is not None:
-            raise CookieMissing
-        line.delivery_id = delivery_id(connection.name, response)
-        line.dynamics_status = receipt.status
-        return _delivered(receipt, line)
-
-    async def _read(self, request: Request, connection: Connection) -> AuthorizationResponse:
-        """Read the response out of the request, or out of the JWT that it is (JARM)."""
-        token = authorization.secured(request, connection)
-        if token is None:
-            return authorization.parse(request, connection)
-        secured = jarm.read(token, connection, self.now())
-        keys = await self.keys.get(connection.provider, secured.kid)
-        return await asyncio.to_thread(jarm.unpack, secured, keys, connection)
-
-    async def _accept(self, callback: Callback, line: log.Line) -> Answer:
-        """Deliver a code, or hold it."""
-        try:
-            return _delivered(await self._deliver_once(callback, line), line)
-        except Unavailable as error:
-            return await self._hold(callback, error, line)
-
-    async def _hold(self, callback: Callback, error: Unavailable, line: log.Line) -> Answer:
-        """Seal the callback for the outbox; the host writes it before the answer leaves."""
-        if self.sealer is None:
-            raise error
-        _note(error, line)
-        # In a thread, like all that may have to import `cryptography` first.
-        held = await asyncio.to_thread(self.sealer.seal, callback)
-        return replace(_answer(Outcome.HELD, line), held=held)
-
-    async def _decline(self, callback: Callback, line: log.Line) -> Answer:
-        """Tell the person what the provider said, and Dynamics too if its template asks for it."""
-        held = None
-        if callback.wants_error:
-            try:
-                await self._deliver_once(callback, line)
-            except Undelivered as error:
-                # The person's answer is the provider's word; Dynamics' trouble is the operator's.
-                _note(error, line)
-                if isinstance(error, Unavailable) and self.sealer is not None:
-                    held = await asyncio.to_thread(self.sealer.seal, callback)
-        return Answer(
-            Outcome.DECLINED,
-            line.reference,
-            STATUS[Outcome.DECLINED],
-            detail="The provider did not grant the authorization.",
-            in_place=True,
-            error=callback.response.error,
-            error_description=callback.response.error_description,
-            held=held,
-        )
 
     async def redeliver(self, message: bytes, attempt: int) -> DeadLetter | None:
         """Deliver what was held.
@@ -180,139 +81,264 @@ class Relay:
         Out: a dead letter if it will never be delivered, `None` if it is. Raises `RelayError` when
         it is to be tried again; the queue does that.
         """
-        line = log.Line(reference="-", attempt=attempt)
+        redelivery = _Redelivery(self, log.Line(reference="-", attempt=attempt))
         with self.spans("redelivery") as tell:
             try:
-                return await self._redeliver(message, line)
+                return await redelivery.walk(message)
+            except Exception as error:  # noqa: BLE001 - the worker would log the message, with values
+                failure = redelivery.fail(error)
             finally:
-                tell(line.known())
-
-    async def _redeliver(self, message: bytes, line: log.Line) -> DeadLetter | None:
-        try:
-            return await self._try_again(message, line)
-        except RelayError as error:
-            _note(error, line)
-            log.write(line, Outcome.HELD if isinstance(error, Unavailable) else Outcome.REJECTED)
+                tell(redelivery.line.known())
             # Without its traceback, which the worker would write into the log at each attempt.
-            raise error.with_traceback(None) from None
-        except Exception as error:  # noqa: BLE001 - the worker would log the message, with its values
-            log.crash(error, line.reference)
-            raise Unforeseen from None
+            raise failure.with_traceback(None) from None
 
-    async def _try_again(self, message: bytes, line: log.Line) -> DeadLetter | None:
-        if self.sealer is None:
-            raise Unopenable("outbox_keys")
-        callback = await asyncio.to_thread(self.sealer.open, message, self.connections)
-        line.reference, line.delivery_id = callback.reference, callback.delivery_id
-        line.connection = callback.connection.name
-        if callback.response.code is not None and self.now() >= callback.deliver_by:
-            if not callback.wants_error:
-                return self._bury(callback, "expired", line)
-            callback = callback.expired()
-        await self._wait_for(callback.connection.target)
+    def authorize(self, name: str, request: Request) -> Answer | Started:
+        """Start a flow at the relay: where to send the browser, or what to tell it instead.
+
+        In as for `receive`. Whatever happens is an answer, and one line in the log. Raises nothing.
+        """
+        invocation = _Invocation(self, log.Line(reference=secrets.token_hex(8)))
         try:
-            await self._deliver_once(callback, line)
-        except Rejected as error:
-            _note(error, line)
-            return self._bury(callback, error.reason, line)
-        except Unforeseen as error:
-            # A code ends with its time; an error record would come again for days.
-            failures = self.deliveries.failures(callback.delivery_id)
-            if callback.response.code is not None or failures < UNFORESEEN:
-                raise
-            return self._bury(callback, error.reason, line)
-        # "Exists already" is the success of an earlier attempt whose answer was lost.
-        log.write(line, Outcome.DELIVERED)
-        return None
+            connection = invocation.find(name)
+            started = authorize.begin(request, connection, self.now())
+        except Exception as error:  # noqa: BLE001 - as above
+            answer = invocation.refuse(error)
+            log.write(invocation.line, answer.outcome)
+            return answer
+        log.started(invocation.line)
+        return started
 
-    def _bury(self, callback: Callback, reason: str, line: log.Line) -> DeadLetter:
-        line.reason = reason
-        log.write(line, Outcome.REJECTED)
-        return DeadLetter.of(callback, reason, line.attempt, self.now())
 
-    async def _wait_for(self, target: Target) -> None:
-        """Sit out a short pause that the target asked for, rather than go back to the queue."""
-        pause = self.dynamics.pause(target)
-        if 0 < pause <= PATIENCE:
-            await asyncio.sleep(pause)
+@dataclass(slots=True)
+class _Invocation:
+    """One run of a function. `line` collects what its log line, span and answer will say."""
 
-    async def _deliver_once(self, callback: Callback, line: log.Line) -> Receipt:
+    relay: Relay
+    line: log.Line
+
+    def find(self, name: str) -> Connection:
+        """Return the connection of this name. Raises `UnknownConnection` and `Misconfigured`."""
+        connection = self.relay.connections.get(name)
+        self.line.connection = connection.name
+        return connection
+
+    def note(self, error: RelayError) -> None:
+        """Let the log line say why."""
+        self.line.reason = error.reason
+        self.line.dynamics_status = error.dynamics_status
+
+    def answer(self, outcome: Outcome) -> Answer:
+        """Return the answer of an outcome that needs no words."""
+        return Answer(outcome, self.line.reference, STATUS[outcome])
+
+    def refuse(self, error: Exception) -> Answer:
+        """Return the answer to what an error ended."""
+        if not isinstance(error, RelayError):
+            log.crash(error, self.line.reference)
+            self.line.reason = "unforeseen"
+            status = HTTPStatus.INTERNAL_SERVER_ERROR
+            return Answer(Outcome.REJECTED, self.line.reference, status)
+        self.note(error)
+        return Answer(
+            error.outcome,
+            self.line.reference,
+            error.status,
+            detail=str(error),
+            in_place=error.in_place,
+            bare=error.bare,
+        )
+
+    async def deliver_once(self, callback: Callback) -> Receipt:
         """Deliver, or share the delivery of the same callback that came before or at once.
 
         Raises `Undelivered` and nothing else.
         """
         try:
-            receipt = await self.deliveries.run(
+            receipt = await self.relay.deliveries.run(
                 callback.delivery_id,
-                lambda: self._deliver_in_time(callback, DEADLINE - line.elapsed),
+                lambda: self._deliver_in_time(callback),
                 keep=callback.connection.code_ttl,
             )
         except RelayError:
             raise
         except Exception as error:  # noqa: BLE001 - a code must not be lost by a fault of ours
-            log.crash(error, line.reference)
+            log.crash(error, self.line.reference)
             raise Unforeseen from None
-        line.dynamics_status = receipt.status
+        self.line.dynamics_status = receipt.status
         return receipt
 
-    async def _deliver_in_time(self, callback: Callback, seconds: float) -> Receipt:
+    async def _deliver_in_time(self, callback: Callback) -> Receipt:
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(DEADLINE - self.line.elapsed):
                 return await self._deliver(callback)
         except TimeoutError:
             raise Unavailable("deadline", "The delivery took too long.") from None
 
     async def _deliver(self, callback: Callback) -> Receipt:
         """Bring one callback to Dynamics: one attempt, one more with a fresh token after a 401."""
+        tokens, dynamics, spans = self.relay.tokens, self.relay.dynamics, self.relay.spans
         target, credentials = callback.connection.target, callback.connection.credentials
-        if pause := self.dynamics.pause(target):
+        if pause := dynamics.pause(target):
             raise Unavailable("dynamics_pause", "Dynamics asked for a pause.", retry_after=pause)
         values = callback.values()
         body = target.body.render(values)
         sent = [value for value in values.values() if value]
 
         async def post(token: AccessToken) -> Receipt:
-            with self.spans("delivery"):
-                return await self.dynamics.deliver(
+            with spans("delivery"):
+                return await dynamics.deliver(
                     target, token, body, reference=callback.reference, sent=sent
                 )
 
         began = time.monotonic()
-        with self.spans("token"):
-            token = await self.tokens.get(credentials, within=ENTRA_DEADLINE)
+        with spans("token"):
+            token = await tokens.get(credentials, within=ENTRA_DEADLINE)
         left = ENTRA_DEADLINE - (time.monotonic() - began)
         try:
             return await post(token)
         except Unauthorized:
-            with self.spans("token"):
-                token = await self.tokens.renew(credentials, token, within=left)
+            with spans("token"):
+                token = await tokens.renew(credentials, token, within=left)
             return await post(token)
 
 
-def _answer(outcome: Outcome, line: log.Line) -> Answer:
-    return Answer(outcome, line.reference, STATUS[outcome])
+class _Reception(_Invocation):
+    """One hit on the redirect URI."""
+
+    async def walk(self, name: str, request: Request) -> Answer:
+        """Check everything in the contract's order, then deliver or hold."""
+        # A person's navigation, by GET or POST, and not the browser's guess of one?
+        guard(request)
+        # To which redirect URI?
+        connection = self.find(name)
+        # What does the response say? Nothing of it is believed yet.
+        response = await self._read(request, connection)
+        # Was its state minted for this connection and this browser?
+        cookies = request.headers.get("cookie", "")
+        try:
+            verified = state.verify(response, connection, cookies, self.relay.now())
+        except CookieMissing:
+            return self._answer_again(connection, response)
+        # Is it from this issuer, and is it a code or an error as the RFCs have it?
+        authorization.check(verified, connection)
+        clear = authorize.end(verified)
+
+        # From here on it is delivered or held, whatever happens.
+        callback = Callback.received(connection, verified, self.line.reference, self.relay.now())
+        self.line.delivery_id = callback.delivery_id
+        if verified.error is not None:
+            answer = await self._decline(callback)
+        else:
+            answer = await self._accept(callback)
+        return replace(answer, clear=clear)
+
+    async def _read(self, request: Request, connection: Connection) -> AuthorizationResponse:
+        """Read the response out of the request, or out of the JWT that it is (JARM)."""
+        token = authorization.secured(request, connection)
+        if token is None:
+            return authorization.parse(request, connection)
+        secured = jarm.read(token, connection, self.relay.now())
+        keys = await self.relay.keys.get(connection.provider, secured.kid)
+        return await asyncio.to_thread(jarm.unpack, secured, keys, connection)
+
+    def _answer_again(self, connection: Connection, response: AuthorizationResponse) -> Answer:
+        """Answer a second click as the first, which has used up the flow's cookie."""
+        delivery = delivery_id(connection.name, response)
+        receipt = self.relay.deliveries.remembered(delivery)
+        # Of an error that was delivered the person has heard "declined", not "delivered".
+        if receipt is None or response.error is not None:
+            raise CookieMissing
+        self.line.delivery_id, self.line.dynamics_status = delivery, receipt.status
+        return self._delivered(receipt)
+
+    async def _accept(self, callback: Callback) -> Answer:
+        """Deliver a code, or hold it."""
+        try:
+            return self._delivered(await self.deliver_once(callback))
+        except Unavailable as error:
+            if self.relay.sealer is None:
+                raise
+            self.note(error)
+        return replace(self.answer(Outcome.HELD), held=await self._seal(callback))
+
+    async def _decline(self, callback: Callback) -> Answer:
+        """Tell the person what the provider said, and Dynamics too if its template asks for it."""
+        held = None
+        if callback.wants_error:
+            try:
+                await self.deliver_once(callback)
+            except Undelivered as error:
+                # The person's answer is the provider's word; Dynamics' trouble is the operator's.
+                self.note(error)
+                if isinstance(error, Unavailable) and self.relay.sealer is not None:
+                    held = await self._seal(callback)
+        return replace(
+            self.answer(Outcome.DECLINED),
+            detail="The provider did not grant the authorization.",
+            in_place=True,
+            error=callback.response.error,
+            error_description=callback.response.error_description,
+            held=held,
+        )
+
+    async def _seal(self, callback: Callback) -> str | None:
+        """Seal a callback for the outbox; the host writes it before the answer leaves."""
+        if self.relay.sealer is None:
+            return None
+        # In a thread, like all that may have to import `cryptography` first.
+        return await asyncio.to_thread(self.relay.sealer.seal, callback)
+
+    def _delivered(self, receipt: Receipt) -> Answer:
+        return self.answer(Outcome.DUPLICATE if receipt.existed else Outcome.DELIVERED)
 
 
-def _delivered(receipt: Receipt, line: log.Line) -> Answer:
-    return _answer(Outcome.DUPLICATE if receipt.existed else Outcome.DELIVERED, line)
+class _Redelivery(_Invocation):
+    """One message of the outbox."""
 
+    async def walk(self, message: bytes) -> DeadLetter | None:
+        """Open it, and deliver it or its error record."""
+        if self.relay.sealer is None:
+            raise Unopenable("outbox_keys")
+        callback = await asyncio.to_thread(self.relay.sealer.open, message, self.relay.connections)
+        self.line.reference, self.line.delivery_id = callback.reference, callback.delivery_id
+        self.line.connection = callback.connection.name
+        if callback.response.code is not None and self.relay.now() >= callback.deliver_by:
+            if not callback.wants_error:
+                return self._give_up(callback, "expired")
+            callback = callback.expired()
+        await self._sit_out_pause(callback.connection.target)
+        try:
+            await self.deliver_once(callback)
+        except Rejected as error:
+            self.note(error)
+            return self._give_up(callback, error.reason)
+        except Unforeseen as error:
+            # A code ends with its time; an error record would come again for days.
+            failures = self.relay.deliveries.failures(callback.delivery_id)
+            if callback.response.code is not None or failures < UNFORESEEN:
+                raise
+            return self._give_up(callback, error.reason)
+        # "Exists already" is the success of an earlier attempt whose answer was lost.
+        log.write(self.line, Outcome.DELIVERED)
+        return None
 
-def _note(error: RelayError, line: log.Line) -> None:
-    line.reason = error.reason
-    line.dynamics_status = error.dynamics_status
+    def fail(self, error: Exception) -> RelayError:
+        """Log a failure; return the error that makes the queue show the message again."""
+        if not isinstance(error, RelayError):
+            log.crash(error, self.line.reference)
+            return Unforeseen()
+        self.note(error)
+        held = isinstance(error, Unavailable)
+        log.write(self.line, Outcome.HELD if held else Outcome.REJECTED)
+        return error
 
+    def _give_up(self, callback: Callback, reason: str) -> DeadLetter:
+        self.line.reason = reason
+        log.write(self.line, Outcome.REJECTED)
+        return DeadLetter.of(callback, reason, self.line.attempt, self.relay.now())
 
-def _refusal(error: Exception, line: log.Line) -> Answer:
-    if not isinstance(error, RelayError):
-        log.crash(error, line.reference)
-        line.reason = "unforeseen"
-        return Answer(Outcome.REJECTED, line.reference, HTTPStatus.INTERNAL_SERVER_ERROR)
-    _note(error, line)
-    return Answer(
-        error.outcome,
-        line.reference,
-        error.status,
-        detail=str(error),
-        in_place=error.in_place,
-        bare=error.bare,
-    )
+    async def _sit_out_pause(self, target: Target) -> None:
+        """Wait for the end of a short pause, rather than go back to the queue."""
+        pause = self.relay.dynamics.pause(target)
+        if 0 < pause <= PATIENCE:
+            await asyncio.sleep(pause)

@@ -44,7 +44,7 @@ from relay.connections import (
 )
 from relay.entra import clouds
 from relay.errors import Misconfigured
-from relay.oauth.authorization import IMPLICIT, RESPONSE
+from relay.oauth.request import IMPLICIT, RESPONSE
 
 PREFIX = "CONNECTIONS__"
 

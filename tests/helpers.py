@@ -16,7 +16,8 @@ from relay.connections import (
     StatePolicy,
     Target,
 )
-from relay.oauth.authorization import AuthorizationResponse, Request, VerifiedResponse
+from relay.oauth.authorization import AuthorizationResponse, VerifiedResponse
+from relay.oauth.request import Request
 
 CODE = "canary-code-5f1c"
 STATE = "canary-state-b72e"

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from relay.connections import Connection, Provider
 from relay.errors import InvalidResponse
-from relay.oauth.authorization import AuthorizationResponse, Request, check, guard, parse
+from relay.oauth.authorization import AuthorizationResponse, check, parse
+from relay.oauth.request import Request, guard
 from tests.helpers import (
     CANARY,
     CODE,

@@ -540,11 +540,11 @@ def beginnings(function: str, file: str) -> tuple[str, ...]:
         # The identity endpoint's own answers are told by their status.
         ("client.py", "_refusal"): ("entra_",),
         ("jwks.py", "_unavailable"): ("jwks_",),
-        ("flow.py", "_bury"): ("",),
+        ("flow.py", "_give_up"): ("",),
     }.get((file, name), ())
 
 
-SECOND = ("_refusal", "_text", "_bury")
+SECOND = ("_refusal", "_text", "_give_up")
 """Functions that take the word as their second argument."""
 
 

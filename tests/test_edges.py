@@ -22,7 +22,8 @@ from relay.delivery.callback import Callback
 from relay.delivery.sealing import Sealer
 from relay.errors import InvalidResponse, Unopenable
 from relay.oauth import authorization, jarm, jws, state
-from relay.oauth.authorization import MAX_HELD, Request
+from relay.oauth.authorization import MAX_HELD
+from relay.oauth.request import Request, guard
 from relay.outcome import Answer, Outcome
 from tests.helpers import CODE, JSON, STATE, connection, get, post, post_json, verified
 
@@ -178,7 +179,7 @@ IN_PLACE = {"put", "prefetch", "nothing"}
 
 def walk(request: Request, where: Connection) -> None:
     """Go through the checks in the contract's order."""
-    authorization.guard(request)
+    guard(request)
     authorization.secured(request, where)
     believed = state.verify(authorization.parse(request, where), where, "", NOW)
     authorization.check(believed, where)

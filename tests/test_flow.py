@@ -23,7 +23,7 @@ from relay.errors import (
     Unavailable,
 )
 from relay.flow import Relay
-from relay.oauth.authorization import Request
+from relay.oauth.request import Request
 from relay.outcome import Answer
 from relay.ports import AccessToken, Receipt
 from tests.fakes import Keys

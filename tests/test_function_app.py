@@ -19,7 +19,7 @@ import relay
 from relay import bootstrap, settings
 from relay.connections import Connections
 from relay.errors import Misconfigured
-from relay.oauth.authorization import Request
+from relay.oauth.request import Request
 from relay.outcome import Answer, Outcome
 from relay.pages import SECURITY_HEADERS
 

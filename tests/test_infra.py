@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from relay import settings
-from relay.oauth import authorization
+from relay.oauth.request import MAX_BODY
 from tests.infra_view import (
     FILES,
     INFRA,
@@ -377,7 +377,7 @@ def test_every_diagnostic_setting_names_its_categories(path: Path) -> None:
 
 def test_the_host_takes_no_more_than_the_relay_has_to_refuse_itself() -> None:
     limit = int(app_settings()["FUNCTIONS_REQUEST_BODY_SIZE_LIMIT"])
-    assert authorization.MAX_BODY < limit <= 4 * authorization.MAX_BODY
+    assert MAX_BODY < limit <= 4 * MAX_BODY
 
 
 def test_the_host_reaches_its_storage_by_identity_alone() -> None:

@@ -25,7 +25,7 @@ from relay.connections import Connection, Connections, Provider, StatePolicy
 from relay.delivery.sealing import Sealer
 from relay.delivery.single_flight import Once
 from relay.flow import Relay
-from relay.oauth.authorization import Request
+from relay.oauth.request import Request
 from tests.fakes import Dynamics, Entra, Keys, but, compact, hs256, published
 from tests.helpers import JSON, connection, get, post
 

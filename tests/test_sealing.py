@@ -18,8 +18,8 @@ from tests.helpers import CANARY, CODE, STATE, connection, verified
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
-BANK = connection(name="bank", code_ttl=60)
-CONNECTIONS = Connections({"bank": BANK})
+BANK = connection(name="bank-of-canary", code_ttl=60)
+CONNECTIONS = Connections({"bank-of-canary": BANK})
 QUEUE_MESSAGE = 64 * 1024
 
 
@@ -44,7 +44,7 @@ def test_nothing_of_it_can_be_read() -> None:
     message = Sealer([NEW]).seal(held())
     opened = base64.urlsafe_b64decode(message)
     for text in (message, message.swapcase(), opened.decode("latin-1"), opened.hex()):
-        for secret in (CODE, STATE, CODE.encode().hex(), "bank", "reference"):
+        for secret in (CODE, STATE, CODE.encode().hex(), "bank-of-canary", "reference"):
             assert secret not in text
 
 
@@ -98,7 +98,9 @@ def test_a_message_goes_to_the_connection_it_was_sealed_for_or_nowhere() -> None
     with pytest.raises(UnknownConnection):
         Sealer([NEW]).open(message, Connections({"other": other}))
     with pytest.raises(Misconfigured):
-        Sealer([NEW]).open(message, Connections({"bank": Misconfigured(("DYNAMICS_URL",))}))
+        Sealer([NEW]).open(
+            message, Connections({"bank-of-canary": Misconfigured(("DYNAMICS_URL",))})
+        )
 
 
 def test_the_largest_callback_fits_a_queue_message() -> None:
@@ -125,7 +127,7 @@ def test_the_time_of_a_message_is_the_one_it_was_sealed_with_whatever_the_settin
     None
 ):
     message = Sealer([NEW]).seal(held()).encode()
-    now_longer = Connections({"bank": connection(name="bank", code_ttl=900)})
+    now_longer = Connections({"bank-of-canary": connection(name="bank-of-canary", code_ttl=900)})
     assert Sealer([NEW]).open(message, now_longer).expires_at == NOW + timedelta(seconds=60)
 
 
@@ -133,7 +135,7 @@ def test_a_dead_letter_has_what_an_operator_needs_and_no_code() -> None:
     letter = DeadLetter.of(held(), "dynamics_403", 7, NOW + timedelta(minutes=3))
     assert json.loads(letter.to_json()) == {
         "reference": "00112233aabbccdd",
-        "connection": "bank",
+        "connection": "bank-of-canary",
         "delivery_id": held().delivery_id,
         "state": STATE,
         "reason": "dynamics_403",

@@ -516,7 +516,7 @@ def test_a_forged_state_costs_one_hmac_however_many_keys_there_are(macs: list[by
 
 def test_only_a_signed_state_costs_the_import_of_pyjwt() -> None:
     program = (
-        "import sys; from relay import flow, start, jarm, state\n"
+        "import sys; from relay import flow\nfrom relay.oauth import authorize, jarm, state\n"
         "from tests.helpers import connection, response\n"
         "state.verify(response(), connection())\n"
         "assert not {'jwt', 'cryptography'} & set(sys.modules), 'imported'"
@@ -534,7 +534,7 @@ def bound(cookie: str = COOKIE) -> str:
 def test_a_bound_state_is_believed_from_its_browser() -> None:
     verified = state.verify(response(state=bound()), signed(), f"{NAME}={COOKIE}", NOW)
     assert verified.redirect_uri == "https://relay.example/callback/xero"
-    assert state.cookie_of(verified) == NAME
+    assert verified.cookie_name == NAME
 
 
 @pytest.mark.parametrize(
@@ -605,7 +605,7 @@ def test_a_forged_state_is_refused_before_its_cookie_is_looked_at() -> None:
 def test_a_state_that_dynamics_minted_needs_no_cookie_and_has_no_verifier() -> None:
     verified = state.verify(response(state=token()), signed(), f"{NAME}={COOKIE}", NOW)
     assert (verified.code_verifier, verified.redirect_uri) == (None, None)
-    assert state.cookie_of(verified) is None
+    assert verified.cookie_name is None
 
 
 def test_the_cookie_claim_can_not_be_taken_out_of_a_state() -> None:
@@ -729,7 +729,8 @@ def test_the_snippets_write_the_documented_texts() -> None:
 def test_the_page_names_every_reason() -> None:
     page = (ROOT / "docs" / "minting.md").read_text("utf-8")
     source = "".join(
-        (ROOT / "relay" / name).read_text("utf-8") for name in ("jws.py", "state.py", "start.py")
+        (ROOT / "relay" / "oauth" / name).read_text("utf-8")
+        for name in ("jws.py", "state.py", "authorize.py")
     )
     faults = set(re.findall(r'refused\("(\w+)"', source)) | {"jti", "cookie"}
     assert len(faults) > 12

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from relay.connections import Connection, Provider, StatePolicy
 from relay.errors import InvalidResponse, UnknownConnection
 from relay.oauth import authorize, state
-from relay.oauth.authorization import Request
 from relay.oauth.authorize import Started
+from relay.oauth.request import Request
 from sandbox.host import FunctionsHost
 from tests.helpers import connection, get, response
 

@@ -107,7 +107,8 @@ def test_an_error_record_that_always_breaks_is_a_dead_letter_after_ten_attempts(
     eventually(lambda: everything(world, DEAD), seconds=60)
     [letter] = [json.loads(text) for text in everything(world, DEAD)]
     assert (letter["reason"], letter["attempts"]) == ("unforeseen", 10)
-    assert everything(world, OUTBOX) == everything(world, POISON) == []
+    eventually(lambda: everything(world, OUTBOX) == [])
+    assert everything(world, POISON) == []
 
 
 # -- the time of an invocation -------------------------------------------------------------------

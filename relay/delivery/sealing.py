@@ -30,12 +30,14 @@ class Sealer:
 
     def seal(self, callback: Callback) -> str:
         """Return the message for the outbox: ASCII, at most two thirds of a queue message."""
+        response = asdict(callback.response)
+        del response["cookie_name"]  # it ended with the answer to the browser
         content = {
             "version": VERSION,
             "connection": callback.connection.name,
             "reference": callback.reference,
             "delivery_id": callback.delivery_id,
-            "response": asdict(callback.response),
+            "response": response,
             "received_at": callback.received_at.timestamp(),
             "expires_at": callback.expires_at.timestamp(),
         }

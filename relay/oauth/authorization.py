@@ -1,24 +1,17 @@
-"""The raw request becomes an authorization response, or is refused (RFC 6749 §4.1.2).
+"""The authorization response (RFC 6749 §4.1.2): what the provider's redirect says.
 
-Nothing here believes the response: `parse` only says what was sent. The text of the request is
-parsed and not the framework's dictionary of it, because the Functions host joins duplicate
-parameters with a comma and drops empty ones before a function sees them.
+`parse` reads it, `oauth.state` verifies it, `check` holds it against the norms.
 """
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http import HTTPStatus
-from typing import NoReturn
-from urllib.parse import parse_qsl
 
 from relay.connections import Connection
 from relay.errors import InvalidResponse
+from relay.oauth.request import IMPLICIT, RESPONSE, Request, parameters, strings, too_large
 
-MAX_QUERY = 8 * 1024
-MAX_BODY = 32 * 1024
-MAX_PARAMETERS = 50
 MAX_CODE = 8 * 1024
 MAX_VALUE = 4 * 1024
 MAX_SECURED = 20 * 1024
@@ -27,33 +20,11 @@ MAX_HELD = 24 * 1024
 """Bytes of JSON of all that is kept: sealed and in base64 twice it must fit a queue message."""
 MAX_DESCRIPTION = 1_000
 """Characters of `error_description` that are kept."""
-
-FORM = "application/x-www-form-urlencoded"
-JSON = "application/json"
-
-IMPLICIT = ("access_token", "id_token", "token")
-RESPONSE = ("state", "error", "error_description", "error_uri", "iss", "session_state")
-
 # RFC 6749 Appendix A: `code` and `state` are VSCHAR, `error` is NQSCHAR.
 _VSCHAR = re.compile(r"[\x20-\x7e]+")
 _NQSCHAR = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _HTTPS_URI = re.compile(r"https://[\x21\x23-\x3b=\x3f-\x5b\x5d\x5f\x61-\x7a\x7e]+")
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What came in over HTTP. `query` is raw, `headers` have lower-case names."""
-
-    method: str
-    query: str = field(repr=False)
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
-
-    @property
-    def wants_html(self) -> bool:
-        """Tell a browser, which navigates, from a program."""
-        return "text/html" in self.headers.get("accept", "").lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,37 +52,14 @@ class VerifiedResponse(AuthorizationResponse):
 
     Delivery takes nothing else, so that what a stranger sends cannot reach Dynamics by mistake.
     `code_verifier` and `redirect_uri` are what Dynamics needs to redeem the code of a flow that
-    began at the relay; of any other flow it knows them itself.
+    began at the relay; of any other flow it knows them itself. `cookie_name` is the cookie that
+    bound such a flow to its browser.
     """
 
     state: str = field(repr=False)
     code_verifier: str | None = field(default=None, repr=False)
+    cookie_name: str | None = field(default=None, repr=False)
     redirect_uri: str | None = None
-
-
-def guard(request: Request) -> None:
-    """Refuse what is no navigation of a person, before anything is looked at.
-
-    Raises `InvalidResponse`: with 405 for other methods than GET and POST, with 503 for a prefetch
-    or prerender, whose code would be spent before the person has clicked. Chromium keeps the 204 of
-    a prefetch and the real click then does nothing; a 503 it throws away.
-    """
-    if request.method not in ("GET", "POST"):
-        raise InvalidResponse(
-            "method",
-            "A redirect URI takes GET and POST.",
-            HTTPStatus.METHOD_NOT_ALLOWED,
-            in_place=True,
-        )
-    for name in ("sec-purpose", "purpose", "x-moz"):
-        purpose = request.headers.get(name, "").lower()
-        if "prefetch" in purpose or "prerender" in purpose:
-            raise InvalidResponse(
-                "prefetch",
-                "A redirect URI is not loaded ahead.",
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                in_place=True,
-            )
 
 
 def parse(request: Request, connection: Connection) -> AuthorizationResponse:
@@ -155,7 +103,7 @@ def secured(request: Request, connection: Connection) -> str | None:
     if not beside.isdisjoint(sent):
         raise InvalidResponse("jarm_beside", "The response is a JWT and has parameters beside it.")
     if len(token) > MAX_SECURED:
-        raise _too_large("a value that is too long")
+        raise too_large("a value that is too long")
     return token
 
 
@@ -164,22 +112,7 @@ def unpacked(claims: Mapping[str, object], connection: Connection) -> Authorizat
 
     The parameters in it are held against the same limits as those of a query.
     """
-    return _response(_strings(claims.items()), connection)
-
-
-def parameters(request: Request) -> list[tuple[str, str]]:
-    """Return the parameters of a request as they stand, decoded once, from query and body.
-
-    It checks sizes, media type and encoding. Raises `InvalidResponse`.
-    """
-    _check_size(request)
-    media_type = _media_type(request)
-    pairs = _query_pairs(request.query)
-    if media_type is not None:
-        pairs += _body_pairs(request, media_type)
-    if len(pairs) > MAX_PARAMETERS:
-        raise _too_large("more than 50 parameters")
-    return pairs
+    return _response(strings(claims.items()), connection)
 
 
 def check(response: VerifiedResponse, connection: Connection) -> None:
@@ -229,89 +162,6 @@ def _check_not_bare(request: Request, pairs: list[tuple[str, str]]) -> None:
         )
 
 
-def _check_size(request: Request) -> None:
-    try:
-        query_size = len(request.query.encode("utf-8"))
-    except UnicodeError:  # raw bytes that the host could not read
-        raise _not_utf8() from None
-    if query_size > MAX_QUERY:
-        raise _too_large("a query of more than 8 KiB")
-    if len(request.body) > MAX_BODY:
-        raise _too_large("a body of more than 32 KiB")
-    if request.method == "POST" and not request.body and "content-length" not in request.headers:
-        # The Functions host gives a chunked body to no function: it is not empty, it is lost.
-        raise InvalidResponse(
-            "length_required",
-            "The body came without a Content-Length. Send it in one piece, not chunked.",
-            HTTPStatus.LENGTH_REQUIRED,
-        )
-
-
-def _query_pairs(query: str) -> list[tuple[str, str]]:
-    try:
-        return parse_qsl(query, keep_blank_values=True, encoding="utf-8", errors="strict")
-    except UnicodeError:
-        raise _not_utf8() from None
-
-
-def _media_type(request: Request) -> str | None:
-    """Return the media type of the body, or `None` when there is no body that counts."""
-    if request.method != "POST" or not request.body:
-        return None
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type not in (FORM, JSON):
-        raise InvalidResponse(
-            "media_type",
-            f"A response by POST is {FORM} or {JSON}.",
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-        )
-    return media_type
-
-
-def _body_pairs(request: Request, media_type: str) -> list[tuple[str, str]]:
-    try:
-        text = request.body.decode("utf-8")
-    except UnicodeError:
-        raise _not_utf8() from None
-    return _json_pairs(text) if media_type == JSON else _query_pairs(text)
-
-
-def _json_pairs(text: str) -> list[tuple[str, str]]:
-    # Only the outermost object is one of parameters. Deeper ones are read as lists of pairs too,
-    # and are then no strings, and ignored like every value that is none.
-    try:
-        members = json.loads(text, object_pairs_hook=_Members, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        raise InvalidResponse("json", "The body is not JSON.") from None
-    if not isinstance(members, _Members):
-        raise InvalidResponse("json", "The body is not a JSON object.")
-    return _strings(members)
-
-
-def _strings(members: Iterable[tuple[str, object]]) -> list[tuple[str, str]]:
-    pairs = []
-    for name, value in members:
-        if isinstance(value, str):
-            pairs.append((name, value))
-        elif value is not None and name in ("code", *RESPONSE, *IMPLICIT):
-            raise InvalidResponse("json", f"The member {name} is not a string.")
-        else:
-            pairs.append((name, ""))
-    try:
-        "".join(name + value for name, value in pairs).encode("utf-8")
-    except UnicodeError:  # half of a surrogate pair, written as an escape
-        raise _not_utf8() from None
-    return pairs
-
-
-class _Members(list[tuple[str, object]]):
-    """The members of a JSON object in their order, duplicates included."""
-
-
-def _no_constant(_name: str) -> NoReturn:
-    raise ValueError
-
-
 def _response(pairs: list[tuple[str, str]], connection: Connection) -> AuthorizationResponse:
     code_parameter = connection.provider.code_parameter
     wanted = {code_parameter, *RESPONSE, *connection.target.body.params}
@@ -323,9 +173,9 @@ def _response(pairs: list[tuple[str, str]], connection: Connection) -> Authoriza
     for name, value in kept.items():
         limit = MAX_CODE if name == code_parameter else MAX_VALUE
         if len(value.encode()) > limit:
-            raise _too_large("a value that is too long")
+            raise too_large("a value that is too long")
     if len(json.dumps(kept, ensure_ascii=False).encode()) > MAX_HELD:
-        raise _too_large("more than 24 KiB of values")
+        raise too_large("more than 24 KiB of values")
     return AuthorizationResponse(
         code=kept.get(code_parameter),
         state=kept.get("state"),
@@ -363,15 +213,3 @@ def _legible(description: str | None) -> str | None:
 
 def _absolute(uri: str | None) -> str | None:
     return uri if uri is not None and _HTTPS_URI.fullmatch(uri) else None
-
-
-def _too_large(what: str) -> InvalidResponse:
-    return InvalidResponse(
-        "too_large",
-        f"The response has {what}: no provider sends that.",
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    )
-
-
-def _not_utf8() -> InvalidResponse:
-    return InvalidResponse("encoding", "The response is not UTF-8.")

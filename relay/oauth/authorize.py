@@ -12,8 +12,9 @@ from urllib.parse import quote, urlencode
 
 from relay.connections import Connection, StatePolicy
 from relay.errors import UnknownConnection
-from relay.oauth import authorization, state
-from relay.oauth.authorization import Request, VerifiedResponse
+from relay.oauth import state
+from relay.oauth.authorization import VerifiedResponse
+from relay.oauth.request import Request, guard, parameters
 
 PATIENCE = timedelta(minutes=10)
 """How long a person may take at the provider: the life of the state and of its cookie."""
@@ -40,7 +41,7 @@ def begin(request: Request, connection: Connection, now: datetime) -> Started:
     whether the ticket was used before. Each use replaces the cookie of the last one, and Dynamics'
     unique key takes one callback of them all.
     """
-    authorization.guard(request)
+    guard(request)
     provider = connection.provider
     if (
         provider.authorization_endpoint is None
@@ -76,12 +77,11 @@ def begin(request: Request, connection: Connection, now: datetime) -> Started:
 
 def end(response: VerifiedResponse) -> str | None:
     """Return the value of the Set-Cookie that ends the flow, if it began here."""
-    name = state.cookie_of(response)
-    return None if name is None else _clear(name)
+    return None if response.cookie_name is None else _clear(response.cookie_name)
 
 
 def _ticket(request: Request) -> str:
-    tickets = [value for name, value in authorization.parameters(request) if name == "ticket"]
+    tickets = [value for name, value in parameters(request) if name == "ticket"]
     if len(tickets) != 1:
         raise state.TICKET.refused("repeated" if tickets else "missing")
     return tickets[0]
@@ -112,7 +112,9 @@ def _surplus(jti: str, request: Request) -> list[str]:
     character that could do anything there.
     """
     # Browsers send the oldest first (RFC 6265 §5.4).
-    names = dict.fromkeys(name for name, _ in state.crumbs(request.headers.get("cookie", "")))
+    names = dict.fromkeys(
+        name for name, _ in state.parse_cookies(request.headers.get("cookie", ""))
+    )
     others = [name for name in names if _OURS.fullmatch(name) and name != state.cookie_name(jti)]
     return [_clear(name) for name in others[: max(0, len(others) - MAX_UNFINISHED + 1)]]
 

@@ -84,6 +84,7 @@ def verify(
     return VerifiedResponse(
         **parts,
         code_verifier=derive_verifier(claims.key, claims.jti, _bound(claims, cookies)),
+        cookie_name=cookie_name(claims.jti),
         redirect_uri=connection.provider.redirect_uri,
     )
 
@@ -128,17 +129,10 @@ def cookie_name(jti: str) -> str:
     return f"__Host-relay-{jti[:8]}"
 
 
-def cookie_of(response: VerifiedResponse) -> str | None:
-    """Return the name of the cookie that this response was bound by, if it was."""
-    if response.code_verifier is None:
-        return None
-    return cookie_name(_text(jws.read(response.state, STATE), "jti", _JTI))
-
-
-def crumbs(cookies: str) -> list[tuple[str, str]]:
+def parse_cookies(cookies: str) -> list[tuple[str, str]]:
     """Split a Cookie header (RFC 6265 §4.2.1) into names and values, exactly as they stand."""
     # Nothing is trimmed or unquoted: what only looks like the name is another cookie.
-    pairs = (crumb.removeprefix(" ").partition("=") for crumb in cookies.split(";"))
+    pairs = (pair.removeprefix(" ").partition("=") for pair in cookies.split(";"))
     return [(name, value) for name, _, value in pairs]
 
 
@@ -181,7 +175,7 @@ def _text(token: jws.Token, name: str, grammar: re.Pattern[str]) -> str:
 def _bound(claims: StateClaims, cookies: str) -> str:
     """Return the value of the flow's cookie, if this is the browser that started the flow."""
     name = cookie_name(claims.jti)
-    values = [value for crumb, value in crumbs(cookies) if crumb == name]
+    values = [value for each, value in parse_cookies(cookies) if each == name]
     if not values:
         raise CookieMissing
     if len(values) > 1:
