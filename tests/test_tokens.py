@@ -223,7 +223,7 @@ async def test_a_request_that_never_ends_blocks_no_later_one(
 
     def hang() -> AccessToken:
         released.wait()
-        raise CredentialRefused("late", "Too late to matter.")
+        return AccessToken("late", fresh_until=1e9, expires_at=1e9)
 
     first = stage.cache._source(stage.credentials)._client
     monkeypatch.setattr(first, "acquire", hang)
@@ -268,10 +268,8 @@ async def test_a_failure_is_not_replayed_after_its_pause(stage: Stage) -> None:
     assert (await stage.get()).value == stage.entra.issued[0]
 
 
-async def test_a_failure_that_is_remembered_keeps_nothing_of_the_callbacks_it_met(
-    stage: Stage,
-) -> None:
-    """An exception keeps the frames it went through, and in them a code."""
+async def keeps_nothing(stage: Stage) -> bool:
+    """Let a callback fail for want of a token, and tell whether nothing of it is left in memory."""
 
     class Callback:
         pass
@@ -279,18 +277,32 @@ async def test_a_failure_that_is_remembered_keeps_nothing_of_the_callbacks_it_me
     async def fail(_: Callback) -> None:
         await stage.get()
 
+    callback = Callback()
+    kept = weakref.ref(callback)
+    with suppress(Unavailable, TypeError):
+        await fail(callback)
+    del callback
+    await threads_end()  # which takes turns of the loop too: one under way keeps it
+    gc.collect()
+    return kept() is None
+
+
+async def test_a_failure_that_is_remembered_keeps_nothing_of_the_callbacks_it_met(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception keeps the frames it went through, and in them a code."""
     stage.entra.retry_after = 40
     stage.entra.faults.append(Fault.THROTTLED)
-    for _ in range(2):  # the one that is refused by Entra, and one that is not let through
-        callback = Callback()
-        kept = weakref.ref(callback)
-        with suppress(Unavailable):
-            await fail(callback)
-        del callback
-        await threads_end()  # which takes turns of the loop too: one under way keeps it
-        gc.collect()
-        assert kept() is None
+    assert await keeps_nothing(stage)  # refused by Entra
+    assert await keeps_nothing(stage)  # not let through
     assert stage.entra.token_requests == 1
+
+    def bug() -> AccessToken:
+        raise TypeError("bug")
+
+    stage.clock.seconds += 40
+    monkeypatch.setattr(stage.cache._sources[stage.credentials]._client, "acquire", bug)
+    assert await keeps_nothing(stage)
 
 
 async def test_a_wrong_secret_is_refused_for_good_and_asked_about_again_later(
