@@ -1,8 +1,8 @@
-"""The JSON body for Dynamics: a template that is parsed once and filled as data, never as text.
+"""The JSON body template for Dynamics.
 
-`{"code": "{code}", "nested": {"State": "{state}"}, "dataAreaId": "usmf"}` is read as JSON first,
-and placeholders are then replaced inside its strings. A value can therefore not become a member,
-whatever it contains: injection is not filtered, it has no place to happen.
+`{"code": "{code}", "nested": {"State": "{state}"}, "dataAreaId": "usmf"}` is parsed as JSON once,
+and placeholders are replaced inside its parsed strings. A value therefore cannot add a member,
+whatever it contains: no JSON text is ever concatenated.
 """
 
 import json
@@ -28,11 +28,11 @@ PLACEHOLDERS = (
     "received_at",
     "expires_at",
 )
-"""What may stand between braces; further parameters of a provider as `{param:NAME}`."""
+"""Known placeholders. Other parameters of the provider are `{param:NAME}`."""
 
 PARAM = "param:"
 MAX_DEPTH = 32
-"""Objects within objects; what is deeper could end the stack while a callback waits."""
+"""Levels of nesting. A deeper template could raise RecursionError while it is rendered."""
 
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
@@ -40,14 +40,14 @@ type _Node = _Text | int | float | list[_Node] | dict[str, _Node] | None
 
 
 class TemplateError(ValueError):
-    """The template is wrong. The message says what is expected and holds no secret."""
+    """The template is invalid. The message says what is expected, without values."""
 
 
 class Member(NamedTuple):
-    """One value of a template, for who compares it with what Dynamics has.
+    """One value of a template, for comparing it with the metadata of Dynamics.
 
-    `path`: the names of the members that lead to it, from the outside in. `names`: the placeholders
-    in it. `constant`: what stands there besides; of a string what is between the placeholders.
+    `path`: member names from the root. `names`: its placeholders. `constant`: the value, or the
+    text of a string without its placeholders.
     """
 
     path: tuple[str, ...]
@@ -56,12 +56,12 @@ class Member(NamedTuple):
 
 
 class _Text:
-    """A string of a template: literals and placeholders in turn."""
+    """A string of a template: literals and placeholders, alternating."""
 
     __slots__ = ("names", "parts")
 
     def __init__(self, source: str) -> None:
-        # Literals stand at even places, names of placeholders at odd ones.
+        # `parts` has one literal more than `names` has placeholders.
         self.parts = [""]
         self.names: list[str] = []
         end = 0
@@ -76,7 +76,7 @@ class _Text:
         self.parts[-1] += source[end:]
 
     def fill(self, values: Mapping[str, str | None]) -> str | None:
-        """Put the values in. `None`: the string is exactly one placeholder without a value."""
+        """Return the filled string, or `None` if it is exactly one placeholder without a value."""
         if len(self.names) == 1 and not any(self.parts):
             return values.get(self.names[0])
         filled = self.parts[0]
@@ -86,10 +86,10 @@ class _Text:
 
 
 class Template:
-    """A body template, checked.
+    """A valid body template.
 
-    `source`: JSON text of one object. `names` are the placeholders it uses, `params` the names of
-    the provider's further parameters among them. Raises `TemplateError`.
+    `source`: JSON text of one object. `names`: its placeholders. `params`: the NAMEs of its
+    `{param:NAME}` placeholders. Raises `TemplateError`.
     """
 
     __slots__ = ("_root", "names", "params")
@@ -103,7 +103,7 @@ class Template:
             self._root = _compile(root, names)
         except TemplateError:
             raise
-        except (ValueError, RecursionError):  # ValueError: no JSON, or thousands of digits
+        except (ValueError, RecursionError):  # ValueError: no JSON, or too many digits
             raise TemplateError("expected one JSON object") from None
         if not isinstance(root, dict):
             raise TemplateError("expected one JSON object")
@@ -115,11 +115,11 @@ class Template:
             raise TemplateError("expected {code} somewhere, or Dynamics never gets one")
 
     def render(self, values: Mapping[str, str | None]) -> bytes:
-        """Return the body as JSON in ASCII. `values` maps names of placeholders to values."""
+        """Return the body as ASCII JSON. `values`: placeholder names to values."""
         return json.dumps(_render(self._root, values), separators=(",", ":")).encode("ascii")
 
     def members(self) -> Iterator[Member]:
-        """Return the values and where they stand, in order. Items of a list stand where it does."""
+        """Return all values in order. Items of a list have the path of the list."""
         return _members(self._root, ())
 
 
@@ -183,7 +183,7 @@ def _members(node: _Node, path: tuple[str, ...]) -> Iterator[Member]:
 
 
 class _Absent:
-    """A string that is one placeholder without a value: its member is left out."""
+    """Stands for a placeholder without a value, whose member or item is left out."""
 
 
 _ABSENT = _Absent()

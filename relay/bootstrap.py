@@ -1,6 +1,7 @@
-"""Settings become a wired relay. Tokens come first: they take longest, and nothing waits for them.
+"""Builds the relay from the app settings.
 
-What only the story needs is imported in `app`, while Entra is already being asked.
+Token requests start first, because they take longest; modules that only `flow` needs are imported
+while those requests run.
 """
 
 import logging
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from relay import log, outgoing, settings
+from relay import log, outgoing, settings_reader
 from relay.connections import Connection, Connections
 from relay.entra.tokens import TokenCache
 from relay.errors import Misconfigured
@@ -22,20 +23,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """What `function_app` binds: the relay, and the queue that its outbox is."""
+    """What `function_app` binds: the relay and the name of its outbox queue."""
 
     relay: "Relay"
     outbox_queue: str
 
 
 def app(environ: Mapping[str, str] = os.environ, *, ahead: bool = False) -> App:
-    """Return the app for these app settings. Never raises for a wrong one: it is logged.
+    """Return the app for these app settings. Wrong settings are logged; none raises.
 
-    `ahead`: begin to fetch tokens, so that the first callback finds one. Not on a developer's
-    machine, where Core Tools say so: there nothing is asked unasked. Nothing is waited for.
+    `ahead`: start fetching tokens in the background, so that the first callback finds one. Ignored
+    on a developer's machine (AZURE_FUNCTIONS_ENVIRONMENT is Development under Core Tools).
     """
     log.quiet()
-    read = settings.read(environ)
+    read = settings_reader.read(environ)
     connections = read.connections
     try:
         context = outgoing.trust(read.app.ca_bundle, environ)
@@ -52,7 +53,7 @@ def app(environ: Mapping[str, str] = os.environ, *, ahead: bool = False) -> App:
     for warning in read.warnings:
         logger.warning("setting %s", warning)
 
-    from relay.delivery.dynamics import DynamicsClient  # noqa: PLC0415 - after the above has begun
+    from relay.delivery.dynamics import DynamicsClient  # noqa: PLC0415 - while tokens are fetched
     from relay.delivery.sealing import Sealer  # noqa: PLC0415
     from relay.delivery.single_flight import Once  # noqa: PLC0415
     from relay.flow import Relay  # noqa: PLC0415

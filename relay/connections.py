@@ -1,4 +1,4 @@
-"""A connection: one registered redirect URI, a provider on one side, Dynamics on the other."""
+"""A connection: one registered redirect URI, its OAuth provider, and its Dynamics target."""
 
 import re
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ from relay.body import Template
 from relay.errors import Misconfigured, UnknownConnection
 
 DEFAULT = "default"
-"""The connection that `/callback` without a name stands for."""
+"""The connection of `/callback` without a name."""
 
 
 class StatePolicy(StrEnum):
-    """How the relay tells a state that Dynamics minted from any other."""
+    """How a state is verified: not at all, by a regular expression, or by its signature."""
 
     OPAQUE = "opaque"
     PATTERN = "pattern"
@@ -23,7 +23,7 @@ class StatePolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """The external OAuth 2.0 provider, as far as a callback can be checked against it."""
+    """The external OAuth 2.0 provider: what /authorize sends it, what its responses must match."""
 
     issuer: str | None = None
     iss_required: bool = False
@@ -38,12 +38,12 @@ class Provider:
 
     @property
     def secured(self) -> bool:
-        """Tell whether its responses are JWTs (JARM), and nothing else is taken for one."""
+        """Whether its responses must be signed JWTs (JARM)."""
         return self.response_mode is not None and self.response_mode.endswith("jwt")
 
     @property
     def posts(self) -> bool:
-        """Tell whether its responses come as a POST from its own pages."""
+        """Whether its responses arrive as a cross-site form POST."""
         return self.response_mode in ("form_post", "form_post.jwt")
 
 
@@ -56,10 +56,10 @@ class ClientSecret:
 
 @dataclass(frozen=True, slots=True)
 class ClientCertificate:
-    """A certificate and its private key, for assertions (RFC 7523).
+    """A certificate and its private key, for client assertions (RFC 7523).
 
-    `source` is PEM text, or the path of a PEM or PFX file, which may be replaced while the relay
-    runs. `password` opens it.
+    `source`: PEM text, or the path of a PEM or PFX file, which may be replaced while the relay
+    runs. `password`: the passphrase of either.
     """
 
     source: str = field(repr=False)
@@ -67,40 +67,44 @@ class ClientCertificate:
 
     @property
     def path(self) -> str | None:
-        """The path of the file, if it is one."""
+        """The path of the file, or `None` for PEM text."""
         return None if "-----BEGIN" in self.source else self.source
 
 
 @dataclass(frozen=True, slots=True)
 class ManagedIdentity:
-    """An identity of the platform: the user-assigned one with this id, or the system's (`None`)."""
+    """A managed identity: user-assigned, by its client id, or system-assigned (`None`)."""
 
     client_id: str | None
+
+
+type Credential = ClientSecret | ClientCertificate | ManagedIdentity
+"""How the relay authenticates at Entra. `match` on it ends with `assert_never`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientCredentials:
-    """Who the relay is at Entra, and for what. Equal credentials share one token.
+    """The relay's client at Entra and the scope it asks for. Equal credentials share one token.
 
-    With a managed identity as the `credential`, `client_id` is the app registration that trusts it
-    (a federated credential), or `None` where the identity itself is the client; it then needs no
-    `authority` either. `scope` is the resource and `/.default`.
+    With a managed identity, `client_id` is the app registration that trusts it (a federated
+    credential); where the identity itself is the client, `client_id` and `authority` are `None`.
+    `scope`: the resource and `/.default`.
     """
 
     authority: str | None
     client_id: str | None
-    credential: ClientSecret | ClientCertificate | ManagedIdentity
+    credential: Credential
     scope: str
 
     @property
     def resource(self) -> str:
-        """The application id URI of what the token is for."""
+        """The application ID URI of the API that the token is for."""
         return self.scope.removesuffix("/.default")
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where and how a callback is delivered. `timeout` is in seconds, for one attempt."""
+    """The URL and body of the delivery. `timeout`: seconds for one attempt."""
 
     url: str
     body: Template
@@ -109,9 +113,9 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """One redirect URI. `code_ttl` is how long an authorization code of this provider lives.
+    """One redirect URI. `code_ttl`: lifetime of this provider's authorization codes.
 
-    `state_keys` are HMAC keys by their id (`kid`); the first one mints, all of them verify.
+    `state_keys`: HMAC keys by key id (`kid`); the first signs, all verify.
     """
 
     name: str
@@ -126,9 +130,9 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """All connections of this app by name. One with wrong settings stands there as its error.
+    """All connections by name; `Misconfigured` in place of one whose settings are wrong.
 
-    `problems` are the settings' faults, for the log and for /health; they hold no values.
+    `problems`: every wrong setting, without values, for the log and /health.
     """
 
     by_name: dict[str, Connection | Misconfigured]
@@ -142,6 +146,6 @@ class Connections:
         if connection is None:
             raise UnknownConnection
         if isinstance(connection, Misconfigured):
-            # A new one each time: a raised exception collects its traceback.
+            # A new instance: raising a stored one would add to its traceback each time.
             raise Misconfigured(connection.problems)
         return connection

@@ -1,22 +1,21 @@
-"""Everything that can go wrong with a callback, and what it means outside.
+"""All errors of a callback, with the outcome and HTTP status of each.
 
 RelayError
 ├── Misconfigured               settings do not validate
 ├── UnknownConnection           no such redirect URI
-├── InvalidResponse             the authorization response or its state
-│   └── CookieMissing           the state is good, the browser that it is bound to has no cookie
-├── Unopenable                  a message of the outbox that no key opens
-└── Undelivered                 Dynamics does not have it
-    ├── Unavailable             Entra or Dynamics cannot be reached now: try again
-    │   ├── KeysUnavailable     nor the provider's keys, without which nothing is believed
-    │   └── Unforeseen          an exception that nobody foresaw
-    └── Rejected                Entra or Dynamics refuses for good
-        ├── CredentialRefused   Entra does not give a token
-        └── Unauthorized        Dynamics does not take the token (401)
+├── InvalidResponse             the authorization response or its state is invalid
+│   └── CookieMissing           the state is valid, but the cookie it is bound to is missing
+├── Unopenable                  an outbox message that no key decrypts
+└── Undelivered                 the callback was not delivered to Dynamics
+    ├── Unavailable             Entra or Dynamics is unavailable: retry
+    │   ├── KeysUnavailable     the provider's signing keys are unavailable
+    │   └── Unforeseen          an unexpected exception
+    └── Rejected                Entra or Dynamics refuses: a retry changes nothing
+        ├── CredentialRefused   Entra issues no token
+        └── Unauthorized        Dynamics refuses the token (401)
 
-An error carries a `reason` for machines (a fixed word for the log), a sentence for people, and the
-outcome and HTTP status that it ends with. None of them ever holds a value that came from outside:
-all may be shown and logged anywhere.
+An error has a `reason` (a fixed word for the log), a message for people, and the outcome and HTTP
+status of the answer. None holds a value from outside: all may be shown and logged.
 """
 
 from http import HTTPStatus
@@ -26,10 +25,10 @@ from relay.outcome import STATUS, Outcome
 
 
 class RelayError(Exception):
-    """The base. `reason` is one word for the log, the message a sentence for a person.
+    """The base class. `reason`: one word for the log. The message: a sentence for a person.
 
-    `in_place`: answer a browser at once, because no redirect is needed to get a code out of its
-    address bar. `bare`: somebody looks at the URL itself, there is no response at all.
+    `in_place`: answer a browser without a redirect, because its address bar holds no code. `bare`:
+    the URL was opened without any authorization response.
     """
 
     outcome: ClassVar[Outcome]
@@ -44,7 +43,7 @@ class RelayError(Exception):
 
 
 class Misconfigured(RelayError):
-    """Settings of this connection do not validate. `problems` name each one, without values."""
+    """The connection's settings are invalid. `problems`: each one, without values."""
 
     outcome = Outcome.MISCONFIGURED
 
@@ -63,7 +62,7 @@ class UnknownConnection(RelayError):
 
 
 class InvalidResponse(RelayError):
-    """The authorization response cannot be accepted. `status` is the HTTP status that fits."""
+    """The authorization response is refused. `status`: the HTTP status of the answer."""
 
     outcome = Outcome.INVALID
 
@@ -82,9 +81,9 @@ class InvalidResponse(RelayError):
 
 
 class CookieMissing(InvalidResponse):
-    """A good state came without the cookie of the browser that it is bound to.
+    """A valid state without the cookie that binds it to a browser.
 
-    That is another browser, or the same one's second click after the first has ended the flow.
+    Either another browser, or a repeated request after the first one has deleted the cookie.
     """
 
     def __init__(self) -> None:
@@ -95,7 +94,7 @@ class CookieMissing(InvalidResponse):
 
 
 class Unopenable(RelayError):
-    """A message of the outbox cannot be opened. It is raised until the host calls it poison."""
+    """An outbox message cannot be decrypted. The host retries it, then moves it to poison."""
 
     outcome = Outcome.REJECTED
 
@@ -106,7 +105,7 @@ class Unopenable(RelayError):
 
 
 class Undelivered(RelayError):
-    """Dynamics does not have the callback. `dynamics_status` is its HTTP status, if any."""
+    """The callback was not delivered. `dynamics_status`: HTTP status of Dynamics, if any."""
 
     outcome = Outcome.REJECTED
 
@@ -123,7 +122,7 @@ class Undelivered(RelayError):
 
 
 class Unavailable(Undelivered):
-    """Entra or Dynamics cannot be reached now. `retry_after` is what it asked for, in seconds."""
+    """Entra or Dynamics is unavailable. `retry_after`: seconds, if it sent Retry-After."""
 
     def __init__(
         self,
@@ -143,16 +142,16 @@ class Unavailable(Undelivered):
 
 
 class Unforeseen(Unavailable):
-    """An exception that nobody foresaw broke a delivery, so what Dynamics has is not known."""
+    """An unexpected exception during a delivery; whether Dynamics has the record is unknown."""
 
     def __init__(self) -> None:
         super().__init__("unforeseen", "The relay failed. Its log says where.")
 
 
 class KeysUnavailable(Unavailable):
-    """The keys that would prove a response cannot be had now.
+    """The keys that verify a signed response cannot be fetched now.
 
-    Answered in place: the response is still in the browser, and a reload sends it again.
+    Answered in place, so that reloading the page sends the response again.
     """
 
     in_place = True
@@ -164,7 +163,7 @@ class KeysUnavailable(Unavailable):
 
 
 class Rejected(Undelivered):
-    """Entra or Dynamics refuses for good: trying again changes nothing."""
+    """Entra or Dynamics refuses, and a retry would change nothing."""
 
 
 class CredentialRefused(Rejected):
@@ -172,4 +171,4 @@ class CredentialRefused(Rejected):
 
 
 class Unauthorized(Rejected):
-    """Dynamics does not take the bearer token: 401."""
+    """Dynamics refuses the bearer token (401)."""

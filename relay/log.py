@@ -1,6 +1,6 @@
-"""The log: one line for each outcome, and silence from libraries that print what they send.
+"""The log: one line per outcome; libraries that log requests or responses are silenced.
 
-Never a code, state, verifier, token, secret, cookie, error description, raw URL, query or body.
+Never logged: code, state, verifier, token, secret, cookie, error description, URL, query, body.
 """
 
 import logging
@@ -13,7 +13,7 @@ from relay.outcome import Outcome
 logger = logging.getLogger("relay")
 
 CHATTY = ("httpx", "httpcore", "msal", "requests", "urllib3", "azure.core", "azure.identity")
-"""Loggers that print URLs, headers or bodies: MSAL prints any answer of Entra that is not JSON."""
+"""Loggers that write URLs, headers or bodies; MSAL writes every response that is not JSON."""
 
 LEVEL = {
     Outcome.HELD: logging.WARNING,
@@ -27,10 +27,9 @@ LEVEL = {
 
 @dataclass(slots=True)
 class Line:
-    """What the line of one callback will say; the story fills it in as it learns it.
+    """The log line of one callback; `flow` fills it in.
 
-    `connection` is a configured name or nothing, never what stood in the URL. `reason` is the fixed
-    word of an error.
+    `connection`: a configured name, never text from the URL. `reason`: the error's fixed word.
     """
 
     reference: str
@@ -43,11 +42,11 @@ class Line:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the callback came."""
+        """Seconds since the callback arrived."""
         return time.monotonic() - self.started
 
     def values(self) -> dict[str, object]:
-        """Return what the line says, in its order; `None` where nothing is known."""
+        """Return the line's fields in order; `None` for those that are not known."""
         values: dict[str, object] = {
             "connection": self.connection,
             "reference": self.reference,
@@ -61,12 +60,12 @@ class Line:
         return values
 
     def known(self) -> dict[str, object]:
-        """Return what is known of it, as attributes for OpenTelemetry, which takes no `None`."""
+        """Return the known fields: OpenTelemetry attributes cannot be `None`."""
         return {name: value for name, value in self.values().items() if value is not None}
 
 
 def quiet() -> None:
-    """Take the libraries' loggers off the log, at every level: their records reach no handler."""
+    """Silence the libraries' loggers at every level: their records reach no handler."""
     for name in CHATTY:
         chatty = logging.getLogger(name)
         chatty.setLevel(logging.CRITICAL + 1)
@@ -76,9 +75,9 @@ def quiet() -> None:
 
 
 def write(line: Line, outcome: Outcome) -> None:
-    """Write the line, its values as extra fields too (for OpenTelemetry).
+    """Write the line, with its fields also as `extra` for OpenTelemetry.
 
-    The worker sends only the message to the Functions host, so everything stands in it as well.
+    The message holds all of them, because the worker sends only the message to the host.
     """
     values = line.values()
     shown = " ".join(f"{name}={'-' if value is None else value}" for name, value in values.items())
@@ -87,13 +86,13 @@ def write(line: Line, outcome: Outcome) -> None:
 
 
 def started(line: Line) -> None:
-    """Write that a flow has begun at the relay."""
+    """Write that /authorize has started a flow."""
     values = {"connection": line.connection, "reference": line.reference}
     logger.info("authorize started connection=%(connection)s reference=%(reference)s", values)
 
 
 def crash(error: BaseException, reference: str) -> None:
-    """Write where an unforeseen error happened, and not its message, which may quote a value."""
+    """Write type and traceback of an unexpected error, without its message: it may hold values."""
     logger.error(
         "unforeseen %s reference=%s\n%s",
         type(error).__name__,

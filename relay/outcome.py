@@ -1,4 +1,4 @@
-"""How a callback can end: one word for machines, one status, one title for people."""
+"""Outcomes of a callback, their HTTP status codes, and the answer to the client."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 
 class Outcome(StrEnum):
-    """The outcomes of the contract, in the order of their seriousness."""
+    """The outcomes, from success to failure; programs and the log get these words."""
 
     DELIVERED = "delivered"
     DUPLICATE = "duplicate"
@@ -32,12 +32,12 @@ STATUS = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the person or program that sent the callback is told.
+    """The answer to a callback, before it is rendered as a page or as JSON.
 
-    `detail` is a sentence of the relay's own. `error` and `error_description` are the provider's
-    words, only for `declined`. Nothing else that came from outside is in it. `in_place` and `bare`
-    as in `RelayError`. `held` is the sealed message for the outbox: whoever answers must have it
-    written first. `clear` is the Set-Cookie that ends a flow which began at the relay.
+    `detail`: a sentence of the relay. `error`, `error_description`: the provider's values, only for
+    `declined`; nothing else in here comes from outside. `in_place`, `bare`: as in `RelayError`.
+    `held`: the sealed message for the outbox, which must be written before the answer is sent.
+    `clear`: the Set-Cookie header that deletes the cookie of a flow started at /authorize.
     """
 
     outcome: Outcome

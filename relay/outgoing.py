@@ -1,5 +1,6 @@
-"""What all HTTP clients of the relay have in common: trust for TLS, proxies, no cookies."""
+"""Shared by all HTTP clients of the relay: TLS trust, proxies, no cookies, JSON answers."""
 
+import json
 import os
 import ssl
 from collections.abc import Mapping
@@ -7,6 +8,7 @@ from contextlib import suppress
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -103,6 +105,15 @@ def is_tls(error: BaseException) -> bool:
             return True
         cause = cause.__cause__ or cause.__context__
     return False
+
+
+def json_object(content: str | bytes | bytearray) -> dict[str, Any] | None:
+    """Return the JSON object that an answer consists of, or `None` if it is anything else."""
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
 
 
 def no_cookies() -> CookieJar:

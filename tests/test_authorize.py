@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 import httpx
 import pytest
 
-from relay import settings as relay_settings
+from relay import settings_reader
 from relay.oauth import state
 from sandbox.serving import Server
 from sandbox.world import PASSWORD, USER, World
@@ -41,7 +41,7 @@ class Stage:
             "PROVIDER_RESPONSE_MODE": mode,
             "PROVIDER_REDIRECT_URI": world.redirect_uri,
         }
-        self.connection = relay_settings.read(settings).connections.get("default")
+        self.connection = settings_reader.read(settings).connections.get("default")
         world.relay_server.stop()
         self.relay: Server = world.serve(settings, port=world.relay_server.port)
 

@@ -27,7 +27,7 @@ from benchmarks.load import Answers, Callback, Callbacks
 from benchmarks.measure import FULL, QUICK, Bench, ContestantError, Plan
 from benchmarks.processes import Cores, Process, environment, free_port
 from benchmarks.upstream import CLIENT_ID, CLIENT_SECRET, ROWS, TENANT, Upstream
-from relay import settings
+from relay import settings_reader
 from relay.oauth import state
 from relay.oauth.authorization import AuthorizationResponse
 from sandbox.tls import Authority
@@ -128,7 +128,7 @@ def test_the_relay_believes_the_states_of_the_load() -> None:
         "STATE_POLICY": "signed",
         "STATE_KEYS": f"k1:{callbacks.encoded_key}",
     }
-    connection = settings.read(environ).connections.get("default")
+    connection = settings_reader.read(environ).connections.get("default")
     callback = callbacks.take()
     response = AuthorizationResponse(
         code=callback.code,

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from relay import settings
+from relay import settings, settings_reader
 from relay.delivery.callback import Callback
 from relay.delivery.sealing import Sealer
 from relay.errors import InvalidResponse
@@ -84,7 +84,7 @@ def keys(run: Run) -> dict[str, str]:
 def test_the_keys_of_keygen_work_as_settings(run: Run) -> None:
     made = keys(run)
     assert made.keys() == {"OUTBOX_KEYS", "STATE_KEYS"}
-    read = settings.read(SETTINGS | made)
+    read = settings_reader.read(SETTINGS | made)
     found = read.connections.get("default")
     (kid,) = found.state_keys
     assert re.fullmatch(r"k\d{8}", kid)
@@ -93,7 +93,7 @@ def test_the_keys_of_keygen_work_as_settings(run: Run) -> None:
     callback = Callback.received(connection(), verified(), "0" * 16, now)
     sealer = Sealer(read.app.outbox_keys)
     message = sealer.seal(callback).encode()
-    opened = sealer.open(message, settings.read(SETTINGS | made).connections)
+    opened = sealer.open(message, settings_reader.read(SETTINGS | made).connections)
     assert opened.response == callback.response
 
 
@@ -104,7 +104,7 @@ def test_a_state_can_be_minted_with_the_keys_of_keygen(
     monkeypatch.setenv("STATE_KEYS", made)
     code, out, _ = run("state")
     assert code == 0
-    default = settings.read(SETTINGS | {"STATE_KEYS": made}).connections.get("default")
+    default = settings_reader.read(SETTINGS | {"STATE_KEYS": made}).connections.get("default")
     assert state.verify(response(state=out.strip()), default).state == out.strip()
 
 
@@ -124,7 +124,7 @@ def test_a_minted_state_is_believed_for_its_connection_and_for_no_other(
     code, out, err = run("state", *(() if name == "default" else ("--connection", name)))
     assert (code, err) == (0, "")
     minted = response(state=out.strip())
-    connections = settings.read(SETTINGS).connections
+    connections = settings_reader.read(SETTINGS).connections
     assert state.verify(minted, connections.get(name)).state == out.strip()
     other = connections.get("xero" if name == "default" else "default")
     with pytest.raises(InvalidResponse):
@@ -134,7 +134,7 @@ def test_a_minted_state_is_believed_for_its_connection_and_for_no_other(
 def test_a_minted_state_lives_for_ten_minutes_and_is_new_each_time(run: Run) -> None:
     (_, first, _), (_, second, _) = run("state"), run("state")
     assert first != second
-    default = settings.read(SETTINGS).connections.get("default")
+    default = settings_reader.read(SETTINGS).connections.get("default")
     soon, late = (datetime.now(UTC) + timedelta(minutes=minutes) for minutes in (9, 12))
     state.verify(response(state=first.strip()), default, now=soon)
     with pytest.raises(InvalidResponse):
@@ -250,7 +250,7 @@ def test_local_settings_are_read_with_and_without_a_byte_order_mark(
     local_settings(folder, {"IsEncrypted": False, "Values": SETTINGS}, encoding)
     code, out, _ = run("state")
     assert code == 0
-    default = settings.read(SETTINGS).connections.get("default")
+    default = settings_reader.read(SETTINGS).connections.get("default")
     state.verify(response(state=out.strip()), default)
 
 

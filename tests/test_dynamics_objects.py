@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from relay import settings
+from relay import settings, settings_reader
 from relay.body import Template
 from relay.connections import Connection, Provider, StatePolicy
 from relay.delivery.callback import Callback
@@ -901,7 +901,7 @@ def test_the_body_says_what_each_placeholder_is_for(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_settings_of_the_page_are_right_as_they_stand(page: str) -> None:
-    read = settings.read(resolved(page))
+    read = settings_reader.read(resolved(page))
     assert read.connections.problems == ()
     found = read.connections.get("default")
     assert found.state_policy is StatePolicy.SIGNED

@@ -29,7 +29,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from relay import settings
+from relay import settings_reader
 from relay.delivery.callback import Callback
 from relay.delivery.sealing import Sealer
 from relay.oauth import state
@@ -133,7 +133,7 @@ class Stage:
             # Nothing is fetched ahead: the first callback does all of it.
             "AZURE_FUNCTIONS_ENVIRONMENT": "Development",
         }
-        self.connections = settings.read(self.settings).connections
+        self.connections = settings_reader.read(self.settings).connections
         assert self.connections.problems == ()
 
     def signed(self, name: str) -> dict[str, str]:

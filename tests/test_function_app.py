@@ -16,7 +16,7 @@ import azure.functions as func
 import pytest
 
 import relay
-from relay import bootstrap, settings
+from relay import bootstrap, settings, settings_reader
 from relay.connections import Connections
 from relay.errors import Misconfigured
 from relay.oauth.request import Request
@@ -471,6 +471,6 @@ def test_the_example_of_local_settings_works() -> None:
     example = read("local.settings.json.example")
     assert example["IsEncrypted"] is False
     assert example["Values"]["FUNCTIONS_WORKER_RUNTIME"] == "python"
-    connections = settings.read(example["Values"]).connections
+    connections = settings_reader.read(example["Values"]).connections
     assert connections.problems == ()
     assert connections.get("default").target.url.startswith("https://")

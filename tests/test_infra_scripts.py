@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from relay import settings
+from relay import settings_reader
 from tests.infra_view import INFRA, parsed
 
 SCRIPTS = INFRA / "scripts"
@@ -134,7 +134,7 @@ def test_a_new_vault_gets_keys_that_the_relay_takes(azure: Azure) -> None:
     done = azure.run("keys.py", "mint")
     assert done.returncode == 0, done.stderr
     assert set(azure.secrets) == {"outbox-keys", "state-keys"}
-    read = settings.read(
+    read = settings_reader.read(
         {
             "ENTRA_TENANT_ID": "contoso.com",
             "ENTRA_CLIENT_ID": "client",

@@ -21,7 +21,7 @@ AT_A_TERMINAL = ("commands.py",)
 """Commands that answer the person who typed them. They may print; in the host they never run."""
 
 FIXED = {
-    # Names of settings and what is expected of them; test_settings.py holds them free of values.
+    # Names of settings and what is expected; test_settings_reader.py holds them free of values.
     "bootstrap.py": {"connections.problems", "read.warnings"},
     # The fields of a line, each of them filled in by `flow` alone, with what it is allowed below.
     "log.py": {

@@ -150,3 +150,24 @@ def test_the_environments_proxies_are_read_as_other_programs_read_them(
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     assert outgoing.proxy_of(url) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ('{"a": 1}', {"a": 1}),
+        (b'{"a": 1}', {"a": 1}),
+        (b"{}", {}),
+        (b"[]", None),
+        (b"null", None),
+        (b"<html>", None),
+        (b"", None),
+        (b'"\xff"', None),
+        (b'{"a":' * 100_000, None),
+    ],
+    ids=["text", "bytes", "empty", "list", "null", "page", "nothing", "no-utf-8", "too-deep"],
+)
+def test_an_answer_is_a_json_object_or_nothing(
+    content: str | bytes, found: dict[str, int] | None
+) -> None:
+    assert outgoing.json_object(content) == found

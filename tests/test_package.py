@@ -23,7 +23,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from relay import settings
+from relay import settings_reader
 from relay.oauth import state
 from sandbox.azurite import Azurite, unavailable
 from sandbox.demo import main
@@ -113,7 +113,7 @@ class Stage:
         world.provider.clients["dynamics-365"] = replace(
             registration, redirect_uris=(f"{world.redirect_uri}/flow",)
         )
-        self.connections = settings.read(self.settings).connections
+        self.connections = settings_reader.read(self.settings).connections
         assert self.connections.problems == ()
         world.relay_server.stop()
         self.relay = world.serve(self.settings, port=world.relay_server.port)

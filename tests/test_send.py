@@ -106,6 +106,13 @@ def test_a_record_is_delivered_on_plain_asyncio_too(
     assert send().words["outcome"] == "delivered"
 
 
+def test_blanks_around_the_path_of_the_bundle_change_nothing(
+    stage: Stage, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CA_BUNDLE", f" {stage.settings['CA_BUNDLE']}\n")
+    assert send().words["outcome"] == "delivered"
+
+
 def test_each_run_is_another_record(stage: Stage, send: Send) -> None:
     assert [send().code, send().code] == [0, 0]
     assert len(stage.dynamics.rows) == 2

@@ -19,13 +19,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 from urllib.parse import urlencode
 
 import httpx
 
 from relay import outgoing
-from relay.connections import ClientCertificate, ClientCredentials, ClientSecret, ManagedIdentity
+from relay.connections import (
+    ClientCertificate,
+    ClientCredentials,
+    ClientSecret,
+    Credential,
+    ManagedIdentity,
+)
 from relay.delivery.retry_after import TRANSIENT, seconds
 from relay.entra import clouds
 from relay.errors import CredentialRefused, RelayError, Unavailable
@@ -255,7 +261,7 @@ class Client:
         self._stamp = stamp
         return self._app
 
-    def _credential(self, authority: str) -> Any:  # noqa: ANN401 - MSAL has no types
+    def _credential(self, authority: str) -> str | dict[str, object]:
         match self._credentials.credential:
             case ClientSecret(value):
                 return value
@@ -267,6 +273,8 @@ class Client:
             case ManagedIdentity():
                 cloud = clouds.of_login(authority) or clouds.PUBLIC
                 return {"client_assertion": lambda: self._assertion(cloud.exchange)}
+            case _:
+                assert_never(self._credentials.credential)
 
     def _assertion(self, audience: str) -> str:
         """Return the identity's token, by which Entra knows the app registration that trusts it."""
@@ -384,7 +392,7 @@ class _Http:
         self.status = response.status_code
         self.retry_after = seconds(response.headers.get("retry-after"))
         if response.status_code >= HTTPStatus.BAD_REQUEST:
-            self.answer = _object(response.text)
+            self.answer = outgoing.json_object(response.text) or {}
         return response
 
 
@@ -409,15 +417,7 @@ def _known_metadata(url: str) -> Response | None:
     return Response(HTTPStatus.OK, {}, json.dumps(endpoints))
 
 
-def _object(content: str) -> Mapping[str, Any]:
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-def _stamp(credential: ClientSecret | ClientCertificate | ManagedIdentity) -> object:
+def _stamp(credential: Credential) -> object:
     """Return what changes when the platform puts another certificate into the file."""
     if not isinstance(credential, ClientCertificate) or credential.path is None:
         return None

@@ -5,7 +5,6 @@ No token and no request has a say in what is fetched, and many who ask cause one
 """
 
 import asyncio
-import json
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -150,11 +149,8 @@ class _Issuer:
                 document += chunk
                 if len(document) > MAX_DOCUMENT:
                     raise _unavailable("size")
-        try:
-            read = json.loads(document)
-        except (ValueError, RecursionError):
-            raise _unavailable("json") from None
-        if not isinstance(read, dict):
+        read = outgoing.json_object(document)
+        if read is None:
             raise _unavailable("json")
         return read
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from relay import log, outgoing, settings
+from relay import log, outgoing, settings, settings_reader
 from relay.connections import Connection
 from relay.delivery.sealing import DeadLetter
 from relay.entra import clouds
@@ -47,7 +47,7 @@ def doctor(options: argparse.Namespace) -> int:
 
     given = local_settings.read()
     if options.connection is not None:
-        known = settings.read(given).connections.by_name
+        known = settings_reader.read(given).connections.by_name
         if options.connection not in known:
             raise Stop(f"No connection has this name. There are: {', '.join(known) or 'none'}")
     findings = []
@@ -160,7 +160,7 @@ def ticket(options: argparse.Namespace) -> int:
 def dead_letters(options: argparse.Namespace) -> int:
     """List what will never reach Dynamics, the oldest first: those expire next."""
     given = local_settings.read()
-    queue = settings.read(given).app.outbox_queue
+    queue = settings_reader.read(given).app.outbox_queue
     dead, poison = _lost(given, queue)
     letters = [letter for letter in map(_letter, dead.shown) if letter is not None]
     unreadable = len(dead.shown) - len(letters)
@@ -279,14 +279,14 @@ def _about(row: dict[str, Any]) -> list[tuple[str, str]]:
 def trust(given: Mapping[str, str]) -> ssl.SSLContext:
     """Return the app's own trust, or raise `Stop`."""
     try:
-        return outgoing.trust(given.get("CA_BUNDLE"), given)
+        return outgoing.trust(settings_reader.normalize(given).get("CA_BUNDLE"), given)
     except OSError:
         raise Stop("CA_BUNDLE: expected a PEM file, or REQUESTS_CA_BUNDLE names none") from None
 
 
 def connection(name: str, given: Mapping[str, str]) -> Connection:
     """Return a connection whose settings validate, or raise `Stop`."""
-    connections = settings.read(given).connections
+    connections = settings_reader.read(given).connections
     try:
         return connections.get(name)
     except Misconfigured as error:

@@ -20,7 +20,7 @@ from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives import serialization
 from playwright.sync_api import Browser, BrowserContext, Page, Request
 
-from relay import settings
+from relay import settings_reader
 from relay.oauth import state
 from sandbox.serving import Server
 from sandbox.tls import Authority
@@ -80,7 +80,7 @@ class Stage:
             Program("client.mjs", {"providers": registrations}, trust=trust)
         )
         self.settings = self._settings()
-        self._connections = settings.read(self.settings).connections
+        self._connections = settings_reader.read(self.settings).connections
         world.relay_server.stop()
         self.relay: Server = world.serve(self.settings, port=world.relay_server.port)
 

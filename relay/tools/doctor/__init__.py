@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from relay import outgoing, settings
+from relay import outgoing, settings_reader
 from relay.connections import Connection
 from relay.errors import Misconfigured
 from relay.tools.doctor import entra, host_json, provider, storage, target
@@ -32,7 +32,7 @@ def examine(
     `only`: one connection, and nothing of the rest. `write`: send one smoke record to each target,
     and one message through the queue. Everything is made anew, because MSAL replays failures.
     """
-    read = settings.read(environ)
+    read = settings_reader.read(environ)
     connections = read.connections
     try:
         context = outgoing.trust(read.app.ca_bundle, environ)

@@ -1,19 +1,25 @@
 """Whether Entra gives the relay a token, and whether it is one that Dynamics will take."""
 
 import base64
-import json
 import re
 import ssl
 from collections.abc import Generator, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, assert_never
 
 import httpx
 
-from relay.connections import ClientCertificate, ClientCredentials, ClientSecret, ManagedIdentity
+from relay.connections import (
+    ClientCertificate,
+    ClientCredentials,
+    ClientSecret,
+    Credential,
+    ManagedIdentity,
+)
 from relay.entra import certificate, clouds
 from relay.entra.client import Client
 from relay.errors import CredentialRefused, Unavailable
+from relay.outgoing import json_object
 from relay.ports import AccessToken
 from relay.tools.doctor.aadsts import hint
 from relay.tools.doctor.finding import Finding, fail, ok, warn
@@ -83,7 +89,7 @@ def _authority(authority: str, http: httpx.Client) -> Generator[Finding, None, C
     except httpx.HTTPError as error:
         yield unreachable("authority", name, error)
         return None
-    document = _json(response.content)
+    document = json_object(response.content) or {}
     codes = document.get("error_codes")
     if isinstance(codes, list) and codes:
         wrong, fix = hint(f"AADSTS{codes[0]}")
@@ -163,9 +169,11 @@ def _kind(credentials: ClientCredentials) -> str:
             return "federated credential"
         case ManagedIdentity():
             return "managed identity"
+        case _:
+            assert_never(credentials.credential)
 
 
-def _is_an_id(credential: object) -> bool:
+def _is_an_id(credential: Credential) -> bool:
     return isinstance(credential, ClientSecret) and bool(_GUID.fullmatch(credential.value))
 
 
@@ -213,7 +221,7 @@ def claims_of(token: AccessToken) -> Claims:
     if len(parts) != 3:  # noqa: PLR2004 - header, claims, signature
         return {}
     try:
-        return _json(base64.urlsafe_b64decode(parts[1] + "=="))
+        return json_object(base64.urlsafe_b64decode(parts[1] + "==")) or {}
     except ValueError:
         return {}
 
@@ -230,11 +238,3 @@ def _tenant(metadata: Claims) -> str | None:
     """Return the tenant's id as the issuer has it, whatever domain the authority names."""
     found = _GUID.search(str(metadata.get("issuer", "")))
     return found[0] if found else None
-
-
-def _json(content: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}

@@ -1,6 +1,5 @@
 """Whether the provider is what the settings say of it."""
 
-import json
 import re
 import secrets
 from collections.abc import Generator, Iterator, Mapping
@@ -11,6 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 
+from relay import outgoing
 from relay.connections import DEFAULT, Connection, Provider, StatePolicy
 from relay.oauth import state
 from relay.oauth.jarm import ALGORITHMS
@@ -432,11 +432,7 @@ def _policy(connection: Connection) -> Finding:
 def _object(response: httpx.Response) -> dict[str, Any]:
     if response.status_code != HTTPStatus.OK:
         return {}
-    try:
-        document = json.loads(response.content)
-    except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
+    return outgoing.json_object(response.content) or {}
 
 
 def _texts(metadata: Document, name: str) -> tuple[str, ...] | None:
