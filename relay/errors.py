@@ -15,26 +15,24 @@ RelayError
         └── Unauthorized        Dynamics does not take the token (401)
 
 An error carries a `reason` for machines (a fixed word for the log), a sentence for people, and the
-outcome and HTTP status that it ends with. None of them ever holds a value that came from outside:
-all may be shown and logged anywhere.
+outcome, HTTP status and page that the callback ends with. None of them ever holds a value that came
+from outside: all may be shown and logged anywhere.
 """
 
 from http import HTTPStatus
 from typing import ClassVar
 
-from relay.outcome import STATUS, Outcome
+from relay.outcome import STATUS, Outcome, Page
 
 
 class RelayError(Exception):
     """The base. `reason` is one word for the log, the message a sentence for a person.
 
-    `in_place`: answer a browser at once, because no redirect is needed to get a code out of its
-    address bar. `bare`: somebody looks at the URL itself, there is no response at all.
+    `page` is what a browser shows: the outcome's page if it is None.
     """
 
     outcome: ClassVar[Outcome]
-    in_place = False
-    bare = False
+    page: Page | None = None
     dynamics_status: int | None = None
 
     def __init__(self, reason: str, message: str, status: HTTPStatus | None = None) -> None:
@@ -73,12 +71,10 @@ class InvalidResponse(RelayError):
         message: str,
         status: HTTPStatus = HTTPStatus.BAD_REQUEST,
         *,
-        in_place: bool = False,
-        bare: bool = False,
+        page: Page | None = None,
     ) -> None:
         super().__init__(reason, message, status)
-        self.in_place = in_place or bare
-        self.bare = bare
+        self.page = page
 
 
 class CookieMissing(InvalidResponse):
@@ -150,12 +146,12 @@ class Unforeseen(Unavailable):
 
 
 class KeysUnavailable(Unavailable):
-    """The keys that would prove a response cannot be had now.
+    """The keys that verify a JARM response cannot be fetched now.
 
-    Answered in place: the response is still in the browser, and a reload sends it again.
+    Its page is shown without a redirect, so that a reload sends the response again.
     """
 
-    in_place = True
+    page = "keys"
 
     def __init__(self, reason: str) -> None:
         super().__init__(

@@ -167,7 +167,6 @@ class Relay:
             line.reference,
             STATUS[Outcome.DECLINED],
             detail="The provider did not grant the authorization.",
-            in_place=True,
             error=callback.response.error,
             error_description=callback.response.error_description,
             held=held,
@@ -313,6 +312,5 @@ def _refusal(error: Exception, line: log.Line) -> Answer:
         line.reference,
         error.status,
         detail=str(error),
-        in_place=error.in_place,
-        bare=error.bare,
+        page=error.page,
     )

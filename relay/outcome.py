@@ -1,8 +1,9 @@
-"""How a callback can end: one word for machines, one status, one title for people."""
+"""How a callback can end: its outcome, its HTTP status and the page that a person is shown."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 from http import HTTPStatus
+from typing import Literal
 
 
 class Outcome(StrEnum):
@@ -30,22 +31,29 @@ STATUS = {
 }
 
 
+type Page = Outcome | Literal["bare", "keys", "prefetch", "method"]
+"""A page that a person is shown: its name in relay/pages/texts.json. Each outcome has one.
+
+`bare`: a GET without parameters, which may be `response_mode=fragment`. `keys`: the provider's keys
+cannot be fetched. `prefetch`: the browser loads the URL ahead. `method`: neither GET nor POST.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the person or program that sent the callback is told.
+    """The answer to the person or program that sent the callback.
 
-    `detail` is a sentence of the relay's own. `error` and `error_description` are the provider's
-    words, only for `declined`. Nothing else that came from outside is in it. `in_place` and `bare`
-    as in `RelayError`. `held` is the sealed message for the outbox: whoever answers must have it
-    written first. `clear` is the Set-Cookie that ends a flow which began at the relay.
+    `detail` is a sentence of the relay's own. `page` is the outcome's if it is None. `error` and
+    `error_description` are the provider's, for `declined` only; nothing else is from the request.
+    `held` is the sealed message for the outbox, which must be written before the response is sent.
+    `clear` is the Set-Cookie that ends a flow which began at the relay.
     """
 
     outcome: Outcome
     reference: str
     status: HTTPStatus
     detail: str | None = None
-    in_place: bool = False
-    bare: bool = False
+    page: Page | None = None
     error: str | None = field(default=None, repr=False)
     error_description: str | None = field(default=None, repr=False)
     held: str | None = field(default=None, repr=False)

@@ -101,7 +101,7 @@ def guard(request: Request) -> None:
             "method",
             "A redirect URI takes GET and POST.",
             HTTPStatus.METHOD_NOT_ALLOWED,
-            in_place=True,
+            page="method",
         )
     for name in ("sec-purpose", "purpose", "x-moz"):
         purpose = request.headers.get(name, "").lower()
@@ -110,7 +110,7 @@ def guard(request: Request) -> None:
                 "prefetch",
                 "A redirect URI is not loaded ahead.",
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                in_place=True,
+                page="prefetch",
             )
 
 
@@ -225,7 +225,7 @@ def _check_issuer(response: VerifiedResponse, connection: Connection) -> None:
 def _check_not_bare(request: Request, pairs: list[tuple[str, str]]) -> None:
     if request.method == "GET" and not pairs:
         raise InvalidResponse(
-            "bare", "This is a redirect URI: a provider sends people here with a code.", bare=True
+            "bare", "This is a redirect URI: a provider sends people here with a code.", page="bare"
         )
 
 
