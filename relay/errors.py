@@ -14,26 +14,24 @@ RelayError
         ├── CredentialRefused   Entra issues no token
         └── Unauthorized        Dynamics refuses the token (401)
 
-An error has a `reason` (a fixed word for the log), a message for people, and the outcome and HTTP
-status of the answer. None holds a value from outside: all may be shown and logged.
+An error has a `reason` (a fixed word for the log), a message for people, and the outcome, HTTP
+status and page of the answer. None holds a value from outside: all may be shown and logged.
 """
 
 from http import HTTPStatus
 from typing import ClassVar
 
-from relay.outcome import STATUS, Outcome
+from relay.outcome import STATUS, Outcome, Page
 
 
 class RelayError(Exception):
     """The base class. `reason`: one word for the log. The message: a sentence for a person.
 
-    `in_place`: answer a browser without a redirect, because its address bar holds no code. `bare`:
-    the URL was opened without any authorization response.
+    `page` is what a browser shows: the outcome's page if it is None.
     """
 
     outcome: ClassVar[Outcome]
-    in_place = False
-    bare = False
+    page: Page | None = None
     dynamics_status: int | None = None
 
     def __init__(self, reason: str, message: str, status: HTTPStatus | None = None) -> None:
@@ -72,12 +70,10 @@ class InvalidResponse(RelayError):
         message: str,
         status: HTTPStatus = HTTPStatus.BAD_REQUEST,
         *,
-        in_place: bool = False,
-        bare: bool = False,
+        page: Page | None = None,
     ) -> None:
         super().__init__(reason, message, status)
-        self.in_place = in_place or bare
-        self.bare = bare
+        self.page = page
 
 
 class CookieMissing(InvalidResponse):
@@ -149,12 +145,12 @@ class Unforeseen(Unavailable):
 
 
 class KeysUnavailable(Unavailable):
-    """The keys that verify a signed response cannot be fetched now.
+    """The keys that verify a JARM response cannot be fetched now.
 
-    Answered in place, so that reloading the page sends the response again.
+    Its page is shown without a redirect, so that a reload sends the response again.
     """
 
-    in_place = True
+    page = "keys"
 
     def __init__(self, reason: str) -> None:
         super().__init__(

@@ -144,8 +144,7 @@ class _Invocation:
             self.line.reference,
             error.status,
             detail=str(error),
-            in_place=error.in_place,
-            bare=error.bare,
+            page=error.page,
         )
 
     async def deliver_once(self, callback: Callback) -> Receipt:
@@ -275,7 +274,6 @@ class _Reception(_Invocation):
         return replace(
             self.answer(Outcome.DECLINED),
             detail="The provider did not grant the authorization.",
-            in_place=True,
             error=callback.response.error,
             error_description=callback.response.error_description,
             held=held,

@@ -1,8 +1,9 @@
-"""Outcomes of a callback, their HTTP status codes, and the answer to the client."""
+"""How a callback can end: its outcome, its HTTP status and the page that a person is shown."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 from http import HTTPStatus
+from typing import Literal
 
 
 class Outcome(StrEnum):
@@ -30,22 +31,29 @@ STATUS = {
 }
 
 
+type Page = Outcome | Literal["bare", "keys", "prefetch", "method"]
+"""A page that a person is shown: its name in relay/pages/texts.json. Each outcome has one.
+
+`bare`: a GET without parameters, which may be `response_mode=fragment`. `keys`: the provider's keys
+cannot be fetched. `prefetch`: the browser loads the URL ahead. `method`: neither GET nor POST.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to a callback, before it is rendered as a page or as JSON.
+    """The answer to the person or program that sent the callback.
 
-    `detail`: a sentence of the relay. `error`, `error_description`: the provider's values, only for
-    `declined`; nothing else in here comes from outside. `in_place`, `bare`: as in `RelayError`.
-    `held`: the sealed message for the outbox, which must be written before the answer is sent.
-    `clear`: the Set-Cookie header that deletes the cookie of a flow started at /authorize.
+    `detail` is a sentence of the relay's own. `page` is the outcome's if it is None. `error` and
+    `error_description` are the provider's, for `declined` only; nothing else is from the request.
+    `held` is the sealed message for the outbox, which must be written before the response is sent.
+    `clear` is the Set-Cookie that ends a flow which began at the relay.
     """
 
     outcome: Outcome
     reference: str
     status: HTTPStatus
     detail: str | None = None
-    in_place: bool = False
-    bare: bool = False
+    page: Page | None = None
     error: str | None = field(default=None, repr=False)
     error_description: str | None = field(default=None, repr=False)
     held: str | None = field(default=None, repr=False)

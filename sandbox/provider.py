@@ -129,10 +129,10 @@ class Provider:
         return JSONResponse(metadata)
 
     async def _authorize(self, request: Request) -> Response:
-        """Ask the person, and answer the client; the form posts to the very URL it came from.
+        """Show the consent page, or answer its form (RFC 6749 section 3.1).
 
-        Name and password are part of that one form, so there is no session, and nothing that
-        another site could ride on.
+        The form posts to its own URL and holds user name and password, so there is no session
+        cookie that another site could use (CSRF).
         """
         self._learn_issuer(request)
         asked = _OAuthRequest(request, request.url.query)
@@ -142,7 +142,7 @@ class Provider:
             answer = self._server.handle_error_response(asked, error)
             self._iss.add_issuer_parameter(self._server, answer)
             return _deliver(answer, asked)
-        except ValueError:  # Authlib quotes what it refuses, and balks at some characters in it
+        except ValueError:  # Authlib cannot quote some characters of what it refuses
             return JSONResponse({"error": "invalid_request"}, 400)
         if request.method == "GET":
             return _consent_page(asked)
@@ -416,7 +416,7 @@ def _random(**_: object) -> str:
 
 
 def _deliver(answer: _Answer, asked: _OAuthRequest) -> Response:
-    """Turn the redirect into what `response_mode` asks for (OAuth 2.0 Form Post Response Mode)."""
+    """Convert the redirect to the requested `response_mode` (OAuth 2.0 Form Post Response Mode)."""
     mode = asked.payload.data.get("response_mode")
     if answer.location is None or mode not in {"fragment", "form_post"}:
         return answer
@@ -480,7 +480,7 @@ def _form_post_page(action: str, parameters: list[tuple[str, str]]) -> Response:
 
 
 def _page(title: str, content: Markup, redirect_uri: str, status: int = 200) -> Response:
-    """`form-action` names the client too: browsers apply it to the redirect after a form."""
+    """Render a page. `form-action` allows the client: browsers check redirects of a form too."""
     client = urlsplit(redirect_uri)
     policy = (
         f"default-src 'none'; style-src {_hash(STYLE)}; script-src {_hash(SCRIPT)}; "

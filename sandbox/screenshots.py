@@ -41,14 +41,13 @@ _SHOWN_IN_PLACE = {
         Outcome.DECLINED,
         REFERENCE,
         HTTPStatus.BAD_REQUEST,
-        in_place=True,
         error="access_denied",
         error_description="AADSTS65004: User declined to consent to access the app.",
     ),
-    "bare": Answer(Outcome.INVALID, REFERENCE, HTTPStatus.BAD_REQUEST, in_place=True, bare=True),
-    "keys": Answer(Outcome.REJECTED, REFERENCE, HTTPStatus.SERVICE_UNAVAILABLE, in_place=True),
-    "prefetch": Answer(Outcome.INVALID, REFERENCE, HTTPStatus.SERVICE_UNAVAILABLE, in_place=True),
-    "method": Answer(Outcome.INVALID, REFERENCE, HTTPStatus.METHOD_NOT_ALLOWED, in_place=True),
+    "bare": Answer(Outcome.INVALID, REFERENCE, HTTPStatus.BAD_REQUEST, page="bare"),
+    "keys": Answer(Outcome.REJECTED, REFERENCE, HTTPStatus.SERVICE_UNAVAILABLE, page="keys"),
+    "prefetch": Answer(Outcome.INVALID, REFERENCE, HTTPStatus.SERVICE_UNAVAILABLE, page="prefetch"),
+    "method": Answer(Outcome.INVALID, REFERENCE, HTTPStatus.METHOD_NOT_ALLOWED, page="method"),
 }
 
 PAGES = (*Outcome, *_SHOWN_IN_PLACE)

@@ -376,7 +376,7 @@ def test_an_unknown_parameter_may_be_given_twice() -> None:
 def test_a_get_without_any_parameter_is_somebody_who_looks_at_the_url(query: str) -> None:
     refused = refusal(get(query))
     assert refused.status == 400
-    assert refused.bare
+    assert refused.page == "bare"
 
 
 def test_a_get_with_a_parameter_is_not_taken_for_somebody_who_looks() -> None:

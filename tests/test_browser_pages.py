@@ -199,7 +199,6 @@ def test_words_of_the_provider_stay_in_their_place_whatever_they_are(
         Outcome.DECLINED,
         REFERENCE,
         HTTPStatus.BAD_REQUEST,
-        in_place=True,
         error="e" * 400,
         error_description=words,
     )

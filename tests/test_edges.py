@@ -25,6 +25,7 @@ from relay.oauth import authorization, jarm, jws, state
 from relay.oauth.authorization import MAX_HELD
 from relay.oauth.request import Request, guard
 from relay.outcome import Answer, Outcome
+from relay.pages.translations import LANGUAGES
 from tests.helpers import CODE, JSON, STATE, connection, get, post, post_json, verified
 
 NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
@@ -173,8 +174,8 @@ REFUSALS = {
     ),
 }
 EVERY = pytest.mark.parametrize("name", REFUSALS)
-IN_PLACE = {"put", "prefetch", "nothing"}
-"""Whoever sent these has no code in an address bar: the answer stands where they are."""
+IN_PLACE = {"put": "method", "prefetch": "prefetch", "nothing": "bare"}
+"""The pages of those that need no redirect to get a code out of an address bar."""
 
 
 def walk(request: Request, where: Connection) -> None:
@@ -201,16 +202,12 @@ def test_a_refusal_has_one_word_for_the_log_and_one_sentence_for_the_sender(name
 @EVERY
 def test_every_browser_that_is_refused_gets_to_a_page_that_says_what_to_do(name: str) -> None:
     refused = refuse(name)
-    assert (refused.in_place, refused.bare) == (name in IN_PLACE, name == "nothing")
-    answer = Answer(
-        Outcome.INVALID,
-        REFERENCE,
-        refused.status,
-        in_place=refused.in_place,
-        bare=refused.bare,
-    )
+    answer = Answer(Outcome.INVALID, REFERENCE, refused.status, page=refused.page)
     reply = pages.render(answer, html=True)
-    if name not in IN_PLACE:
+    if name in IN_PLACE:
+        title = LANGUAGES["en"].pages[IN_PLACE[name]].title
+        assert f"<h1>{title}</h1>" in reply.body.decode()
+    else:
         assert reply.headers["Location"] == f"/done/invalid?ref={REFERENCE}"
         reply = pages.done("invalid", REFERENCE)
     assert re.search("[Ss]tart (again )?from Dynamics\u00a0365", reply.body.decode())

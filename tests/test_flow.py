@@ -349,8 +349,7 @@ async def test_somebody_who_looks_at_the_url_gets_the_page_that_explains_it(
     stage = Stage()
     answer = await stage.receive(get(""))
     assert (answer.outcome, answer.status) == ("invalid", 400)
-    assert answer.bare
-    assert answer.in_place
+    assert answer.page == "bare"
     assert stage.untouched
     assert logged(caplog)["outcome"] == "invalid"
 
@@ -376,7 +375,6 @@ async def test_the_person_is_told_what_the_provider_said(
     stage = Stage()
     answer = await stage.receive(DECLINED)
     assert (answer.outcome, answer.status) == ("declined", 400)
-    assert answer.in_place
     assert (answer.error, answer.error_description) == ("access_denied", "canary  words")
     line = logged(caplog)
     assert (line["outcome"], line["level"], line["dynamics_status"]) == ("declined", "WARNING", "-")

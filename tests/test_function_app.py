@@ -276,7 +276,7 @@ async def test_callback_writes_nothing_when_nothing_is_held(
 async def test_a_person_is_answered_in_the_language_of_the_browser(stage: Stage) -> None:
     asking = {"Accept": "text/html", "Accept-Language": "da-DK,da;q=0.9,en;q=0.8"}
     stage.relay.answer = Answer(
-        Outcome.DECLINED, REFERENCE, HTTPStatus.BAD_REQUEST, in_place=True, error="access_denied"
+        Outcome.DECLINED, REFERENCE, HTTPStatus.BAD_REQUEST, error="access_denied"
     )
     in_place = await stage.call(http("error=access_denied", headers=asking))
     request = http(route={"outcome": "held"}, headers=asking)
@@ -289,7 +289,7 @@ async def test_a_person_is_answered_in_the_language_of_the_browser(stage: Stage)
 async def test_a_flow_that_cannot_begin_is_explained_in_the_language_of_the_browser(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refused = Answer(Outcome.INVALID, REFERENCE, HTTPStatus.SERVICE_UNAVAILABLE, in_place=True)
+    refused = Answer(Outcome.INVALID, REFERENCE, HTTPStatus.SERVICE_UNAVAILABLE, page="prefetch")
     monkeypatch.setattr(Relay, "authorize", lambda *_: refused, raising=False)
     asking = {"Accept": "text/html", "Accept-Language": "nl"}
     response = await stage.call(http(headers=asking), function="authorize")

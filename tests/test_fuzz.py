@@ -40,7 +40,7 @@ import relay
 from relay import pages
 from relay.delivery.single_flight import Once
 from relay.errors import CredentialRefused, KeysUnavailable, Rejected, Unauthorized, Unavailable
-from relay.outcome import Answer, Outcome
+from relay.outcome import Answer, Outcome, Page
 from relay.ports import Receipt
 from sandbox.loops import new_event_loop
 from tests.fakes import Dynamics, Entra, Keys, b64, but, compact, hs256, published
@@ -297,6 +297,13 @@ FITTING = {
     "media_type": 415,
 }
 """What is `invalid` for one of these reasons has its own status; for any other it is 400."""
+IN_PLACE: Mapping[str, Page] = {
+    "bare": "bare",
+    "method": "method",
+    "prefetch": "prefetch",
+    "jwks_timeout": "keys",
+}
+"""The reasons of answers that a browser is given without a redirect, and their pages."""
 HEADERS = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
@@ -382,8 +389,7 @@ def hold_page(hit: Hit, seen: Seen) -> None:
         Outcome(line["outcome"]),
         line["reference"],
         status,
-        in_place=True,
-        bare=line["reason"] == "bare",
+        page=IN_PLACE.get(line["reason"]),
     )
     if plain.outcome is not Outcome.DECLINED:
         assert seen.body == pages.render(plain, html=True).body.decode()

@@ -521,7 +521,7 @@ def test_somebody_who_looks_at_the_url_sees_the_page_with_the_fragments_script()
     for mode in MODES:
         with pytest.raises(InvalidResponse) as refused:
             authorization.secured(get(""), secured(mode))
-        assert refused.value.bare
+        assert refused.value.page == "bare"
 
 
 def test_a_signed_response_that_nobody_asked_for_is_named_as_that() -> None:
@@ -599,7 +599,7 @@ class Stage:
             await self.get(kid, provider)
         assert refused.value.status == 503
         assert refused.value.outcome == "rejected"
-        assert refused.value.in_place
+        assert refused.value.page == "keys"
         return refused.value.reason
 
 

@@ -158,7 +158,7 @@ def _check_issuer(response: VerifiedResponse, connection: Connection) -> None:
 def _check_not_bare(request: Request, pairs: list[tuple[str, str]]) -> None:
     if request.method == "GET" and not pairs:
         raise InvalidResponse(
-            "bare", "This is a redirect URI: a provider sends people here with a code.", bare=True
+            "bare", "This is a redirect URI: a provider sends people here with a code.", page="bare"
         )
 
 

@@ -49,7 +49,7 @@ def guard(request: Request) -> None:
             "method",
             "A redirect URI takes GET and POST.",
             HTTPStatus.METHOD_NOT_ALLOWED,
-            in_place=True,
+            page="method",
         )
     for name in ("sec-purpose", "purpose", "x-moz"):
         purpose = request.headers.get(name, "").lower()
@@ -58,7 +58,7 @@ def guard(request: Request) -> None:
                 "prefetch",
                 "A redirect URI is not loaded ahead.",
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                in_place=True,
+                page="prefetch",
             )
 
 

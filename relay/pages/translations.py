@@ -1,7 +1,7 @@
-"""What the pages say, in the languages of texts.json, and which of them a person reads.
+"""The texts of the pages (texts.json), and the choice of the language by `Accept-Language`.
 
-To add a language, copy the block of another one in texts.json, under its tag (RFC 5646), and
-translate it. Nothing else has to know of it.
+To add a language, copy a block of texts.json, name it by its language tag (RFC 5646) and translate
+it. Nothing else needs a change.
 """
 
 import json
@@ -12,14 +12,14 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 DEFAULT = "en"
-"""What programs are told, and people who ask for no language that there is."""
+"""The language of all JSON, and of pages for which no requested language is available."""
 
 MAX_HEADER = 1_000
-"""Characters of `Accept-Language` that are read. Browsers send some dozens."""
+"""Characters of `Accept-Language` that are read. Browsers send fewer than 100."""
 
 
 class Text(NamedTuple):
-    """What one page says. An empty sentence is not there."""
+    """The texts of one page. An empty one is left out."""
 
     title: str
     body: str
@@ -29,15 +29,15 @@ class Text(NamedTuple):
 
 
 class Language(NamedTuple):
-    """One language of the catalogue: the words that all pages share, and each page's own."""
+    """One language: the words that all pages share, and the texts of each page."""
 
     words: Mapping[str, str]
     pages: Mapping[str, Text]
 
 
 def _read() -> dict[str, Language]:
-    # A line that ends between "Dynamics" and "365" reads badly, and no translator sees the
-    # difference of the two spaces in a file.
+    # No line may break between "Dynamics" and "365". The no-break space is inserted here because
+    # translators would not see it in the file.
     catalogue = Path(__file__).with_name("texts.json").read_text("utf-8")
     unbroken = catalogue.replace("Dynamics 365", "Dynamics\N{NO-BREAK SPACE}365")
     return {
@@ -49,7 +49,7 @@ def _read() -> dict[str, Language]:
 LANGUAGES: Mapping[str, Language] = MappingProxyType(_read())
 """By tag in lower case; `DEFAULT` is the first."""
 
-# RFC 9110 §12.5.4 and §12.4.2: a language range, maybe with a weight.
+# RFC 9110 §12.5.4 and §12.4.2: a language range with an optional weight.
 _RANGE = re.compile(
     r"(\*|[a-z]{1,8}(?:-[a-z0-9]{1,8})*)(?:[ \t]*;[ \t]*q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?))?"
 )
@@ -58,13 +58,13 @@ _RANGE = re.compile(
 def negotiate(accept_language: str) -> str:
     """Return the tag of the language to answer in (RFC 9110 §12.5.4).
 
-    In: the header as it came, or "". Out: a key of `LANGUAGES`, found by lookup (RFC 4647 §3.4),
-    which takes `de-AT` for `de`. Whatever is no language range is passed over; `DEFAULT` when
-    nothing fits, also when the header refuses it: a page in a foreign language is better than none.
+    In: the raw header, or "". Out: a key of `LANGUAGES`, found by lookup (RFC 4647 §3.4): `de-AT`
+    finds `de`. Malformed language ranges are ignored. `DEFAULT` if nothing matches, even if the
+    header excludes it (`q=0`): a page in another language is better than a 406.
     """
     ranges = _ranges(accept_language[:MAX_HEADER])
     refused = {tag for tag, weight in ranges if weight == 0}
-    # `sorted` keeps the order of those with the same weight, which is the person's.
+    # `sorted` is stable: ranges of equal weight stay in the header's order.
     for tag, weight in sorted(ranges, key=lambda pair: -pair[1]):
         if weight > 0 and (found := _look_up(tag, refused)):
             return found

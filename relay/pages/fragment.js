@@ -1,0 +1,25 @@
+/* response_mode=fragment: no server sees what follows the #, so the page posts it to its own URL.
+
+   The relay joins the lines and drops these comments, so each statement ends with a semicolon.
+   An input named "submit" or "appendChild" hides the form's method of that name. So the script
+   collects the inputs before it appends them, and calls the prototype's submit().
+   Under no-referrer the POST carries `Origin: null`, so the relay does not check Origin. */
+(function(){
+  var p=new URLSearchParams(location.hash.slice(1));
+  if(!p.has('code')&&!p.has('error')&&!p.has('response'))return;
+  history.replaceState(null,'',location.pathname);
+  var f=document.createElement('form');
+  f.method='post';
+  f.action=location.pathname;
+  var d=document.createDocumentFragment();
+  p.forEach(function(v,k){
+    var i=document.createElement('input');
+    i.type='hidden';
+    i.name=k;
+    i.value=v;
+    d.appendChild(i)
+  });
+  f.appendChild(d);
+  document.body.appendChild(f);
+  HTMLFormElement.prototype.submit.call(f)
+})()
