@@ -8,7 +8,7 @@ python3 dev.py test     lint, types, imports, bandit, advisories, all tests; mor
 python3 dev.py mutants  which changes of the code no test would see; minutes
 python3 dev.py bench    the relay beside its peers, measured here; --quick for a minute's look
 
-The first run makes .venv and installs what requirements-dev.txt names. `test` also installs the
+The first run makes .venv and installs what requirements-dev.txt pins. `test` also installs the
 scanner of infra/ into .venv-infra and, where there is npm, Azurite into sandbox/node_modules and
 the software of others that the relay is tested against into tests/others/node_modules. It drives
 the Chromium, Chrome or Edge that the machine has. What is missing leaves its tests out; they are
@@ -31,7 +31,7 @@ from xml.etree import ElementTree as ET
 
 HERE = Path(__file__).resolve().parent
 VENV = HERE / ".venv"
-REQUIREMENTS = ("requirements.txt", "requirements-dev.txt")
+DEPLOYED, REQUIREMENTS = "requirements.txt", "requirements-dev.txt"
 INFRA_VENV, INFRA_REQUIREMENTS = HERE / ".venv-infra", "requirements-infra.txt"
 OLDEST = (3, 13)
 
@@ -149,7 +149,7 @@ def advisories() -> tuple[bool, str]:
     """
     options = ("--no-deps", "--disable-pip", "--progress-spinner", "off", "--timeout", "10")
     answer = subprocess.run(
-        [str(PYTHON), "-m", "pip_audit", "-r", REQUIREMENTS[0], *options, "-f", "json"],
+        [str(PYTHON), "-m", "pip_audit", "-r", DEPLOYED, *options, "-f", "json"],
         cwd=HERE,
         check=False,
         capture_output=True,
@@ -158,7 +158,8 @@ def advisories() -> tuple[bool, str]:
     try:
         packages = json.loads(answer.stdout)["dependencies"]
     except (ValueError, KeyError, TypeError):
-        return False, f"It says: {answer.stderr.strip().rpartition('\n')[2] or 'nothing'}"
+        last = answer.stderr.strip().rpartition("\n")[2]
+        return False, f"It says: {last or 'nothing'}"
     found = [package for package in packages if package.get("vulns")]
     for package in found:
         numbers = ", ".join(advisory["id"] for advisory in package["vulns"])
@@ -183,32 +184,33 @@ def bench(arguments: list[str]) -> int:
 
 def install() -> None:
     """Make .venv and install into it, unless that was done for these very requirements."""
-    if not make_environment(VENV, *REQUIREMENTS):
+    if not make_environment(VENV, REQUIREMENTS):
         sys.exit("dev.py: pip could not install; its message is above. Then run this again.")
 
 
 def install_scanner() -> str:
-    """Install the scanner of the infrastructure, whose own pins allow no other packages beside."""
+    """Install the scanner of the infrastructure, whose pins contradict those of .venv."""
     if make_environment(INFRA_VENV, INFRA_REQUIREMENTS):
         return ""
     return "pip could not install it; its message is at the top. Then run this again."
 
 
-def make_environment(folder: Path, *requirements: str) -> bool:
-    """Make a virtual environment and install the last of these files into it, once for all."""
+def make_environment(folder: Path, requirements: str) -> bool:
+    """Make a virtual environment and install the file's packages into it, once for all.
+
+    The file pins every package, so pip resolves nothing; it refuses a file of another hash.
+    """
     mark, python = folder / "installed", interpreter(folder)
-    wanted = hashlib.sha256(sys.version.encode())
-    for name in requirements:
-        wanted.update((HERE / name).read_bytes())
-    if python.exists() and mark.exists() and mark.read_text() == wanted.hexdigest():
+    wanted = hashlib.sha256(sys.version.encode() + (HERE / requirements).read_bytes()).hexdigest()
+    if python.exists() and mark.exists() and mark.read_text() == wanted:
         return True
     print(f"installing into {folder.name}, once …", flush=True)
     venv.create(folder, with_pip=True, clear=True)
-    quiet = ("--quiet", "--disable-pip-version-check")
-    command = [str(python), "-m", "pip", "install", *quiet, "-r", requirements[-1]]
+    options = ("--quiet", "--disable-pip-version-check", "--require-hashes", "--no-deps")
+    command = [str(python), "-m", "pip", "install", *options, "-r", requirements]
     if subprocess.run(command, cwd=HERE, check=False).returncode:
         return False
-    mark.write_text(wanted.hexdigest())
+    mark.write_text(wanted)
     return True
 
 

@@ -1,9 +1,12 @@
 """What several tests build: a connection, requests, responses. All values are made up."""
 
+import hashlib
 import json
 import re
+import zipfile
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 from urllib.parse import urlencode
 
 from relay.body import Template
@@ -123,3 +126,16 @@ def verified(
         implicit=implicit,
         extra=extra or {},
     )
+
+
+def tiny_wheel(folder: Path) -> str:
+    """Make the smallest package that pip installs; return the line that pins it."""
+    name = "tiny-1.0.dist-info"
+    file = folder / "tiny-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("tiny/__init__.py", "ANSWER = 42\n")
+        archive.writestr(f"{name}/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+        tags = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        archive.writestr(f"{name}/WHEEL", tags)
+        archive.writestr(f"{name}/RECORD", "")
+    return f"tiny==1.0 --hash=sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}\n"

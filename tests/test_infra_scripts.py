@@ -8,13 +8,13 @@ import shutil
 import stat
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from relay import settings_reader
+from tests.helpers import tiny_wheel
 from tests.infra_view import INFRA, parsed
 
 SCRIPTS = INFRA / "scripts"
@@ -335,17 +335,6 @@ def test_what_azd_knows_is_asked_of_it_when_a_person_runs_a_script(azure: Azure)
 # -- the package ----------------------------------------------------------------------------------
 
 
-def wheel(folder: Path) -> None:
-    """Make the smallest package that pip installs."""
-    name = "tiny-1.0.dist-info"
-    with zipfile.ZipFile(folder / "tiny-1.0-py3-none-any.whl", "w") as archive:
-        archive.writestr("tiny/__init__.py", "ANSWER = 42\n")
-        archive.writestr(f"{name}/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
-        tags = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        archive.writestr(f"{name}/WHEEL", tags)
-        archive.writestr(f"{name}/RECORD", "")
-
-
 def new_project(folder: Path) -> Path:
     """Make a small project with the real script, whose packages come from a folder."""
     project = folder / "project"
@@ -356,10 +345,9 @@ def new_project(folder: Path) -> Path:
     (project / "function_app.py").write_text("import relay\nimport tiny\nprint(tiny.ANSWER)\n")
     (project / "relay" / "__init__.py").write_text("")
     (project / "host.json").write_text("{}")
-    (project / "requirements.txt").write_text("tiny==1.0\n")
     (project / "local.settings.json").write_text("{}")
     (project / "ca.pem").write_text("")
-    wheel(folder)
+    (project / "requirements.txt").write_text(tiny_wheel(folder))
     return project
 
 
@@ -455,8 +443,18 @@ def test_a_folder_of_somebody_else_is_not_emptied(project: Path) -> None:
     assert (other / "thesis.txt").is_file()
 
 
-def test_a_package_that_cannot_be_had_ends_the_deployment(project: Path) -> None:
-    (project / "requirements.txt").write_text("missing==1.0\n")
+@pytest.mark.parametrize(
+    "pin",
+    [
+        pytest.param(f"missing==1.0 --hash=sha256:{'0' * 64}", id="nobody has it"),
+        pytest.param(f"tiny==1.0 --hash=sha256:{'0' * 64}", id="another file"),
+        pytest.param("tiny==1.0", id="no hash"),
+    ],
+)
+def test_a_package_that_cannot_be_had_as_pinned_ends_the_deployment(
+    project: Path, pin: str
+) -> None:
+    (project / "requirements.txt").write_text(f"{pin}\n")
     done = pack(project)
     assert done.returncode != 0
     assert "stopped" in done.stderr

@@ -42,7 +42,7 @@ def test_every_command_of_dev_py_is_named() -> None:
 
 
 def test_every_link_to_a_file_leads_somewhere() -> None:
-    pages = [APP / "README.md", *(APP / "docs").glob("*.md")]
+    pages = [*APP.glob("*.md"), *(APP / "docs").glob("*.md")]
     for page in pages:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), (page.name, target)

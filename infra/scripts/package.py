@@ -90,12 +90,16 @@ def copy_app(out: Path) -> None:
 
 
 def install(python: list[str], out: Path) -> None:
-    """Install the pinned packages as wheels for Linux, whatever this machine is."""
+    """Install the pinned packages as wheels for Linux, whatever this machine is.
+
+    pip evaluates the markers of requirements.txt for this machine, so there may be none that tell
+    platforms apart; tests/test_requirements.py sees to it.
+    """
     run(
         [
             *python,
             *("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"),
-            *("--no-deps", "--only-binary", ":all:", "--implementation", "cp"),
+            *("--require-hashes", "--no-deps", "--only-binary", ":all:", "--implementation", "cp"),
             *("--python-version", RUNTIME),
             *(part for platform in PLATFORMS for part in ("--platform", platform)),
             *("--target", str(out / PACKAGES), "-r", str(HERE / "requirements.txt")),

@@ -280,6 +280,6 @@ def _recording(folder: Path, is_on: Callable[[str], bool]) -> Iterator[Finding]:
         yield warn(
             "platform",
             "the relay's log goes nowhere: a package for it is missing",
-            "Add azure-monitor-opentelemetry to requirements.txt, or remove "
-            "PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY.",
+            "Add azure-monitor-opentelemetry to pyproject.toml and compile requirements.txt, or "
+            "remove PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY.",
         )
