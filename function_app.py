@@ -1,13 +1,8 @@
 """Azure in, Azure out. The story itself is in `relay/flow.py`."""
 
-import gc
-
-# Nothing of what is imported is garbage, and looking for some takes a cold start 5 % longer.
-gc.disable()
-
 from relay import bootstrap
 
-# First of all, because Entra takes longest: the rest is imported while it answers.
+# Before the other imports: Entra is asked for a token while they run.
 _app = bootstrap.app(ahead=True)
 _relay = _app.relay
 
@@ -162,6 +157,3 @@ class _Headers(dict[str, str]):
     def pop(self, name: str, *_: object) -> str:
         """Keep the plain one, which the converter would throw away."""
         return self[name.lower()]
-
-
-gc.enable()

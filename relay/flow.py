@@ -65,13 +65,13 @@ class Relay:
         sender; whatever happens is an answer, and one line in the log. Raises nothing.
         """
         reception = _Reception(self, log.Line(reference=secrets.token_hex(8)))
-        with self.spans("callback") as tell:
+        with self.spans("callback") as set_attributes:
             try:
                 answer = await reception.walk(name, request)
             except Exception as error:  # noqa: BLE001 - the host would log its message, with values
                 answer = reception.refuse(error)
             log.write(reception.line, answer.outcome)
-            tell({"outcome": str(answer.outcome), **reception.line.known()})
+            set_attributes({"outcome": str(answer.outcome), **reception.line.known()})
         return answer
 
     async def redeliver(self, message: bytes, attempt: int) -> DeadLetter | None:
@@ -82,13 +82,13 @@ class Relay:
         it is to be tried again; the queue does that.
         """
         redelivery = _Redelivery(self, log.Line(reference="-", attempt=attempt))
-        with self.spans("redelivery") as tell:
+        with self.spans("redelivery") as set_attributes:
             try:
                 return await redelivery.walk(message)
             except Exception as error:  # noqa: BLE001 - the worker would log the message, with values
                 failure = redelivery.fail(error)
             finally:
-                tell(redelivery.line.known())
+                set_attributes(redelivery.line.known())
             # Without its traceback, which the worker would write into the log at each attempt.
             raise failure.with_traceback(None) from None
 
