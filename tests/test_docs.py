@@ -368,7 +368,6 @@ PRODUCTION = {
     "OUTBOX_KEYS": OUTBOX_KEY,
 }
 SETTINGS: Mapping[str, dict[str, str]] = {
-    "first": FIRST,
     "healthy": PRODUCTION,
     "broken": FIRST | {"ENTRA_CLIENT_SECRET": "another"},
     "json": PRODUCTION,
