@@ -110,6 +110,22 @@ def test_the_pages_are_found() -> None:
     assert len(PAGES) > 10
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(APP)))
+def test_a_page_begins_with_who_it_is_for(page: Path) -> None:
+    title, audience, *_ = text_of(page).split("\n\n")
+    assert title.startswith("# ")
+    assert audience.startswith("For ")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(APP)))
+def test_paragraphs_are_wrapped_at_100_columns(page: Path) -> None:
+    generated = re.sub(r"<!-- measured -->.*<!-- /measured -->", "", prose(page), flags=re.DOTALL)
+    for line in generated.splitlines():
+        # Code and links must not be broken; tables are as long as they are.
+        words = re.sub(r"`[^`]+`|\]\([^)]+\)", "", line)
+        assert len(words) <= 100 or line.lstrip().startswith("|"), line
+
+
 # -- links, JSON, settings -------------------------------------------------------------------------
 
 
