@@ -1,6 +1,6 @@
 """Which changes of the code would no test see? Changes one thing at a time, in a copy.
 
-Over the modules that decide what is believed and what leaves the relay; docs/security.md lists what
+Over the modules that decide what is believed and what leaves the relay; docs/tests.md lists what
 survives, with the reason. Writes into .mutants only.
 """
 
@@ -37,9 +37,7 @@ also_copy =
     docs
     sandbox
 pytest_add_cli_args_test_selection = {tests}
-# The first reads the sources, which hold all mutants at once; the others cost half of the time.
 pytest_add_cli_args =
-    --deselect=tests/test_signed_state.py::test_the_page_names_every_reason
     -pno:cacheprovider
     -pno:threadexception
     -pno:unraisableexception

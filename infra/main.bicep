@@ -1,6 +1,6 @@
 // Everything the relay needs in Azure, in one resource group: `azd up` deploys it (docs/deploy.md).
-// The order of the modules is the order of trust: an identity, what it may write its logs to, where
-// it keeps what it holds, where its keys are, and then the app that runs as it.
+// The modules in the order of their dependencies: the identity, its logs, its storage, its keys, and
+// the app that runs as it.
 targetScope = 'subscription'
 
 @minLength(1)
@@ -23,7 +23,7 @@ param dynamicsUrl string
 @description('DYNAMICS_BODY: JSON template of the body. Empty: the code and the state of the relay\'s default.')
 param dynamicsBody object = {}
 
-@description('Further app settings of the relay by their names (the table in README.md). Empty values are left out.')
+@description('Further app settings of the relay by their names (docs/settings.md). Empty values are left out.')
 param settings object = {}
 
 @description('Settings of further connections: { "XERO": { "DYNAMICS_URL": "…", "CODE_TTL": "60" } } becomes CONNECTIONS__XERO__…')
@@ -44,7 +44,7 @@ param instanceMemoryMB int = 2048
 
 @minValue(1)
 @maxValue(1000)
-@description('How many instances there may be at once. A limit on cost, and on how hard Dynamics is knocked at.')
+@description('How many instances there may be at once. A limit on cost, and on the load for Dynamics.')
 param maximumInstanceCount int = 40
 
 @minValue(1)
@@ -98,7 +98,7 @@ param rateLimit int = 100
 param storageSku string = 'Standard_ZRS'
 
 @allowed(['RollingUpdate', 'Recreate'])
-@description('How running instances are replaced. Recreate ends callbacks in mid-flight; use it only where a region has no rolling updates.')
+@description('How running instances are replaced. Recreate aborts running callbacks; use it only where a region has no rolling updates.')
 param updateStrategy string = 'RollingUpdate'
 
 @description('Reach storage and Key Vault over private endpoints only.')
@@ -112,7 +112,7 @@ var tenantSetting = settings.?ENTRA_TENANT_ID ?? ''
 var authoritySetting = settings.?ENTRA_AUTHORITY ?? ''
 var tenantId = empty(tenantSetting) ? tenant().tenantId : tenantSetting
 var authority = empty(authoritySetting) ? '${environment().authentication.loginEndpoint}${tenantId}' : authoritySetting
-// Each cloud has an audience of its own; a wrong one is stored without complaint and fails later.
+// Each cloud has an audience of its own; Entra stores a wrong one without an error, and refuses later.
 var audiences = {
   AzureCloud: 'api://AzureADTokenExchange'
   AzureUSGovernment: 'api://AzureADTokenExchangeUSGov'

@@ -1,4 +1,4 @@
-"""Attacks on the relay, one test each, named for what it would gain. docs/security.md lists them.
+"""Attacks on the relay, one test each, named for what it would gain (docs/security-attacks.md).
 
 Nearly all of them go over loopback TLS through Microsoft's worker code, as a stranger's request
 would. `Site.refused` is the promise behind each: the fixed word in the log, the same answer for

@@ -28,6 +28,7 @@ from starlette.routing import Route
 
 from relay import errors, settings
 from relay.delivery.sealing import DeadLetter
+from relay.flow import DEADLINE, ENTRA_DEADLINE
 from relay.log import LEVEL, Line
 from relay.outcome import STATUS, Outcome
 from relay.pages.translations import LANGUAGES, Text
@@ -44,9 +45,14 @@ from sandbox.world import APP, World
 from tests.infra_view import Evaluation
 
 DOCS = APP / "docs"
-SETUP, OPERATE, COMMANDS = (DOCS / f"{name}.md" for name in ("setup", "operate", "commands"))
+SETUP, COMMANDS, SETTINGS_PAGE = (DOCS / f"{name}.md" for name in ("setup", "commands", "settings"))
+OPERATE, OUTBOX, MONITORING, UPGRADE = (
+    DOCS / f"{name}.md"
+    for name in ("operate", "operate-outbox", "operate-monitoring", "operate-upgrade")
+)
+OPERATING = sorted(DOCS.glob("operate*.md"))
 PAGES = [
-    APP / "README.md",
+    *sorted(APP.glob("*.md")),
     APP / "sandbox/README.md",
     *sorted(DOCS.glob("*.md")),
     *sorted((APP / "infra").rglob("*.md")),
@@ -99,8 +105,29 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_the_pages_are_found() -> None:
-    assert {SETUP, OPERATE, COMMANDS} <= set(PAGES)
+    assert {SETUP, COMMANDS, SETTINGS_PAGE, *OPERATING} <= set(PAGES)
+    assert {OPERATE, OUTBOX, MONITORING, UPGRADE} < set(OPERATING)
     assert len(PAGES) > 10
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page.name != "CHANGELOG.md"],
+    ids=lambda page: str(page.relative_to(APP)),
+)
+def test_a_page_begins_with_who_it_is_for(page: Path) -> None:
+    title, audience, *_ = text_of(page).split("\n\n")
+    assert title.startswith("# ")
+    assert audience.startswith("For ")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(APP)))
+def test_paragraphs_are_wrapped_at_100_columns(page: Path) -> None:
+    generated = re.sub(r"<!-- measured -->.*<!-- /measured -->", "", prose(page), flags=re.DOTALL)
+    for line in generated.splitlines():
+        # Code and links must not be broken; tables are as long as they are.
+        words = re.sub(r"`[^`]+`|\]\([^)]+\)", "", line)
+        assert len(words) <= 100 or line.lstrip().startswith("|"), line
 
 
 # -- links, JSON, settings -------------------------------------------------------------------------
@@ -108,6 +135,8 @@ def test_the_pages_are_found() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(APP)))
 def test_every_link_leads_to_a_file_and_every_anchor_to_a_title(page: Path) -> None:
+    for image in re.findall(r'\bsrc(?:set)?="([^"]+)"', prose(page)):
+        assert (page.parent / image).is_file(), image
     for link in re.findall(r"\]\(([^)]+)\)", prose(page)):
         if link.startswith("https://"):
             continue
@@ -159,7 +188,9 @@ def variables() -> set[str]:
     return set(re.findall(r"\$\{(\w+)\}", text_of(APP / "infra" / "main.parameters.json")))
 
 
-@pytest.mark.parametrize("page", [SETUP, OPERATE, COMMANDS], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [SETUP, COMMANDS, SETTINGS_PAGE, *OPERATING], ids=lambda page: page.name
+)
 def test_every_name_in_capitals_is_one_that_somebody_reads(page: Path) -> None:
     known = {row["setting"] for row in settings.table()} | variables() | OF_THE_SHELL
     for name in re.findall(r"`([A-Z]+(?:_[A-Z]+)+)(?:=[^`]*)?`", prose(page)):
@@ -359,7 +390,6 @@ PRODUCTION = {
     "OUTBOX_KEYS": OUTBOX_KEY,
 }
 SETTINGS: Mapping[str, dict[str, str]] = {
-    "first": FIRST,
     "healthy": PRODUCTION,
     "broken": FIRST | {"ENTRA_CLIENT_SECRET": "another"},
     "json": PRODUCTION,
@@ -620,16 +650,16 @@ def test_every_line_that_the_relay_logs_is_told() -> None:
 # -- queries and alerts ----------------------------------------------------------------------------
 
 
-def test_every_query_is_shown_as_azure_gets_it() -> None:
-    shown = {content.strip() for language, content in blocks(OPERATE) if language == "kusto"}
-    files = {text_of(path).strip() for path in QUERIES.glob("*.kql")}
+def test_every_query_that_azure_gets_is_explained() -> None:
+    told = [row[0] for row in rows(section(MONITORING, "The queries"))]
+    files = sorted(path.name for path in QUERIES.glob("*.kql"))
     assert len(files) > 5
-    assert shown == files
+    assert sorted(told) == [f"[{name}](../infra/queries/{name})" for name in files]
 
 
 def test_there_is_something_to_do_for_every_alert() -> None:
     rules = Evaluation(APP / "infra" / "modules" / "alerts.bicep", {}).value("rules")
-    names = [row[0] for row in rows(section(OPERATE, "The alerts"))]
+    names = [row[0] for row in rows(section(MONITORING, "The alerts"))]
     assert names == [rule["title"] for rule in rules]
 
 
@@ -637,13 +667,13 @@ def test_there_is_something_to_do_for_every_alert() -> None:
 
 
 def test_every_old_name_of_a_setting_is_told_with_the_new_one() -> None:
-    table = rows(section(OPERATE, "Moving from the C# function"))
+    table = rows(section(UPGRADE, "Moving from the C# function"))
     told = {old.strip("`"): new.split("`")[1] for old, new, _ in table}
     assert told == ARTICLE
 
 
 def test_what_opentelemetry_gets_is_told_by_its_switches_and_attributes() -> None:
-    text = section(OPERATE, "OpenTelemetry")
+    text = section(MONITORING, "OpenTelemetry")
     for switch in SWITCHES:
         assert switch in text
     line = Line(reference=REFERENCE, reason="expired")
@@ -658,6 +688,18 @@ def test_what_opentelemetry_gets_is_told_by_its_switches_and_attributes() -> Non
 def test_numbers_of_the_outbox_are_those_of_host_json() -> None:
     queues = json.loads(text_of(APP / "host.json"))["extensions"]["queues"]
     attempts = queues["maxDequeueCount"]
-    seconds = int(queues["visibilityTimeout"][-2:])
-    assert f"after {attempts} attempts" in text_of(OPERATE)
-    assert f"more than {attempts * seconds // 60} minutes" in text_of(OPERATE)
+    seconds, interval = (
+        int(queues[name][-2:]) for name in ("visibilityTimeout", "maxPollingInterval")
+    )
+    text = " ".join(text_of(OUTBOX).split())
+    assert f"`visibilityTimeout` {seconds} s, `maxPollingInterval` {interval} s" in text
+    assert f"`maxDequeueCount` {attempts} |" in text
+    assert f"after {attempts} attempts" in text
+    assert f"more than {attempts * seconds // 60} minutes" in text
+
+
+def test_deadlines_are_told_as_they_are() -> None:
+    text = " ".join(text_of(OUTBOX).split())
+    assert f"{ENTRA_DEADLINE:.0f} seconds for Entra and {DEADLINE:.0f} seconds for" in text
+    assert f"no token within {ENTRA_DEADLINE:.0f} s" in text_of(OPERATE)
+    assert f"took longer than {DEADLINE:.0f} s" in text_of(OPERATE)

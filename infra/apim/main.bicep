@@ -11,7 +11,7 @@ param vaultName string
 @description('Name of the secret in it.')
 param secretName string = 'entra-client-secret'
 
-@description('Who is told by Azure about the service.')
+@description('E-mail address for Azure\'s notices about the service.')
 param publisherEmail string
 
 @description('Application (client) id of the app registration that Dynamics knows.')
@@ -27,7 +27,7 @@ param dynamicsUrl string
 param dynamicsScope string
 
 @minLength(3)
-@description('Regular expression that the whole state must match, without a double quote. There is no signed state here: it is all that keeps junk out.')
+@description('Regular expression that the whole state must match, without a double quote. There is no signed state here: this pattern is the only check of it.')
 param statePattern string
 
 @allowed(['BasicV2', 'StandardV2', 'Developer'])

@@ -1,5 +1,5 @@
-// When somebody should look. The queries are files of their own in ../queries; they read the log
-// lines of relay/log.py, and the tests run their patterns over real lines.
+// The alerts. The queries in ../queries read the log lines of relay/log.py; the tests run their
+// patterns over real lines.
 param token string
 param location string
 param tags object
@@ -48,7 +48,7 @@ var rules = [
   {
     name: 'letters'
     title: 'The dead-letter or the poison queue is not empty'
-    text: 'Somebody has to look at a message and take it out: docs/operate.md says how.'
+    text: 'Somebody has to look at a message and take it out: docs/operate-outbox.md says how.'
     query: loadTextContent('../queries/letters.kql')
     measure: 'letters'
     aggregation: 'Total'
@@ -125,7 +125,7 @@ module alert 'br/public:avm/res/insights/scheduled-query-rule:0.6.0' = [
       evaluationFrequency: rule.every
       windowSize: rule.window
       scopes: [workspaceId]
-      // A table that has no row yet is no mistake in the query.
+      // A table without any row yet is no error in the query.
       skipQueryValidation: true
       criterias: {
         allOf: [

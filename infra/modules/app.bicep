@@ -87,7 +87,7 @@ var ofConnections = toObject(
   setting => setting.value
 )
 
-// Our Front Door and no other; without one, everybody.
+// Only this deployment's Front Door may call the app; without one, everybody may.
 var frontDoorOnly = {
   name: 'front-door'
   priority: 100
@@ -145,7 +145,7 @@ module site 'br/public:avm/res/web/site:0.24.0' = {
       requestTracingEnabled: false
       ipSecurityRestrictionsDefaultAction: empty(frontDoorId) ? 'Allow' : 'Deny'
       ipSecurityRestrictions: callers
-      // Deployments come from elsewhere than callbacks.
+      // Deployments come from other addresses than callbacks.
       scmIpSecurityRestrictionsUseMain: false
     }
     functionAppConfig: {
@@ -177,7 +177,7 @@ module site 'br/public:avm/res/web/site:0.24.0' = {
     configs: [
       {
         name: 'appsettings'
-        // What stands here is all there is: a setting that is taken away here is gone.
+        // The whole list: a setting that is not here is removed.
         retainCurrentAppSettings: false
         properties: union(platform, target, further, ofConnections, secrets)
       }

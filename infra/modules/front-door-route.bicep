@@ -1,4 +1,4 @@
-// The way from Front Door to the app: TLS, a rate limit, no cache.
+// The route from Front Door to the app: TLS, a rate limit, no cache.
 param token string
 param tags object
 param profileName string
@@ -27,7 +27,7 @@ resource origins 'Microsoft.Cdn/profiles/originGroups@2025-12-01' = {
   name: 'relay'
   properties: {
     loadBalancingSettings: { sampleSize: 4, successfulSamplesRequired: 3, additionalLatencyInMilliseconds: 50 }
-    // No probe: it would keep an instance awake all month, and there is one origin to choose from.
+    // No probe: it would keep an instance warm, and there is only one origin.
     sessionAffinityState: 'Disabled'
   }
 }

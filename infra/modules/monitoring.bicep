@@ -1,4 +1,4 @@
-// Where the log lines go. Nobody writes here with a key that could leak: ingestion is Entra-only.
+// The workspace for the log lines. Ingestion takes Entra tokens only, and no key that could leak.
 param token string
 param location string
 param tags object
@@ -32,7 +32,7 @@ module workspace 'br/public:avm/res/operational-insights/workspace:0.16.1' = {
         query: '${loadTextContent('../queries/callbacks.kql')}\ncallbacks'
         functionAlias: 'RelayCallbacks'
         version: 2
-        // Without it a second deployment would be refused: the search exists.
+        // Without it a second deployment is refused, because the search exists.
         etag: '*'
       }
       {

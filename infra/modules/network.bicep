@@ -1,4 +1,4 @@
-// A virtual network for those who want storage and Key Vault off the internet.
+// An optional virtual network, with private endpoints for storage and Key Vault.
 param token string
 param location string
 param tags object

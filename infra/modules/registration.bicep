@@ -1,4 +1,4 @@
-// The application that Dynamics knows. It has no secret: the relay's managed identity speaks for it.
+// The application that Dynamics knows. It has no secret: the relay's managed identity is its credential.
 // https://learn.microsoft.com/entra/workload-id/workload-identity-federation-config-app-trust-managed-identity
 extension microsoftGraphV1
 
@@ -8,7 +8,7 @@ param uniqueName string
 @description('What administrators read in Entra.')
 param displayName string
 
-@description('Object id of the managed identity that speaks for the application.')
+@description('Object id of the managed identity that is the application\'s credential.')
 param identityPrincipalId string
 
 @description('Who issues the identity\'s tokens.')

@@ -1,4 +1,4 @@
-// The Functions host's blobs, and the three queues of the outbox. No shared key opens it.
+// The Functions host's blobs, and the three queues of the outbox. Shared keys are off.
 param token string
 param location string
 param tags object

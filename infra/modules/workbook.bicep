@@ -1,4 +1,4 @@
-// The picture: outcomes, how long deliveries take, how many attempts they need, and why some failed.
+// The workbook: outcomes, how long deliveries take, how many attempts they need, and why some failed.
 param location string
 param tags object
 param workspaceId string

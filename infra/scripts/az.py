@@ -1,4 +1,4 @@
-"""What the other scripts ask of Azure, through the az command line."""
+"""Requests to Azure through the az command line, for the other scripts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 def arm(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     """Send one request to Azure Resource Manager and return its answer.
 
-    `path` begins with /subscriptions; az puts the address of the signed-in cloud before it. The
-    body goes through standard input: a secret as an argument would stand in the process list.
-    Ends the script when az fails; az has said why on the screen.
+    `path` begins with /subscriptions; az adds the address of the signed-in cloud. The body is given
+    on standard input, because arguments are visible in the process list. Ends the script when az
+    fails; az has printed why.
     """
     arguments = ["rest", "--method", method, "--url", path, "--output", "json"]
     if body is not None:
@@ -44,9 +44,9 @@ def az(*arguments: str, given: str | None = None) -> str:
 
 
 def deployed(*names: str, optional: tuple[str, ...] = ()) -> dict[str, str]:
-    """Return what the deployment has put out under these names; `optional` ones may be empty.
+    """Return the outputs of the deployment with these names; `optional` ones may be empty.
 
-    azd sets them for its hooks. For a person who runs a script by hand they are asked of azd.
+    azd sets them as environment variables for its hooks; otherwise `azd env get-values` has them.
     """
     values = dict(os.environ)
     azd = shutil.which("azd")

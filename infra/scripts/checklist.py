@@ -74,7 +74,7 @@ def steps(values: dict[str, str]) -> list[str]:
     chosen = (
         (bool(values["RELAY_DOMAIN"]), DOMAIN),
         (True, PROVIDER),
-        # A registration that the deployment made has its credential already.
+        # The deployment gives its own registration the credential.
         (federated and not created, ENTRA),
         (True, DYNAMICS),
         (True, KEYS),
@@ -84,7 +84,7 @@ def steps(values: dict[str, str]) -> list[str]:
 
 
 def derived(values: dict[str, str]) -> dict[str, str]:
-    """Return what is put together from several values."""
+    """Return the values that are composed of several outputs."""
     paths = values["RELAY_CALLBACKS"].split(",")
     credential = {
         "name": "relay",

@@ -1,13 +1,13 @@
 """The keys in Key Vault: mint the missing ones, rotate, retire, put. No key is ever printed.
 
 keys.py mint            make OUTBOX_KEYS and STATE_KEYS where the vault has none; azd runs it
-keys.py rotate SETTING  a new key in front, the one that was first behind it
-keys.py retire SETTING  only the first key stays
-keys.py put SETTING     store what comes on standard input, such as ENTRA_CLIENT_SECRET
+keys.py rotate SETTING  put a new key before the first one, and drop the others
+keys.py retire SETTING  keep the first key only
+keys.py put SETTING     store a secret from standard input, such as ENTRA_CLIENT_SECRET
 
-Secrets are written through Azure Resource Manager: that needs no right to read any, and it works
-for a vault that is not reachable from here. Only `rotate` and `retire` read one, and need the role
-Key Vault Secrets User for it.
+Secrets are written through Azure Resource Manager: that needs no right to read them, and works
+when the vault cannot be reached from this machine. `rotate` and `retire` read one, and need the
+role Key Vault Secrets User.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
 
 
 def mint(vault_id: str) -> None:
-    """Make what is missing. What is there stays, disabled or not: it may have sealed something."""
+    """Create the missing keys. An existing key stays, even a disabled one: messages may need it."""
     there = existing(vault_id)
     for setting in MINTED:
         if secret_name(setting) in there:
@@ -60,7 +60,7 @@ def mint(vault_id: str) -> None:
 
 
 def turn(vault_id: str, setting: str, command: str) -> None:
-    """Put a new key before the first one, or leave the first one alone."""
+    """Put a new key before the first one (`rotate`), or keep the first one only (`retire`)."""
     vault = vault_id.rpartition("/")[2]
     name = secret_name(setting)
     where = ("--vault-name", vault, "--name", name)
@@ -73,7 +73,7 @@ def turn(vault_id: str, setting: str, command: str) -> None:
 
 
 def put(vault_id: str, setting: str, settings: list[str]) -> None:
-    """Store a secret that somebody else made."""
+    """Store a secret that was created elsewhere."""
     if setting not in settings:
         sys.exit(f"{setting}: not a setting of the vault. First: azd env set VAULT_SETTINGS '…'")
     value = getpass.getpass(f"{setting}: ") if sys.stdin.isatty() else sys.stdin.read()
@@ -90,7 +90,7 @@ def fresh(setting: str) -> str:
 
 
 def secret_name(setting: str) -> str:
-    """Return a setting's name in the vault, which has no underscores; app.bicep does the same."""
+    """Return a setting's name in the vault, which allows no underscores, as app.bicep does."""
     return setting.lower().replace("_", "-")
 
 
@@ -112,10 +112,10 @@ def write(vault_id: str, setting: str, value: str) -> None:
 
 
 def refresh(app_id: str, wait: float) -> list[dict[str, Any]]:
-    """Let the app read its references anew, and return those that it could not read.
+    """Make the app read its Key Vault references again, and return those that it could not read.
 
-    A role that was given a minute ago may not have arrived yet, so it is asked a few times. Without
-    this the app would look again within a day.
+    Retried, because a new role assignment takes some minutes. Without the request the app reads its
+    references once a day.
     https://learn.microsoft.com/azure/app-service/app-service-key-vault-references
     """
     path = f"{app_id}/config/configreferences/appsettings/refresh?api-version={SITE_API}"
@@ -130,7 +130,7 @@ def refresh(app_id: str, wait: float) -> list[dict[str, Any]]:
 
 
 def tell(unread: list[dict[str, Any]], settings: list[str]) -> int:
-    """Say which settings the app does not have yet, and what to do about each."""
+    """Print which settings the app cannot read yet, and the next step for each."""
     for one in unread:
         name, status = one["name"], one["properties"].get("status", "unknown")
         if name in MINTED:

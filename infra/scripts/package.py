@@ -1,10 +1,11 @@
 """Make dist/: what is deployed, ready to run on Linux with Python 3.13.
 
-The app, its packages as wheels for the platform of Azure Functions, and the byte code of both. Run
-by `azd` before it packs, by the deploy workflow, and by hand: `python3 infra/scripts/package.py`.
+The app, its packages as wheels for the platform of Azure Functions, and the byte code of both. The
+prepackage hook of `azd` and the deploy workflow run it; by hand:
+`python3 infra/scripts/package.py`.
 
-Built here and not in Azure, because there the build takes whatever pip resolves at that moment, and
-leaves no byte code: each cold start would then compile every module that it imports.
+A build in Azure would install what pip resolves at that moment, and leave no byte code: each cold
+start would compile every module that it imports.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ RUNTIME = "3.13"
 
 APP = ("function_app.py", "host.json", "requirements.txt", "relay")
 EXTRAS = ("*.pem",)
-"""Files that are taken along where they exist: a CA bundle for CA_BUNDLE."""
+"""Optional files: a CA bundle for CA_BUNDLE."""
 
 PACKAGES = ".python_packages/lib/site-packages"
 """Where the Functions worker looks for an app's packages."""
 
 ROOT = "/home/site/wwwroot"
-"""Where the app stands in Azure: tracebacks name their files by it."""
+"""The folder of the app in Azure, for the file names in tracebacks."""
 
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
-"""Of the wheels: glibc 2.28 is older than that of any image with Python 3.13."""
+"""Platform tags of the wheels: every image with Python 3.13 has glibc 2.28 or later."""
 
 
 def main(arguments: list[str]) -> int:
@@ -55,7 +56,7 @@ def main(arguments: list[str]) -> int:
 
 
 def find_python() -> list[str] | None:
-    """Return how to start the Python of the runtime, this one if it is the one."""
+    """Return the command of a Python of the runtime's version, this interpreter if it is one."""
     launchers = ([sys.executable], [f"python{RUNTIME}"], ["py", f"-{RUNTIME}"])
     probe = f"import sys; sys.exit('%d.%d' % sys.version_info[:2] != '{RUNTIME}')"
     for launcher in launchers:
@@ -67,7 +68,7 @@ def find_python() -> list[str] | None:
 
 
 def fresh(out: Path) -> None:
-    """Empty the folder, so that nothing of yesterday is deployed; refuse to empty another one."""
+    """Empty the folder of an earlier build; refuse to empty any other folder."""
     if out.exists() and any(out.iterdir()) and not (out / "host.json").is_file():
         sys.exit(f"{out} is not empty and was not made by this script.")
     shutil.rmtree(out, ignore_errors=True)
@@ -75,7 +76,7 @@ def fresh(out: Path) -> None:
 
 
 def copy_app(out: Path) -> None:
-    """Copy the app, and nothing that only a developer needs."""
+    """Copy the app without what only developers need."""
     for name in APP:
         source = HERE / name
         if source.is_dir():
@@ -85,7 +86,7 @@ def copy_app(out: Path) -> None:
     for pattern in EXTRAS:
         for source in HERE.glob(pattern):
             shutil.copy2(source, out / source.name)
-    # Without this file azd leaves out __pycache__, as it does with any Python project.
+    # Without this file azd excludes __pycache__, as in any Python project.
     (out / ".funcignore").write_text("# Everything here is deployed.\n", encoding="utf-8")
 
 
@@ -108,13 +109,13 @@ def install(python: list[str], out: Path) -> None:
 
 
 def compile_all(python: list[str], out: Path) -> None:
-    """Compile everything; the byte code is taken as it is, whatever time a copy gives the files."""
+    """Compile everything, with hashes: copying the files changes their times."""
     options = ("-q", "--invalidation-mode", "unchecked-hash", "-s", str(out), "-p", ROOT)
     run([*python, "-m", "compileall", *options, str(out)])
 
 
 def run(command: list[str]) -> None:
-    """Run a command, and end when it fails; its own words are on the screen."""
+    """Run a command; end the script when it fails. The command has printed why."""
     if subprocess.run(command, check=False, cwd=HERE).returncode != 0:
         sys.exit("package.py: stopped, because the command above failed.")
 
