@@ -22,9 +22,12 @@ import pytest
 from relay import settings
 from relay.body import Template
 from relay.connections import Connection, Provider, StatePolicy
+from relay.delivery import targets
 from relay.delivery.callback import Callback
+from relay.delivery.targets import TARGETS, TargetKind
 from relay.oauth import state
 from relay.oauth.authorization import MAX_CODE, MAX_DESCRIPTION, MAX_VALUE, VerifiedResponse
+from relay.tools.doctor.target import CHECKS
 from tests.helpers import connection, response
 
 ROOT = Path(__file__).parent.parent
@@ -915,6 +918,27 @@ def test_the_page_names_settings_that_exist(page: str) -> None:
     told = set(re.findall(rf"\b(?:{prefixes})[A-Z_]*\b", PAGES[page])) - {"CODE"}
     assert len(told) > 8
     assert told <= known
+
+
+def test_every_kind_of_target_has_a_page_and_a_check_of_the_doctor() -> None:
+    assert {kind.name for kind in TARGETS} == set(PAGES)
+    assert set(CHECKS) == set(TARGETS)
+
+
+@pytest.mark.parametrize("kind", TARGETS, ids=lambda kind: kind.name)
+def test_the_page_of_a_target_shows_its_url_and_its_body(kind: TargetKind) -> None:
+    given = app_settings(kind.name)
+    assert given["DYNAMICS_URL"] == kind.url
+    assert json.loads(given["DYNAMICS_BODY"]) == kind.body
+
+
+@pytest.mark.parametrize("kind", TARGETS, ids=lambda kind: kind.name)
+def test_a_target_is_recognised_by_its_url(kind: TargetKind) -> None:
+    found = targets.find(kind.url)
+    assert found is not None
+    assert found[0] is kind
+    # The doctor shows this shape where a URL is of no kind.
+    assert re.search(re.sub(r"<\w+>", "[^/]+", re.escape(kind.shape)) + "$", kind.url)
 
 
 def test_the_addresses_of_the_pages_are_those_of_the_objects() -> None:

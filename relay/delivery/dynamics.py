@@ -6,7 +6,6 @@ a body ever leaves this file: callers get a `Receipt` or an error with a fixed w
 """
 
 import asyncio
-import json
 import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -20,6 +19,7 @@ import httpx
 
 from relay import outgoing
 from relay.connections import Target
+from relay.delivery import targets
 from relay.delivery.retry_after import TRANSIENT, seconds
 from relay.errors import Rejected, Unauthorized, Unavailable
 from relay.ports import AccessToken, Receipt
@@ -122,13 +122,14 @@ class DynamicsClient:
         success = status // 100 == 2  # noqa: PLR2004 - the class of RFC 9110 §15.3
         if success and not _is_html(answer):
             return Receipt(existed=False, status=status)
-        if _says_exists(answer.body, sent):
+        refusal = targets.Refusal.of(status, answer.body, sent)
+        if targets.says_exists(refusal):
             return Receipt(existed=True, status=status)
         if status == HTTPStatus.UNAUTHORIZED:
             raise Unauthorized(
                 "dynamics_401", "Dynamics does not know the relay.", dynamics_status=status
             )
-        if status in TRANSIENT:
+        if status in TRANSIENT or targets.is_transient(refusal):
             self._close(target, answer)
         if success:
             reason = "dynamics_html"
@@ -340,44 +341,3 @@ def _is_html(answer: _Answer) -> bool:
     """Tell a sign-in page, which AD FS and proxies serve with 200, from an answer of OData."""
     media_type = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
     return media_type == "text/html" or answer.body.lstrip()[:1] == b"<"
-
-
-_EXISTS = "already exists"
-
-
-def _says_exists(answer: bytes, sent: Iterable[str]) -> bool:
-    """Tell whether an answer says that the record exists, in the manner of any of the targets.
-
-    The status says nothing: for F&O it is 500, and 400 in other versions.
-    """
-    try:
-        document = json.loads(answer)
-    except (ValueError, RecursionError):
-        return False
-    match document:
-        case {"error": {"code": "Internal_EntityWithSameKeyExists" | "0x80060892"}}:
-            return True  # Business Central; Dataverse, for an alternate key
-        case {"ExceptionType": str(kind)}:  # F&O custom service
-            return kind.rpartition(".")[2] == "DuplicateKeyException"
-        case {"error": {"innererror": {"type": str(kind), "message": str(message)}}}:
-            return kind.endswith(".AxODataWriteException") and _write_found_it(message, sent)
-    return False
-
-
-def _write_found_it(message: str, sent: Iterable[str]) -> bool:
-    """Tell whether F&O OData's own words, which are all it has, are "already exists"."""
-    sent = tuple(value.casefold() for value in sent)
-    if any(_EXISTS in value for value in sent):
-        # Repeated whole, in part or rewritten, it could not be told from Dynamics' own words.
-        return False
-    return _EXISTS in _own_words(message, sent)
-
-
-def _own_words(message: str, sent: tuple[str, ...]) -> str:
-    """Cut out of Dynamics' message what it only repeats of what was sent, in lower case."""
-    message = message.casefold()
-    for value in sorted(sent, key=len, reverse=True):
-        # A piece of the very phrase proves nothing on its own, and cutting it would hide the truth.
-        if value and value not in _EXISTS:
-            message = message.replace(value, "\ufffd")
-    return message

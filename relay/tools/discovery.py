@@ -13,12 +13,13 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
+from relay.delivery.targets import TARGETS
 from relay.entra import clouds
 from relay.errors import RelayError, Unavailable
 from relay.outcome import Outcome
 
-_PROBES = ("", "/api/data/v9.2/WhoAmI", "/data")
-"""Paths that answer 401: as given, Dataverse, Finance & Operations."""
+_PROBES = ("", *(kind.challenge for kind in TARGETS if kind.challenge is not None))
+"""Paths to try after the one that was given."""
 _PARAMETER = re.compile(r'(?<![A-Za-z_])([A-Za-z_]{1,40}) {0,8}= {0,8}(?:"([^"]*)"|([^\s,"]+))')
 
 

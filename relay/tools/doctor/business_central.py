@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from tempfile import TemporaryFile
 
+from relay.delivery.targets import Address
 from relay.tools.doctor import entity, fields
 from relay.tools.doctor.finding import Finding, Verdict, fail, ok, warn
 from relay.tools.doctor.probe import Answer, Probe, names_in
@@ -21,12 +22,13 @@ _CARD = "the page Microsoft Entra Applications"
 _STATE_FIELDS = "{state} or {state_hash}"
 
 
-def examine(probe: Probe, root: str, route: str, company: str, name: str) -> Iterator[Finding]:
+def examine(probe: Probe, address: Address) -> Iterator[Finding]:
     """Examine one API page.
 
-    In: the URL of `/api`; publisher, group and version, or `v2.0`; the company's id and the
+    In: the URL of `/api`; publisher, group and version, or `v2.0`; the company's id; the
     collection.
     """
+    root, (route, company, name) = address
     api = f"{root}/{route}"
     answer = yield from probe.reach(NAME, f"{api}/companies?$select=id")
     if answer is None:

@@ -10,6 +10,7 @@ from typing import IO
 from urllib.parse import quote
 
 from relay.body import Member
+from relay.delivery.targets import Address
 from relay.tools.doctor import entity, fields
 from relay.tools.doctor.finding import Finding, Verdict, fail, ok, warn
 from relay.tools.doctor.metadata import Property
@@ -30,8 +31,9 @@ _COMPANIES = {"Companies": "DataArea", "LegalEntities": "LegalEntityId"}
 """Standard collections that list companies, and which property is the `dataAreaId` of others."""
 
 
-def examine(probe: Probe, root: str, name: str) -> Iterator[Finding]:
-    """Examine one entity; `root` is the URL of `/data`."""
+def examine(probe: Probe, address: Address) -> Iterator[Finding]:
+    """Examine one entity: the URL of `/data`, and the collection."""
+    root, (name,) = address
     with TemporaryFile() as file:
         answer = yield from admit(probe, f"{root}/$metadata", file)
         if answer is None:

@@ -7,6 +7,7 @@ http://dev.goshoom.net/2017/07/discovery-of-json-based-custom-services-in-ax-7/.
 
 from collections.abc import Iterator
 
+from relay.delivery.targets import Address
 from relay.tools.doctor import finance
 from relay.tools.doctor.finding import Finding, fail, ok, warn
 from relay.tools.doctor.metadata import nearest
@@ -16,8 +17,9 @@ _LEVELS = {"ServiceGroups": "service group", "Services": "service", "Operations"
 _BUILD = "Check the service group in Visual Studio, build, and deploy it."
 
 
-def examine(probe: Probe, root: str, names: tuple[str, ...]) -> Iterator[Finding]:
-    """Examine one operation, by the URL of `/api/services` and the names of the three levels."""
+def examine(probe: Probe, address: Address) -> Iterator[Finding]:
+    """Examine one operation: the URL of `/api/services`; group, service and operation."""
+    root, names = address
     answer = yield from finance.admit(probe, root)
     if answer is None:
         return
