@@ -1,5 +1,6 @@
 """What all HTTP clients of the relay have in common: trust for TLS, proxies, no cookies."""
 
+import json
 import os
 import ssl
 from collections.abc import Mapping
@@ -7,6 +8,7 @@ from contextlib import suppress
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -80,6 +82,26 @@ def client(
         cookies=no_cookies(),
         headers={"User-Agent": USER_AGENT},
     )
+
+
+def blocking_client(context: ssl.SSLContext, *, timeout: float | httpx.Timeout) -> httpx.Client:
+    """Return an HTTP client for the commands: no redirects, no cookies.
+
+    In: the trust for TLS; `timeout` in seconds for each operation. Proxies are those of the
+    environment.
+    """
+    return httpx.Client(
+        verify=context, timeout=timeout, follow_redirects=False, cookies=no_cookies()
+    )
+
+
+def json_object(content: bytes | str) -> dict[str, Any]:
+    """Return the JSON object that an answer holds; empty for anything else."""
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def proxy_of(url: str) -> str | None:

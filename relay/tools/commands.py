@@ -32,6 +32,9 @@ from relay.tools import discovery, local_settings, storage_queues
 TRIAL = timedelta(minutes=10)
 """How long a state or a ticket lives that is minted for trying out."""
 
+TIMEOUT = 20.0
+"""Seconds for one operation of a request."""
+
 
 class Stop(Exception):
     """A command cannot go on. The message says why, `code` is the exit code."""
@@ -71,9 +74,7 @@ def discover(options: argparse.Namespace) -> int:
     except ValueError:
         raise Stop("expected an https URL, such as https://contoso.crm4.dynamics.com", 2) from None
     context = trust(local_settings.read())
-    with httpx.Client(
-        verify=context, timeout=20, follow_redirects=False, cookies=outgoing.no_cookies()
-    ) as http:
+    with outgoing.blocking_client(context, timeout=TIMEOUT) as http:
         found = discovery.discover(url, http)
     print(f"{found.url} says:\n")
     print(f"  authority  {found.authority}")
@@ -199,9 +200,7 @@ def _lost(given: Mapping[str, str], queue: str) -> tuple[_Pile, _Pile]:
     except storage_queues.StorageUnusable as problem:
         raise Stop(_lines(str(problem), storage.EXPECTED)) from None
     try:
-        with httpx.Client(
-            verify=trust(given), timeout=20, follow_redirects=False, cookies=outgoing.no_cookies()
-        ) as http:
+        with outgoing.blocking_client(trust(given), timeout=TIMEOUT) as http:
             service = storage_queues.Queues(account, http)
             return _pile(service, f"{queue}-dead"), _pile(service, f"{queue}-poison")
     except (storage_queues.StorageRefused, httpx.HTTPError, RelayError) as error:

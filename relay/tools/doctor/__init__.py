@@ -47,9 +47,7 @@ def examine(
         yield from _problems(connections.problems)
     for warning in read.warnings:
         yield warn("settings", *_split(warning))
-    with httpx.Client(
-        verify=context, timeout=TIMEOUT, follow_redirects=False, cookies=outgoing.no_cookies()
-    ) as http:
+    with outgoing.blocking_client(context, timeout=TIMEOUT) as http:
         for name, connection in connections.by_name.items():
             if only in (None, name):
                 for finding in _connection(connection, http, context, environ, write=write):

@@ -1,7 +1,6 @@
 """Whether Entra gives the relay a token, and whether it is one that Dynamics will take."""
 
 import base64
-import json
 import re
 import ssl
 from collections.abc import Generator, Iterator, Mapping
@@ -10,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from relay import outgoing
 from relay.connections import ClientCertificate, ClientCredentials, ClientSecret, ManagedIdentity
 from relay.entra import certificate, clouds
 from relay.entra.client import Client
@@ -83,7 +83,7 @@ def _authority(authority: str, http: httpx.Client) -> Generator[Finding, None, C
     except httpx.HTTPError as error:
         yield unreachable("authority", name, error)
         return None
-    document = _json(response.content)
+    document = outgoing.json_object(response.content)
     codes = document.get("error_codes")
     if isinstance(codes, list) and codes:
         wrong, fix = hint(f"AADSTS{codes[0]}")
@@ -213,7 +213,7 @@ def claims_of(token: AccessToken) -> Claims:
     if len(parts) != 3:  # noqa: PLR2004 - header, claims, signature
         return {}
     try:
-        return _json(base64.urlsafe_b64decode(parts[1] + "=="))
+        return outgoing.json_object(base64.urlsafe_b64decode(parts[1] + "=="))
     except ValueError:
         return {}
 
@@ -230,11 +230,3 @@ def _tenant(metadata: Claims) -> str | None:
     """Return the tenant's id as the issuer has it, whatever domain the authority names."""
     found = _GUID.search(str(metadata.get("issuer", "")))
     return found[0] if found else None
-
-
-def _json(content: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}

@@ -1,6 +1,5 @@
 """Whether the provider is what the settings say of it."""
 
-import json
 import re
 import secrets
 from collections.abc import Generator, Iterator, Mapping
@@ -11,9 +10,9 @@ from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 
+from relay import outgoing
 from relay.connections import DEFAULT, Connection, Provider, StatePolicy
-from relay.oauth import state
-from relay.oauth.jarm import ALGORITHMS
+from relay.oauth import authorize, jarm
 from relay.oauth.jwks import metadata_addresses
 from relay.tools.doctor.entra import unreachable
 from relay.tools.doctor.finding import Finding, Verdict, fail, ok, warn
@@ -235,11 +234,11 @@ def _pkce(metadata: Document) -> Finding:
 def _keys(provider: Provider, metadata: Document, http: httpx.Client) -> Iterator[Finding]:
     """Examine whether a signed response (JARM) could be proven."""
     told = _texts(metadata, "authorization_signing_alg_values_supported")
-    if told is not None and not {*told} & {*ALGORITHMS}:
+    if told is not None and not {*told} & {*jarm.ALGORITHMS}:
         yield fail(
             "keys",
             "the provider signs its responses with no algorithm that the relay takes",
-            f"Register one of {', '.join(ALGORITHMS)} for this client at the provider.",
+            f"Register one of {', '.join(jarm.ALGORITHMS)} for this client at the provider.",
         )
         return
     address = provider.jwks_uri or str(metadata.get("jwks_uri", ""))
@@ -262,7 +261,7 @@ def _keys(provider: Provider, metadata: Document, http: httpx.Client) -> Iterato
     yield fail(
         "keys",
         "the provider publishes no key that could prove a response",
-        f"Check PROVIDER_JWKS_URI; {', '.join(ALGORITHMS)} are taken.",
+        f"Check PROVIDER_JWKS_URI; {', '.join(jarm.ALGORITHMS)} are taken.",
     )
 
 
@@ -275,15 +274,7 @@ def _is_address(text: str) -> bool:
 
 
 def _is_usable(key: object) -> bool:
-    """Tell whether a JSON Web Key is a public one for an algorithm of ours (RFC 7517 §4)."""
-    if not isinstance(key, Mapping) or "d" in key or key.get("use", "sig") != "sig":
-        return False
-    return any(
-        key.get("kty") == kind
-        and (curve is None or key.get("crv") == curve)
-        and key.get("alg", algorithm) == algorithm
-        for algorithm, (kind, curve) in ALGORITHMS.items()
-    )
+    return isinstance(key, Mapping) and any(jarm.fits(key, each) for each in jarm.ALGORITHMS)
 
 
 # -- the redirect URI ----------------------------------------------------------------------------
@@ -327,7 +318,7 @@ def _registration(provider: Provider, endpoint: str, http: httpx.Client) -> Find
     followed, and no word of the answer is shown.
     """
     try:
-        response = http.get(endpoint, params=_request(provider, endpoint))
+        response = http.get(_request(provider, endpoint))
     except httpx.HTTPError as error:
         finding = unreachable("registration", "the provider", error)
         return replace(finding, verdict=Verdict.WARN)
@@ -347,26 +338,11 @@ def _registration(provider: Provider, endpoint: str, http: httpx.Client) -> Find
     return _known()
 
 
-def _request(provider: Provider, endpoint: str) -> httpx.QueryParams:
-    challenge = state.fingerprint(secrets.token_urlsafe(32))
-    parameters = {
-        "response_type": "code",
-        "client_id": provider.client_id,
-        "redirect_uri": provider.redirect_uri,
-        "scope": provider.scope,
-        "state": secrets.token_urlsafe(32),
-        "code_challenge": challenge,
-        "code_challenge_method": "S256",
-        "response_mode": provider.response_mode,
-    }
-    pairs = [
-        # HTTPX would replace a query that the endpoint has already (RFC 6749 §3.1 retains it).
-        *parse_qsl(urlsplit(endpoint).query, keep_blank_values=True),
-        *((name, value) for name, value in parameters.items() if value is not None),
-        *((name, value) for name, value in provider.extra if name != "prompt"),
-        ("prompt", "none"),
-    ]
-    return httpx.QueryParams(tuple(pairs))
+def _request(provider: Provider, endpoint: str) -> str:
+    state, verifier = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+    pairs = authorize.parameters(provider, state, verifier)
+    asked = [(name, value) for name, value in pairs if name != "prompt"]
+    return authorize.address(endpoint, [*asked, ("prompt", "none")])
 
 
 def _sent_to(location: str, redirect_uri: str) -> Finding:
@@ -432,11 +408,7 @@ def _policy(connection: Connection) -> Finding:
 def _object(response: httpx.Response) -> dict[str, Any]:
     if response.status_code != HTTPStatus.OK:
         return {}
-    try:
-        document = json.loads(response.content)
-    except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
+    return outgoing.json_object(response.content)
 
 
 def _texts(metadata: Document, name: str) -> tuple[str, ...] | None:
