@@ -71,11 +71,8 @@ def _page(probe: Probe, api: str, name: str) -> Iterator[Finding]:
                 "Run the doctor again in some minutes; if it stays so, publish the extension anew.",
             )
             return
-        found = yield from entity.find(file, name, _PUBLISH)
-    if found is None:
-        return
-    kind, connection = found.type, probe.connection
-    if not (yield from fields.examine(connection, kind.properties, kind.navigation, _WORDS)):
+        kind = yield from entity.examine(probe.connection, file, name, _PUBLISH, _WORDS)
+    if kind is None:
         return
     yield ok(
         "key",

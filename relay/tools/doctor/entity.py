@@ -9,21 +9,24 @@ from collections.abc import Generator, Iterable
 from typing import IO
 
 from relay.body import Member
-from relay.tools.doctor import metadata
+from relay.connections import Connection
+from relay.tools.doctor import fields, metadata
+from relay.tools.doctor.fields import Words
 from relay.tools.doctor.finding import Finding, fail, ok, warn
-from relay.tools.doctor.metadata import Collection
+from relay.tools.doctor.metadata import EntityType
 
 _VARYING = {"reference", "received_at", "expires_at"}
 """Placeholders that another delivery of the same callback may fill with another value."""
 _STATES = {"state", "state_hash"}
 
 
-def find(
-    document: IO[bytes], name: str, publish: str
-) -> Generator[Finding, None, Collection | None]:
-    """Tell whether `$metadata` has the collection, and return it if records can be added to it.
+def examine(
+    connection: Connection, document: IO[bytes], name: str, publish: str, words: Words
+) -> Generator[Finding, None, EntityType | None]:
+    """Compare the body template with a collection in `$metadata`.
 
-    `publish`: how a collection gets there.
+    Out: the type of its entities, if it takes new records with these members. `publish`: how a
+    collection gets there.
     """
     document.seek(0)
     try:
@@ -46,7 +49,9 @@ def find(
         )
         return None
     yield ok("entity", f"{name} is there")
-    return found
+    kind = found.type
+    fitting = yield from fields.examine(connection, kind.properties, kind.navigation, words)
+    return kind if fitting else None
 
 
 def misnamed(name: str, entity_of: str | None, nearest: str | None, publish: str) -> Finding:

@@ -46,13 +46,10 @@ def examine(probe: Probe, address: Address) -> Iterator[Finding]:
                 "/namespaces/AXSF/data/ and the collection.",
             )
             return
-        found = yield from entity.find(file, name, _PUBLISH)
-    if found is None:
+        kind = yield from entity.examine(probe.connection, file, name, _PUBLISH, _WORDS)
+    if kind is None:
         return
-    kind, connection = found.type, probe.connection
-    if not (yield from fields.examine(connection, kind.properties, kind.navigation, _WORDS)):
-        return
-    members = list(connection.target.body.members())
+    members = list(probe.connection.target.body.members())
     yield entity.key(kind.key, members, _UNIQUE, _ENGLISH)
     yield from _company(probe, root, kind.properties, members)
 
