@@ -82,7 +82,7 @@ def _page(probe: Probe, api: str, name: str) -> Iterator[Finding]:
 
 
 def _role(probe: Probe) -> Finding | None:
-    """Judge the application permission, by the token alone; `None` where it says nothing."""
+    """Check the application permission in the token's claims; `None` if they cannot tell."""
     if probe.by_adfs or probe.is_identity or not probe.claims:
         return None
     roles = probe.claims.get("roles")
@@ -128,12 +128,12 @@ def _access(probe: Probe, answer: Answer) -> Finding:
 
 
 def _is_own(probe: Probe) -> bool:
-    # On-premises tokens are for what the app registration of Business Central itself is called.
+    # On-premises the audience is the app registration of Business Central itself.
     return probe.by_adfs or probe.connection.credentials.resource == probe.origin
 
 
 def _no_api(probe: Probe, root: str, answer: Answer) -> Finding:
-    """Tell a wrong environment, which has no API at all, from a wrong API."""
+    """Distinguish a wrong environment, which has no API at all, from a wrong API."""
     if probe.ask(f"{root}/{STANDARD}/companies?$select=id") is None:
         return fail(
             "environment",

@@ -1,4 +1,4 @@
-"""Dataverse: a table, its columns, its alternate key, and who may create rows.
+"""Dataverse: a table, its columns, its alternate key, and the right to create rows.
 
 https://learn.microsoft.com/power-apps/developer/data-platform/webapi/query-metadata-web-api
 """

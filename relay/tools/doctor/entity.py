@@ -1,7 +1,7 @@
-"""What the doctor says of one collection in `$metadata`, and of the key that makes records unique.
+"""Checks of one collection in `$metadata`, and of the key that makes records unique.
 
-Only a key keeps a callback that comes twice, from two processes or after an outage, from being two
-records.
+A callback can be delivered twice, by two processes or after an outage: only a unique key prevents a
+second record.
 """
 
 from collections.abc import Collection as Names
@@ -16,7 +16,7 @@ from relay.tools.doctor.finding import Finding, fail, ok, warn
 from relay.tools.doctor.metadata import EntityType
 
 _VARYING = {"reference", "received_at", "expires_at"}
-"""Placeholders that another delivery of the same callback may fill with another value."""
+"""Placeholders whose values differ between deliveries of the same callback."""
 _STATES = {"state", "state_hash"}
 
 
@@ -55,7 +55,7 @@ def examine(
 
 
 def misnamed(name: str, entity_of: str | None, nearest: str | None, publish: str) -> Finding:
-    """Return that there is no collection of this name, and which one was probably meant."""
+    """Return that no collection has this name, and which one was probably meant."""
     url = "at the end of DYNAMICS_URL"
     if entity_of is not None:
         return fail(
@@ -85,7 +85,7 @@ def _missing(found: metadata.Missing, name: str, publish: str) -> Finding:
 def key(key: Names[str], members: Iterable[Member], unique: str, note: str = "") -> Finding:
     """Judge one key by what the body template puts into it.
 
-    `unique`: how the right key is made. `note`: what else one has to know of duplicates.
+    `unique`: how to make the right key. `note`: what else to know about duplicates.
     """
     held = {member.path[0]: set(member.names) for member in members if member.path[0] in key}
     names = set[str]().union(*held.values())

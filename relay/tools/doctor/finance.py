@@ -57,7 +57,7 @@ def examine(probe: Probe, address: Address) -> Iterator[Finding]:
 def admit(
     probe: Probe, url: str, into: IO[bytes] | None = None
 ) -> Generator[Finding, None, Answer | None]:
-    """GET the first thing, and return its answer if Finance & Operations takes the token."""
+    """GET the first URL, and return the answer if Finance & Operations takes the token."""
     answer = yield from probe.reach(FINANCE, url, into)
     if answer is None:
         return None

@@ -1,4 +1,4 @@
-"""Whether the provider is what the settings say of it."""
+"""Checks of the provider against the settings."""
 
 import re
 import secrets
@@ -20,15 +20,15 @@ from relay.tools.doctor.finding import Finding, Verdict, fail, ok, warn
 type Document = Mapping[str, Any]
 
 _PLAIN = re.compile(r"https://[A-Za-z0-9.-]{1,200}(:\d{1,5})?(/[A-Za-z0-9._~-]{1,100}){0,8}/?")
-"""An address that may be shown although the provider said it."""
+"""An address of the provider's that is safe to print."""
 _DISTINCT = 16
-"""Different bytes that any 32 random ones have: fewer is a word, or a row of zeros."""
+"""32 random bytes have more different ones than this; words and rows of zeros have fewer."""
 
 _REDIRECT_URI = (
     "Register PROVIDER_REDIRECT_URI at the provider, to the letter, for the client of "
     "PROVIDER_CLIENT_ID; or correct these two."
 )
-_COME_BACK: Mapping[str, tuple[str, str]] = {
+_ERRORS: Mapping[str, tuple[str, str]] = {
     "invalid_scope": (
         "the provider does not take PROVIDER_SCOPE",
         "Ask for scopes that the provider has and that this client may ask for.",
@@ -51,24 +51,24 @@ _COME_BACK: Mapping[str, tuple[str, str]] = {
     ),
     "invalid_client": ("the provider does not know PROVIDER_CLIENT_ID", _REDIRECT_URI),
 }
-"""Errors of RFC 6749 §4.1.2.1 that say more than that nobody is signed in."""
+"""Errors (RFC 6749 §4.1.2.1) that point to a setting, with what is wrong and the next step."""
 _REFUSES = re.compile(rb"AADSTS(50011|500113|700016|900971)\b")
-"""Entra's page for a redirect URI or a client that it does not know comes with status 200."""
+"""In Entra's page for an unknown redirect URI or client, which has status 200."""
 _ERROR_PAGE = re.compile(r"(^|[^a-z])(oauth)?errors?([^a-z]|$)", re.IGNORECASE)
 _ERROR_PARAMETERS = {"error", "autherror", "errorid", "error_code"}
-_NOBODY = {
+_NO_SESSION = {
     "login_required",
     "interaction_required",
     "consent_required",
     "account_selection_required",
 }
-"""What `prompt=none` ends with when all is well (OpenID Connect Core 1.0 §3.1.2.6)."""
+"""Errors of `prompt=none` when all is well (OpenID Connect Core 1.0 §3.1.2.6)."""
 
 
 def examine(
     connection: Connection, http: httpx.Client, environ: Mapping[str, str]
 ) -> Iterator[Finding]:
-    """Examine the provider of a connection, and what the relay believes of it. Reads only."""
+    """Examine the provider of a connection, and its state policy. Reads only."""
     provider = connection.provider
     metadata: Document | None = {}
     if provider.issuer is not None:
@@ -92,14 +92,14 @@ def _metadata(
 ) -> Generator[Finding, None, Document | None]:
     """Read the metadata of RFC 8414 §3 or OpenID Connect Discovery 1.0 §4.
 
-    Return an empty document where there is none, and `None` where it cannot be had or used.
+    Return an empty document if there is none, and `None` if it cannot be read or used.
     """
     others = []
     for address in metadata_addresses(issuer):
         try:
             response = http.get(address)
         except httpx.HTTPError as error:
-            # Only JARM makes the relay itself read them, to find the keys.
+            # The relay itself reads them for JARM only, to find the keys.
             needed = provider.secured and provider.jwks_uri is None
             finding = unreachable("issuer", "the provider", error)
             yield finding if needed else replace(finding, verdict=Verdict.WARN)
@@ -123,7 +123,7 @@ def _metadata(
 
 
 def _another(issuer: str, told: str) -> Finding:
-    """Say what the issuer calls itself (RFC 8414 §3.3: identical, or not to be used)."""
+    """Return that the issuer has another name (RFC 8414 §3.3: they must be identical)."""
     what = "PROVIDER_ISSUER is not what the provider calls itself: its responses are refused"
     if told.rstrip("/") == issuer.rstrip("/"):
         what = "PROVIDER_ISSUER differs by a slash at its end: the provider's responses are refused"
@@ -136,7 +136,7 @@ def _another(issuer: str, told: str) -> Finding:
 
 
 def _promises(provider: Provider, metadata: Document) -> Iterator[Finding]:
-    """Hold the settings against what the metadata promise."""
+    """Compare the settings with the metadata."""
     yield from _iss(provider, metadata)
     yield from _response_mode(provider, metadata)
     if provider.authorization_endpoint is not None:
@@ -199,7 +199,7 @@ def _authorization(provider: Provider, endpoint: str, metadata: Document) -> Ite
         yield ok("endpoint", "the authorization endpoint is the provider's")
     types = _texts(metadata, "response_types_supported")
     if types is not None and "code" not in types:
-        yield fail("flow", *_COME_BACK["unsupported_response_type"])
+        yield fail("flow", *_ERRORS["unsupported_response_type"])
     yield _pkce(metadata)
     scopes = _texts(metadata, "scopes_supported")
     if scopes is not None and not {*(provider.scope or "").split()} <= {*scopes}:
@@ -232,7 +232,7 @@ def _pkce(metadata: Document) -> Finding:
 
 
 def _keys(provider: Provider, metadata: Document, http: httpx.Client) -> Iterator[Finding]:
-    """Examine whether a signed response (JARM) could be proven."""
+    """Check that the provider publishes a key for signed responses (JARM)."""
     told = _texts(metadata, "authorization_signing_alg_values_supported")
     if told is not None and not {*told} & {*jarm.ALGORITHMS}:
         yield fail(
@@ -312,10 +312,10 @@ def _redirect_uri(uri: str, name: str, environ: Mapping[str, str]) -> Iterator[F
 
 
 def _registration(provider: Provider, endpoint: str, http: httpx.Client) -> Finding:
-    """Ask for a code as the relay would, for nobody, and see whether the provider minds.
+    """Send the relay's authorization request, and see whether the provider refuses it.
 
-    `prompt=none` keeps it from showing anything (OpenID Connect Core 1.0 §3.1.2.1). Nothing is
-    followed, and no word of the answer is shown.
+    With `prompt=none` the provider shows no page (OpenID Connect Core 1.0 §3.1.2.1). No redirect is
+    followed, and nothing of the answer is printed.
     """
     try:
         response = http.get(_request(provider, endpoint))
@@ -352,9 +352,9 @@ def _sent_to(location: str, redirect_uri: str) -> Finding:
         return _unknown()
     told = {*parse_qsl(parts.query), *parse_qsl(parts.fragment)}
     if location.partition("?")[0].partition("#")[0] == redirect_uri.partition("?")[0]:
-        errors = [value for name, value in told if name == "error" and value in _COME_BACK]
-        return fail("registration", *_COME_BACK[errors[0]]) if errors else _known()
-    names = {name.lower() for name, value in told if value not in _NOBODY}
+        errors = [value for name, value in told if name == "error" and value in _ERRORS]
+        return fail("registration", *_ERRORS[errors[0]]) if errors else _known()
+    names = {name.lower() for name, value in told if value not in _NO_SESSION}
     if _ERROR_PAGE.search(parts.path) or names & _ERROR_PARAMETERS:
         return _unknown()
     return _known()
@@ -412,7 +412,7 @@ def _object(response: httpx.Response) -> dict[str, Any]:
 
 
 def _texts(metadata: Document, name: str) -> tuple[str, ...] | None:
-    """Return a list of texts, `None` when there is none."""
+    """Return the strings of a list, `None` if there is no list."""
     values = metadata.get(name)
     if not isinstance(values, list):
         return None

@@ -1,4 +1,4 @@
-"""Whether Dynamics takes what the relay will post: which target it is, and who examines it."""
+"""Checks of the target of a connection, one module for each kind."""
 
 import ssl
 from collections.abc import Callable, Iterator, Mapping
@@ -34,7 +34,7 @@ def examine(
 ) -> Iterator[Finding]:
     """Examine the target of a connection. Reads only, unless `write`.
 
-    Without a token nothing but whether it can be reached. `context` is the trust for TLS.
+    Without a token only whether it can be reached. `context` is the trust for TLS.
     """
     probe = Probe(connection, http, token)
     if token is None:
