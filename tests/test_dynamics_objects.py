@@ -941,6 +941,28 @@ def test_a_target_is_recognised_by_its_url(kind: TargetKind) -> None:
     assert re.search(re.sub(r"<\w+>", "[^/]+", re.escape(kind.shape)) + "$", kind.url)
 
 
+@pytest.mark.parametrize(
+    ("path", "kind", "root", "names"),
+    [
+        ("/data/A%20B/", targets.FINANCE_OPERATIONS, "/data", ("A B",)),
+        ("/namespaces/AXSF/DATA/A", targets.FINANCE_OPERATIONS, "/namespaces/AXSF/DATA", ("A",)),
+        ("/api/services/G/data/O", targets.CUSTOM_SERVICE, "/api/services", ("G", "data", "O")),
+        ("/api/data/v9.2/a", targets.DATAVERSE, "/api/data/v9.2", ("a",)),
+        ("/x/api/v2.0/companies(1)/a", targets.BUSINESS_CENTRAL, "/x/api", ("v2.0", "1", "a")),
+    ],
+)
+def test_a_url_is_taken_apart(
+    path: str, kind: TargetKind, root: str, names: tuple[str, ...]
+) -> None:
+    host = "https://host.example"
+    assert targets.find(host + path) == (kind, (host + root, names))
+
+
+@pytest.mark.parametrize("path", ["", "/data", "/data/a/b", "/other/a"])
+def test_a_url_of_no_kind_is_told_apart(path: str) -> None:
+    assert targets.find(f"https://host.example{path}") is None
+
+
 def test_the_addresses_of_the_pages_are_those_of_the_objects() -> None:
     url = {page: app_settings(page)["DYNAMICS_URL"] for page in PAGES}
     entity = named("AxDataEntityView")["OAuthCallbackEntity"]

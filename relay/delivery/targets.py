@@ -8,7 +8,7 @@ and the online ones tell the cloud, not the kind (`relay.entra.clouds`, which ha
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -21,8 +21,8 @@ class Refusal:
     """
 
     status: int
-    document: object
-    sent: tuple[str, ...]
+    document: object = field(repr=False)
+    sent: tuple[str, ...] = field(repr=False)
 
     @classmethod
     def of(cls, status: int, body: bytes, sent: Iterable[str]) -> "Refusal":
@@ -171,7 +171,7 @@ FINANCE_OPERATIONS = TargetKind(
 )
 
 TARGETS = (CUSTOM_SERVICE, DATAVERSE, BUSINESS_CENTRAL, FINANCE_OPERATIONS)
-"""In this order URLs are recognised: a service group may be called `data`."""
+"""URLs are recognised in this order: a custom service may be called `data`."""
 
 
 def find(url: str) -> tuple[TargetKind, Address] | None:
