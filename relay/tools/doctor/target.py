@@ -10,17 +10,23 @@ from relay.connections import Connection
 from relay.delivery import targets
 from relay.delivery.targets import Address, TargetKind
 from relay.ports import AccessToken
-from relay.tools.doctor import business_central, dataverse, finance, services, writing
+from relay.tools.doctor import (
+    business_central,
+    custom_service,
+    dataverse,
+    finance_operations,
+    writing,
+)
 from relay.tools.doctor.finding import Finding, Verdict, fail, ok, warn
 from relay.tools.doctor.probe import Probe, broken
 
 type Check = Callable[[Probe, Address], Iterator[Finding]]
 
 CHECKS: Mapping[TargetKind, Check] = {
-    targets.CUSTOM_SERVICE: services.examine,
+    targets.CUSTOM_SERVICE: custom_service.examine,
     targets.DATAVERSE: dataverse.examine,
     targets.BUSINESS_CENTRAL: business_central.examine,
-    targets.FINANCE_OPERATIONS: finance.examine,
+    targets.FINANCE_OPERATIONS: finance_operations.examine,
 }
 
 

@@ -8,7 +8,7 @@ http://dev.goshoom.net/2017/07/discovery-of-json-based-custom-services-in-ax-7/.
 from collections.abc import Iterator
 
 from relay.delivery.targets import Address
-from relay.tools.doctor import finance
+from relay.tools.doctor import finance_operations
 from relay.tools.doctor.finding import Finding, fail, ok, warn
 from relay.tools.doctor.metadata import nearest
 from relay.tools.doctor.probe import Probe, names_in
@@ -20,7 +20,7 @@ _BUILD = "Check the service group in Visual Studio, build, and deploy it."
 def examine(probe: Probe, address: Address) -> Iterator[Finding]:
     """Examine one operation: the URL of `/api/services`; group, service and operation."""
     root, names = address
-    answer = yield from finance.admit(probe, root)
+    answer = yield from finance_operations.admit(probe, root)
     if answer is None:
         return
     if "ServiceGroups" not in answer.document:
