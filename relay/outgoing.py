@@ -1,6 +1,5 @@
 """What all HTTP clients of the relay have in common: trust for TLS, proxies, no cookies."""
 
-import json
 import os
 import ssl
 from collections.abc import Mapping
@@ -8,7 +7,6 @@ from contextlib import suppress
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -93,15 +91,6 @@ def blocking_client(context: ssl.SSLContext, *, timeout: float | httpx.Timeout) 
     return httpx.Client(
         verify=context, timeout=timeout, follow_redirects=False, cookies=no_cookies()
     )
-
-
-def json_object(content: bytes | str) -> dict[str, Any]:
-    """Return the JSON object that an answer holds; empty for anything else."""
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
 
 
 def proxy_of(url: str) -> str | None:

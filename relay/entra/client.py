@@ -384,7 +384,7 @@ class _Http:
         self.status = response.status_code
         self.retry_after = seconds(response.headers.get("retry-after"))
         if response.status_code >= HTTPStatus.BAD_REQUEST:
-            self.answer = outgoing.json_object(response.text)
+            self.answer = _object(response.text)
         return response
 
 
@@ -407,6 +407,14 @@ def _known_metadata(url: str) -> Response | None:
         "issuer": f"{authority}/v2.0",
     }
     return Response(HTTPStatus.OK, {}, json.dumps(endpoints))
+
+
+def _object(content: str) -> Mapping[str, Any]:
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _stamp(credential: ClientSecret | ClientCertificate | ManagedIdentity) -> object:

@@ -1,6 +1,7 @@
 """Checks of the authority, the credential and the token."""
 
 import base64
+import json
 import re
 import ssl
 from collections.abc import Generator, Iterator, Mapping
@@ -75,7 +76,7 @@ def _authority(authority: str, http: httpx.Client) -> Generator[Finding, None, C
     except httpx.HTTPError as error:
         yield unreachable("authority", name, error)
         return None
-    document = outgoing.json_object(response.content)
+    document = _json(response.content)
     codes = document.get("error_codes")
     if isinstance(codes, list) and codes:
         wrong, fix = hint(f"AADSTS{codes[0]}")
@@ -205,7 +206,7 @@ def claims_of(token: AccessToken) -> Claims:
     if len(parts) != 3:  # noqa: PLR2004 - header, claims, signature
         return {}
     try:
-        return outgoing.json_object(base64.urlsafe_b64decode(parts[1] + "=="))
+        return _json(base64.urlsafe_b64decode(parts[1] + "=="))
     except ValueError:
         return {}
 
@@ -221,3 +222,11 @@ def _tenant(metadata: Claims) -> str | None:
     """Return the tenant's id from the issuer: the authority may name a domain instead."""
     found = _GUID.search(str(metadata.get("issuer", "")))
     return found[0] if found else None
+
+
+def _json(content: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}

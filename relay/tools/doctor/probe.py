@@ -1,5 +1,6 @@
 """Requests of the doctor to Dynamics, and what every answer is checked for."""
 
+import json
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -8,7 +9,6 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
-from relay import outgoing
 from relay.connections import Connection, ManagedIdentity
 from relay.delivery.retry_after import TRANSIENT
 from relay.entra import clouds
@@ -124,7 +124,7 @@ class Probe:
                 response.status_code,
                 urljoin(str(response.url), location) if response.is_redirect else "",
                 _is_html(response, head),
-                outgoing.json_object(bytes(content)),
+                _object(bytes(content)),
             )
 
     def ask(self, url: str) -> Answer | None:
@@ -237,3 +237,11 @@ def _copy(response: httpx.Response, write: Callable[[bytes], object], most: int)
 def _is_html(response: httpx.Response, head: bytes) -> bool:
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     return media_type == "text/html" or head.lstrip().lower().startswith(_HTML)
+
+
+def _object(content: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}

@@ -1,5 +1,6 @@
 """Checks of the provider against the settings."""
 
+import json
 import re
 import secrets
 from collections.abc import Generator, Iterator, Mapping
@@ -10,7 +11,6 @@ from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 
-from relay import outgoing
 from relay.connections import DEFAULT, Connection, Provider, StatePolicy
 from relay.oauth import authorize, jarm
 from relay.oauth.jwks import metadata_addresses
@@ -408,7 +408,11 @@ def _policy(connection: Connection) -> Finding:
 def _object(response: httpx.Response) -> dict[str, Any]:
     if response.status_code != HTTPStatus.OK:
         return {}
-    return outgoing.json_object(response.content)
+    try:
+        document = json.loads(response.content)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _texts(metadata: Document, name: str) -> tuple[str, ...] | None:
