@@ -108,15 +108,12 @@ def proxy_of(url: str) -> str | None:
 
 def is_tls(error: BaseException) -> bool:
     """Tell whether TLS is the cause of an error: HTTPX raises one `ConnectError` for all."""
-    return has_cause(error, ssl.SSLError)
-
-
-def has_cause(error: BaseException, kind: type[BaseException]) -> bool:
-    """Tell whether an error, or one that led to it, is of this kind."""
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, kind):
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            return True
         cause = cause.__cause__ or cause.__context__
-    return cause is not None
+    return False
 
 
 def no_cookies() -> CookieJar:
