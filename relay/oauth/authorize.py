@@ -57,12 +57,14 @@ def begin(request: Request, connection: Connection, now: datetime) -> Started:
     key = next(iter(connection.state_keys.values()))
     verifier = state.derive_verifier(key, claims.jti, cookie)
     return Started(
-        address(provider.authorization_endpoint, parameters(provider, token, verifier)),
+        address(provider.authorization_endpoint, request_parameters(provider, token, verifier)),
         (_set(claims.jti, cookie, connection), *_surplus(claims.jti, request)),
     )
 
 
-def parameters(provider: Provider, state_token: str, verifier: str) -> list[tuple[str, str]]:
+def request_parameters(
+    provider: Provider, state_token: str, verifier: str
+) -> list[tuple[str, str]]:
     """Return the parameters of an authorization request (RFC 6749 §4.1.1, RFC 7636 §4.3)."""
     pairs = {
         "response_type": "code",

@@ -340,7 +340,7 @@ def _registration(provider: Provider, endpoint: str, http: httpx.Client) -> Find
 
 def _request(provider: Provider, endpoint: str) -> str:
     state, verifier = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
-    pairs = authorize.parameters(provider, state, verifier)
+    pairs = authorize.request_parameters(provider, state, verifier)
     asked = [(name, value) for name, value in pairs if name != "prompt"]
     return authorize.address(endpoint, [*asked, ("prompt", "none")])
 
