@@ -76,7 +76,7 @@ def _page(probe: Probe, api: str, name: str) -> Iterator[Finding]:
         return
     yield ok(
         "key",
-        f"the metadata do not tell: the table needs a unique key over the field with "
+        f"the metadata do not describe it: the table needs a unique key over the field with "
         f"{_STATE_FIELDS}; --write tries it",
     )
 

@@ -41,7 +41,7 @@ def examine(probe: Probe, address: Address) -> Iterator[Finding]:
         yield from _parameters(probe, names_in(described.listed("Parameters"), "Name"))
     yield ok(
         "key",
-        "services do not tell theirs: the table needs a unique index over the state, and X++ must "
+        "services do not describe it: the table needs a unique index over the state, and X++ must "
         "let DuplicateKeyException through; --write tries it",
     )
 

@@ -148,7 +148,7 @@ def _lengths(
     if known and not short:
         yield ok("length", "every value fits, as far as lengths are known")
     elif not known:
-        yield ok("length", "the metadata tell none; a code needs up to 2048 characters")
+        yield ok("length", "the metadata have no lengths; a code needs up to 2048 characters")
 
 
 def _too_short(member: Member, length: int, need: Need, words: Words) -> Finding:

@@ -120,7 +120,7 @@ def _routes(host: Effective) -> Iterator[Finding]:
     prefix = host.get("extensions.http.routePrefix", "api")
     if str(prefix.value).strip("/"):
         yield _wrong(
-            fail, prefix, "no route is where the redirect URI says: a prefix precedes it", '""'
+            fail, prefix, "no route is where the redirect URI says: each begins with a prefix", '""'
         )
     if not host.get("extensionBundle.id").value:
         yield _wrong(
@@ -141,12 +141,15 @@ def _queues(host: Effective) -> Iterator[Finding]:
         yield _wrong(fail, wrong, "the host cannot read it", '"00:00:10" and 500')
     elif between <= timedelta(0):
         yield _wrong(
-            fail, pause, "what is held is given up within seconds: nothing is waited", '"00:00:10"'
+            fail,
+            pause,
+            "held callbacks are given up within seconds: attempts follow without a pause",
+            '"00:00:10"',
         )
     else:
         lasts = between.total_seconds() * int(most)
         if lasts < OUTAGE.total_seconds():
-            what = f"what is held is given up after {_spoken(lasts)}"
+            what = f"held callbacks are given up after {_spoken(lasts)}"
             if int(most) < MANY:
                 yield _wrong(warn, attempts, what, "500")
             else:
@@ -157,10 +160,10 @@ def _queues(host: Effective) -> Iterator[Finding]:
             )
     idle = host.get(f"{section}.maxPollingInterval", "00:01:00")
     if idle.span is None or idle.span > IDLE:
-        yield _wrong(warn, idle, "what is held is seen too late", '"00:00:02"')
+        yield _wrong(warn, idle, "held callbacks are seen too late", '"00:00:02"')
     encoding = host.get(f"{section}.messageEncoding", "base64")
     if str(encoding.value).lower() != "base64":
-        yield _wrong(warn, encoding, "what was held in base64 before is no longer read", '"base64"')
+        yield _wrong(warn, encoding, "what was held in base64 is no longer read", '"base64"')
 
 
 def _spoken(seconds: float) -> str:

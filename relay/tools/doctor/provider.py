@@ -216,7 +216,7 @@ def _pkce(metadata: Document) -> Finding:
     if methods is None:  # RFC 8414 §2: no PKCE
         return warn(
             "pkce",
-            "the provider does not promise PKCE: it may pass the code's challenge over",
+            "the provider does not promise PKCE: it may ignore the code challenge",
             "Nothing, if the provider's documentation says that it does; else ask for it.",
         )
     if "S256" not in methods:
