@@ -84,6 +84,17 @@ def client(
     )
 
 
+def blocking_client(context: ssl.SSLContext, *, timeout: float | httpx.Timeout) -> httpx.Client:
+    """Return an HTTP client for the commands: no redirects, no cookies.
+
+    In: the trust for TLS; `timeout` in seconds for each operation. Proxies are those of the
+    environment.
+    """
+    return httpx.Client(
+        verify=context, timeout=timeout, follow_redirects=False, cookies=no_cookies()
+    )
+
+
 def proxy_of(url: str) -> str | None:
     """Return the address of the proxy through which a server is reached, or `None`.
 
@@ -98,7 +109,7 @@ def proxy_of(url: str) -> str | None:
 
 
 def is_tls(error: BaseException) -> bool:
-    """Tell whether TLS is the cause of an error: HTTPX calls it a `ConnectError` like others."""
+    """Tell whether TLS is the cause of an error: HTTPX raises one `ConnectError` for all."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLError):

@@ -4,7 +4,9 @@
 around the relay; the demonstration and the tests run against the same ones.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Self
 
 # What App Service and Flex Consumption put into the environment. CONTAINER_NAME is not among them:
 # Flex sets it too, but so does many a CI.
@@ -27,3 +29,22 @@ def refuse_in_azure(environ: Mapping[str, str]) -> None:
             "The sandbox is for one's own machine and does not start inside Azure "
             f"(found {', '.join(found)} in the environment)."
         )
+
+
+class Startable(ABC):
+    """A context manager that starts when it is entered, and stops when it is left."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start; return when it is ready."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Stop. Harmless when stopped."""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()

@@ -9,8 +9,8 @@ import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+
+from sandbox import Startable
 
 START_SECONDS = 60
 STOP_SECONDS = 10
@@ -34,7 +34,7 @@ def unavailable() -> str | None:
     return None
 
 
-class Azurite:
+class Azurite(Startable):
     """Azurite's queue service on 127.0.0.1, with its data in `folder`.
 
     Port 0 takes a free one, and keeps it: `stop()` and `start()` make the same storage go away
@@ -111,15 +111,3 @@ class Azurite:
             with suppress(OSError):
                 self._process.stdin.close()
         self._process = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()

@@ -10,7 +10,7 @@ Who may call: https://learn.microsoft.com/dynamics365/business-central/dev-itpro
 import base64
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Unpack
 from urllib.parse import unquote
 from uuid import uuid4
 
@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sandbox.entra import Entra
-from sandbox.target import Flaw, Names, Property, RefusedError, Target, csdl, origin
+from sandbox.target import Common, Flaw, Names, Property, RefusedError, Target, csdl, origin
 
 RESOURCE = "https://api.businesscentral.dynamics.com"
 """The audience of tokens for the real one."""
@@ -44,29 +44,25 @@ class BusinessCentral(Target):
     identities, which it refuses unless `identities_accepted`.
     """
 
-    def __init__(  # noqa: PLR0913 - each is one thing that a customer sets up differently
+    def __init__(
         self,
         entra: Entra,
         *,
-        resource: str | None = None,
-        authorized_apps: Iterable[str] | None = None,
         names: Names | None = None,
-        further: Iterable[str] = (),
         lengths: Mapping[str, int] | None = None,
         environment: str = "Production",
         required_role: str | None = None,
         identities: Iterable[str] = (),
         identities_accepted: bool = False,
+        **common: Unpack[Common],
     ) -> None:
         names = names or Names("code", "state", "error", "errorDescription")
         super().__init__(
             entra,
-            resource=resource,
-            authorized_apps=authorized_apps,
             names=names,
-            further=further,
             # A field holds at most 2048 characters, a key 900 bytes.
             lengths={**dict.fromkeys(names, 2048), names.state: 250, **(lengths or {})},
+            **common,
         )
         self.tenant = entra.tenant
         self.environment = environment

@@ -7,8 +7,8 @@ sent. How GET describes services was published in
 http://dev.goshoom.net/2017/07/discovery-of-json-based-custom-services-in-ax-7/.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Unpack
 from uuid import uuid4
 
 from starlette.requests import Request
@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from sandbox.dynamics import Environment
 from sandbox.entra import Entra
-from sandbox.target import Adfs, Flaw, Names, RefusedError
+from sandbox.target import Adfs, Common, Flaw, Names, RefusedError
 
 GROUP, SERVICE, OPERATION = "OAuthCallbackServices", "OAuthCallbackService", "receive"
 PATH = f"/api/services/{GROUP}/{SERVICE}/{OPERATION}"
@@ -38,20 +38,18 @@ class CustomService(Environment):
         self,
         entra: Entra | Adfs,
         *,
-        resource: str | None = None,
-        authorized_apps: Iterable[str] | None = None,
         parameter: str | None = "_contract",
         names: Names | None = None,
         lengths: Mapping[str, int] | None = None,
         on_premises: bool = False,
+        **common: Unpack[Common],
     ) -> None:
         names = names or (CONTRACT_NAMES if parameter else PARAMETER_NAMES)
         super().__init__(
             entra,
-            resource=resource,
-            authorized_apps=authorized_apps,
             names=names,
             lengths={names.state: 255, **(lengths or {})},
+            **common,
         )
         self.parameter = parameter
         self.on_premises = on_premises

@@ -10,9 +10,9 @@ captured answers. Values sent are repeated only to who asks for annotations.
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Unpack
 from uuid import NAMESPACE_URL, uuid4, uuid5
 from xml.sax.saxutils import escape
 
@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, Response
 
 from sandbox.entra import Entra
 from sandbox.target import (
+    Common,
     Flaw,
     Names,
     Property,
@@ -60,21 +61,17 @@ class Dataverse(Target):
         self,
         entra: Entra,
         *,
-        resource: str | None = None,
-        authorized_apps: Iterable[str] | None = None,
         names: Names | None = None,
-        further: Iterable[str] = (),
         lengths: Mapping[str, int] | None = None,
         authority: str = "https://login.microsoftonline.com",
+        **common: Unpack[Common],
     ) -> None:
         names = names or Names("new_code", "new_state", "new_error", "new_errordescription")
         super().__init__(
             entra,
-            resource=resource,
-            authorized_apps=authorized_apps,
             names=names,
-            further=further,
             lengths={**dict.fromkeys(names, 4000), names.state: 450, **(lengths or {})},
+            **common,
         )
         self.tenant = entra.tenant
         self.authority = authority

@@ -8,7 +8,7 @@ bodies captured from real environments: the text that tells a duplicate repeats 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Unpack
 from urllib.parse import quote, urlsplit
 
 from starlette.requests import Request
@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from sandbox.entra import Entra
 from sandbox.target import (
     Adfs,
+    Common,
     Fault,
     Flaw,
     Names,
@@ -127,10 +128,7 @@ class Dynamics(Environment):
         self,
         entra: Entra | Adfs,
         *,
-        resource: str | None = None,
-        authorized_apps: Iterable[str] | None = None,
         names: Names | None = None,
-        further: Iterable[str] = ("dataAreaId",),
         key_length: int = 255,
         lengths: Mapping[str, int] | None = None,
         companies: Iterable[str] = ("usmf", "dat"),
@@ -138,15 +136,15 @@ class Dynamics(Environment):
         readable: bool = True,
         language: str = "en-US",
         on_premises: bool = False,
+        **common: Unpack[Common],
     ) -> None:
         names = names or Names()
+        common.setdefault("further", ("dataAreaId",))
         super().__init__(
             entra,
-            resource=resource,
-            authorized_apps=authorized_apps,
             names=names,
-            further=further,
             lengths={names.state: key_length, **(lengths or {})},
+            **common,
         )
         self.companies = set(companies)
         self.public = public

@@ -11,8 +11,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import uvicorn
 from starlette.responses import Response
@@ -38,7 +37,7 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
     return loops.new_event_loop()
 
 
-class Server:
+class Server(sandbox.Startable):
     """Serves an ASGI app on 127.0.0.1 from a thread with an event loop of its own.
 
     `port` 0 takes a free one, and keeps it: `stop()` and `start()` make the same address go
@@ -132,18 +131,6 @@ class Server:
             h11_max_incomplete_event_size=MAX_HEAD,
             ssl_context_factory=(lambda *_: tls) if tls else None,
         )
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
 
 async def pause(receive: Receive, seconds: float | None = None) -> None:

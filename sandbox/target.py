@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from email.message import Message
 from enum import Enum, auto
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypedDict
 from xml.sax.saxutils import quoteattr
 
 from joserfc import jwt
@@ -142,6 +142,14 @@ class RefusedError(Exception):
     def __init__(self, answer: Response) -> None:
         super().__init__(answer.status_code)
         self.answer = answer
+
+
+class Common(TypedDict, total=False):
+    """What every target takes, and passes on to `Target`."""
+
+    resource: str | None
+    authorized_apps: Iterable[str] | None
+    further: Iterable[str]
 
 
 class Target(ABC):

@@ -18,12 +18,11 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any
 
 from azure.functions.meta import Datum
 
-from sandbox import refuse_in_azure, worker_process
+from sandbox import Startable, refuse_in_azure, worker_process
 from sandbox.worker import Indexed, Result, exception_name
 from sandbox.worker_process import LENGTH, READY
 
@@ -36,7 +35,7 @@ class WorkerProcessError(Exception):
     """The process did not start, did not load the app, or has ended. The message says which."""
 
 
-class WorkerProcess:
+class WorkerProcess(Startable):
     """A worker whose interpreter sees the standard library, its own packages and one app.
 
     `worker` is the folder of the worker's packages, `packages` that of the app's. Its life is that
@@ -166,18 +165,6 @@ class WorkerProcess:
             waiting, self._pending = self._pending, {}
         for unanswered in waiting.values():
             unanswered.set_exception(WorkerProcessError("The worker process has ended."))
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
 
 def _frame(frames: IO[bytes]) -> Any:  # noqa: ANN401 - whatever the child sends

@@ -234,6 +234,12 @@ def jarm_with_an_encryption_key(stage: Stage, settings: Settings) -> None:
     stage.keys = {"keys": [{"kty": "RSA", "use": "enc", "n": "canary"}]}
 
 
+def jarm_with_a_key_for_other_operations(stage: Stage, settings: Settings) -> None:
+    jarm(stage, settings)
+    key = published(Ed25519PrivateKey.generate(), "k1")
+    stage.keys = {"keys": [{**key, "key_ops": ["sign"]}]}
+
+
 def jarm_with_keys_nowhere(stage: Stage, settings: Settings) -> None:
     jarm(stage, settings)
     del stage.metadata["jwks_uri"]
@@ -422,6 +428,13 @@ BROKEN: list[tuple[Break, str, str, str, str]] = [
     (jarm_with_a_secret_key, "fail", "keys", "no key that could prove", "PROVIDER_JWKS_URI"),
     (jarm_with_a_private_key, "fail", "keys", "no key that could prove", "PROVIDER_JWKS_URI"),
     (jarm_with_an_encryption_key, "fail", "keys", "no key that could prove", "PROVIDER_JWKS_URI"),
+    (
+        jarm_with_a_key_for_other_operations,
+        "fail",
+        "keys",
+        "no key that could prove",
+        "PROVIDER_JWKS_URI",
+    ),
     (jarm_with_keys_nowhere, "fail", "keys", "nothing says where", "PROVIDER_JWKS_URI"),
     (jarm_with_keys_in_the_open, "fail", "keys", "nothing says where", "PROVIDER_JWKS_URI"),
     (jarm_with_keys_out_of_reach, "fail", "keys", "cannot be reached", "firewalls"),

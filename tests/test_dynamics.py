@@ -5,6 +5,7 @@ import re
 import ssl
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from pytest_httpx import HTTPXMock
 
 from relay.connections import Target
+from relay.delivery import targets
 from relay.delivery.dynamics import DynamicsClient
 from relay.errors import Rejected, Unauthorized, Unavailable, Undelivered
 from relay.ports import AccessToken, Receipt
@@ -451,6 +453,24 @@ async def test_what_may_be_otherwise_next_time_is_unavailable(
     error = await failure(Unavailable, dynamics)
     assert error.dynamics_status == status
     assert error.status == 503
+
+
+async def test_what_the_entry_of_a_target_says_of_a_refusal_counts(
+    dynamics: DynamicsClient, server: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = replace(
+        targets.DATAVERSE,
+        says_exists=lambda refusal: refusal.document == {"there": STATE},
+        is_transient=lambda refusal: (refusal.status, refusal.sent) == (403, (CODE, STATE)),
+    )
+    monkeypatch.setattr(targets, "TARGETS", (*targets.TARGETS, entry))
+    server.add(400, of={"there": STATE})
+    assert (await deliver(dynamics)).existed
+    server.add(403, headers={"retry-after": "17"}, of={"there": CODE})
+    error = await failure(Unavailable, dynamics)
+    assert (error.dynamics_status, error.retry_after) == (403, 17)
+    server.add(404, of={"there": CODE})
+    await failure(Rejected, dynamics)
 
 
 # -- Retry-After ---------------------------------------------------------------------------------

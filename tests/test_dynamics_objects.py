@@ -22,9 +22,12 @@ import pytest
 from relay import settings, settings_reader
 from relay.body import Template
 from relay.connections import Connection, Provider, StatePolicy
+from relay.delivery import targets
 from relay.delivery.callback import Callback
+from relay.delivery.targets import TARGETS, TargetKind
 from relay.oauth import state
 from relay.oauth.authorization import MAX_CODE, MAX_DESCRIPTION, MAX_VALUE, VerifiedResponse
+from relay.tools.doctor.target import CHECKS
 from tests.helpers import connection, response
 
 ROOT = Path(__file__).parent.parent
@@ -915,6 +918,49 @@ def test_the_page_names_settings_that_exist(page: str) -> None:
     told = set(re.findall(rf"\b(?:{prefixes})[A-Z_]*\b", PAGES[page])) - {"CODE"}
     assert len(told) > 8
     assert told <= known
+
+
+def test_every_kind_of_target_has_a_page_and_a_check_of_the_doctor() -> None:
+    assert {kind.name for kind in TARGETS} == set(PAGES)
+    assert set(CHECKS) == set(TARGETS)
+
+
+@pytest.mark.parametrize("kind", TARGETS, ids=lambda kind: kind.name)
+def test_the_page_of_a_target_shows_its_url_and_its_body(kind: TargetKind) -> None:
+    given = app_settings(kind.name)
+    assert given["DYNAMICS_URL"] == kind.url
+    assert json.loads(given["DYNAMICS_BODY"]) == kind.body
+
+
+@pytest.mark.parametrize("kind", TARGETS, ids=lambda kind: kind.name)
+def test_a_target_is_recognised_by_its_url(kind: TargetKind) -> None:
+    found = targets.find(kind.url)
+    assert found is not None
+    assert found[0] is kind
+    # The doctor shows this shape where a URL is of no kind.
+    assert re.search(re.sub(r"<\w+>", "[^/]+", re.escape(kind.shape)) + "$", kind.url)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "root", "names"),
+    [
+        ("/data/A%20B/", targets.FINANCE_OPERATIONS, "/data", ("A B",)),
+        ("/namespaces/AXSF/DATA/A", targets.FINANCE_OPERATIONS, "/namespaces/AXSF/DATA", ("A",)),
+        ("/api/services/G/data/O", targets.CUSTOM_SERVICE, "/api/services", ("G", "data", "O")),
+        ("/api/data/v9.2/a", targets.DATAVERSE, "/api/data/v9.2", ("a",)),
+        ("/x/api/v2.0/companies(1)/a", targets.BUSINESS_CENTRAL, "/x/api", ("v2.0", "1", "a")),
+    ],
+)
+def test_a_url_is_taken_apart(
+    path: str, kind: TargetKind, root: str, names: tuple[str, ...]
+) -> None:
+    host = "https://host.example"
+    assert targets.find(host + path) == (kind, (host + root, names))
+
+
+@pytest.mark.parametrize("path", ["", "/data", "/data/a/b", "/other/a"])
+def test_a_url_of_no_kind_is_told_apart(path: str) -> None:
+    assert targets.find(f"https://host.example{path}") is None
 
 
 def test_the_addresses_of_the_pages_are_those_of_the_objects() -> None:

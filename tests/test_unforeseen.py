@@ -9,6 +9,7 @@ import pytest
 
 from relay import body, flow, pages
 from relay.delivery import dynamics as target
+from relay.delivery import targets
 from relay.entra.tokens import TokenCache
 from relay.oauth import authorization, state
 from sandbox import dynamics
@@ -27,7 +28,7 @@ def broken(*_: object, **__: object) -> NoReturn:
 
 DELIVERY = [
     pytest.param((target.DynamicsClient, "deliver"), id="dynamics"),
-    pytest.param((target, "_says_exists"), id="dynamics-answer"),
+    pytest.param((targets, "says_exists"), id="dynamics-answer"),
     pytest.param((body.Template, "render"), id="body"),
     pytest.param((TokenCache, "get"), id="tokens"),
 ]

@@ -1,1 +1,1 @@
-"""Dynamics' side: a verified callback, and the way there."""
+"""Dynamics' side: a verified callback, its delivery, and the outbox."""

@@ -1,4 +1,4 @@
-"""What passes by on the walk of one callback, once it is believed."""
+"""A verified callback: its identity, its expiry, the values of the body template."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -10,18 +10,18 @@ from relay.connections import Connection
 from relay.oauth.authorization import AuthorizationResponse, VerifiedResponse
 
 TIME_TO_REDEEM = timedelta(seconds=15)
-"""What Dynamics needs to redeem a code before its end, at most half of the code's life."""
+"""What Dynamics needs to redeem a code before it expires; at most half of the code's life."""
 
 EXPIRED = "temporarily_unavailable"
-"""The `error` (RFC 6749 §4.1.2.1) in place of a code that ended its life in the outbox."""
+"""The `error` (RFC 6749 §4.1.2.1) in place of a code that expired in the outbox."""
 
 
 @dataclass(frozen=True, slots=True)
 class Callback:
     """A verified authorization response on its way to Dynamics.
 
-    `delivery_id` is the same for the same response; `expires_at` is when its code ends its life at
-    the provider. Times are in UTC.
+    `delivery_id` is the same for the same response; `expires_at` is when the code expires at the
+    provider. Times are in UTC.
     """
 
     connection: Connection
@@ -35,7 +35,7 @@ class Callback:
     def received(
         cls, connection: Connection, response: VerifiedResponse, reference: str, now: datetime
     ) -> Self:
-        """Return the callback that has just come in."""
+        """Return the callback of a response that arrived now."""
         return cls(
             connection,
             response,
@@ -47,16 +47,16 @@ class Callback:
 
     @property
     def deliver_by(self) -> datetime:
-        """The last moment at which its code is still of use to Dynamics."""
+        """The last moment at which Dynamics can still redeem the code."""
         return self.expires_at - min(TIME_TO_REDEEM, (self.expires_at - self.received_at) / 2)
 
     @property
     def wants_error(self) -> bool:
-        """Tell whether Dynamics is to hear of errors: the template names them."""
+        """Tell whether errors are delivered to Dynamics: the body template names `{error}`."""
         return "error" in self.connection.target.body.names
 
     def expired(self) -> Self:
-        """Return the error record that takes the place of a code which came too late."""
+        """Return the error record in place of a code that came too late."""
         response = replace(
             self.response,
             code=None,

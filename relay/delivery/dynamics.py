@@ -1,12 +1,11 @@
-"""Dynamics: one POST, and what its answer means.
+"""One POST to Dynamics, and what its answer means.
 
-Dynamics says "exists already" with 500, sends a sign-in page with 200, and repeats in its errors
-what was sent to it. So the body decides before the status, no redirect is followed, and nothing of
-a body ever leaves this file: callers get a `Receipt` or an error with a fixed word.
+The status misleads: F&O says "already exists" with 500, and a sign-in page comes with 200. So the
+body is read before the status, and no redirect is followed. Errors of Dynamics repeat what was
+sent: callers get a `Receipt` or an error with a fixed reason, and no text of the body.
 """
 
 import asyncio
-import json
 import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -20,6 +19,7 @@ import httpx
 
 from relay import outgoing
 from relay.connections import Target
+from relay.delivery import targets
 from relay.delivery.retry_after import TRANSIENT, seconds
 from relay.errors import Rejected, Unauthorized, Unavailable
 from relay.ports import AccessToken, Receipt
@@ -27,15 +27,15 @@ from relay.ports import AccessToken, Receipt
 MAX_ANSWER = 256 * 1024
 """Bytes of an answer that are read; F&O sends stack traces."""
 CONNECT_TIMEOUT = 5.0
-"""Seconds to open a connection; the target's own time-out bounds everything."""
+"""Seconds to open a connection; `Target.timeout` bounds the whole attempt."""
 IDLE = 90.0
-"""Seconds for which an idle connection is kept; NAT gateways drop it after some minutes."""
+"""Seconds that an idle connection is kept. NAT gateways drop them, Azure's after four minutes."""
 MAX_CONNECTIONS = 100
-"""To one origin at once. A later POST waits for a slot, as long as its time-out lets it."""
+"""For each origin. Further POSTs wait for a free one, within their time-out."""
 
 _HEADERS = {
     "Accept": "application/json",
-    # A compressed body has no bounded size.
+    # The size of a compressed body is not bounded.
     "Accept-Encoding": "identity",
     "Content-Type": "application/json",
     "OData-Version": "4.0",
@@ -47,10 +47,10 @@ _REDIRECTS = range(300, 400)
 
 
 class DynamicsClient:
-    """HTTP to all targets, for the life of the process and of one event loop.
+    """The HTTP client of all targets, for the life of the process, in one event loop.
 
     `context` is the trust for TLS. Call `pause` before `deliver`: a target that sent Retry-After
-    is left alone for that long.
+    gets no request for that long.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class DynamicsClient:
         self._closed_until: dict[str, float] = {}
 
     def pause(self, target: Target) -> float:
-        """Return for how many seconds the target still wants to be left alone."""
+        """Return how many seconds are left of the target's Retry-After."""
         return max(0.0, self._closed_until.get(_origin(target), 0.0) - self._clock())
 
     async def deliver(
@@ -77,8 +77,8 @@ class DynamicsClient:
         """POST one callback and read the answer.
 
         In: the bearer token, the JSON body, the reference for `x-ms-client-request-id`, and the
-        values that the body holds, because Dynamics repeats them and they must not be taken for its
-        own words. Raises `Unauthorized`, `Rejected` or `Unavailable`.
+        values in the body: Dynamics repeats them in its messages, which are searched for its own
+        words. Raises `Unauthorized`, `Rejected` or `Unavailable`.
         """
         headers = {
             **_HEADERS,
@@ -91,10 +91,10 @@ class DynamicsClient:
         except (TimeoutError, httpx.TimeoutException):
             raise Unavailable("dynamics_timeout", "Dynamics did not answer in time.") from None
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
-            # `from None`: these errors quote names, addresses and bytes.
+            # `from None`: these errors quote host names, addresses and bytes.
             raise Unavailable(_fault(error), "Dynamics cannot be reached.") from None
         receipt = self._judge(target, answer, sent)
-        # The first of two sendings may have created the record that the second one met.
+        # The first of the two POSTs may have created the record.
         return replace(receipt, existed=False) if answer.repeated else receipt
 
     async def aclose(self) -> None:
@@ -109,7 +109,7 @@ class DynamicsClient:
         if slots is None:
             proxy = outgoing.proxy_of(url)
             if proxy is not None and ":" in (parts.hostname or ""):
-                # httpcore writes CONNECT without the brackets that RFC 9112 §3.2.3 wants.
+                # httpcore sends CONNECT without the brackets that RFC 9112 §3.2.3 requires.
                 raise Unavailable(
                     "dynamics_proxy_ipv6",
                     "A proxy is not asked for an IPv6 address. Name the host in DYNAMICS_URL.",
@@ -122,13 +122,14 @@ class DynamicsClient:
         success = status // 100 == 2  # noqa: PLR2004 - the class of RFC 9110 §15.3
         if success and not _is_html(answer):
             return Receipt(existed=False, status=status)
-        if _says_exists(answer.body, sent):
+        refusal = targets.Refusal.of(status, answer.body, sent)
+        if targets.says_exists(refusal):
             return Receipt(existed=True, status=status)
         if status == HTTPStatus.UNAUTHORIZED:
             raise Unauthorized(
                 "dynamics_401", "Dynamics does not know the relay.", dynamics_status=status
             )
-        if status in TRANSIENT:
+        if status in TRANSIENT or targets.is_transient(refusal):
             self._close(target, answer)
         if success:
             reason = "dynamics_html"
@@ -161,10 +162,10 @@ class _Answer:
 
 
 class _Slots:
-    """HTTP clients with one connection each, for one origin; the last one used comes first.
+    """HTTP clients with one connection each, for one origin; the last one used is taken first.
 
-    HTTPX's pool looks at all of its connections for every request, so one pool for many takes time
-    that grows with their number (httpcore#1035); a pool of one does not.
+    For each request HTTPX's pool walks through all of its connections (httpcore#1035), so each pool
+    here has one.
     """
 
     def __init__(
@@ -177,7 +178,7 @@ class _Slots:
         self._idle: list[_Slot] = []
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> _Answer:
-        """POST in a slot of its own. Raises HTTPX's errors, `ValueError` for a proxy's address."""
+        """POST on a free connection. Raises HTTPX's errors, `ValueError` for a proxy's address."""
         async with self._places:
             # The list is in the order of use.
             while self._idle and self._clock() - self._idle[0].used_at > IDLE:
@@ -214,19 +215,19 @@ class _Slot:
         self.used_at = 0.0
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> _Answer:
-        """POST; once more on a fresh connection if the kept one died without a byte of an answer.
+        """POST; repeat it on a new connection if a reused one ends before any byte of an answer.
 
-        A server may close an idle connection just when a POST leaves (RFC 9112 §9.3.1). The unique
-        key in Dynamics makes the repetition safe.
+        A server may close an idle connection while a POST is on its way (RFC 9112 §9.3.1). The
+        unique key in Dynamics makes the repetition safe.
         """
         kept, self._kept = self._kept, None
-        if kept is not None and kept.has_news:
+        if kept is not None and kept.is_readable:
             await self.aclose()
             kept = None
         try:
             return await self._send(url, headers, body, repeated=False)
         except (httpx.NetworkError, httpx.RemoteProtocolError):
-            if kept is None or not kept.is_silent:
+            if kept is None or not kept.is_unanswered:
                 raise
         return await self._send(url, headers, body, repeated=True)
 
@@ -259,16 +260,16 @@ class _Slot:
 
 
 class _Kept:
-    """A connection after a whole answer with nothing behind it.
+    """A connection that may be reused: its answer was read whole, and no byte followed.
 
-    HTTPX would take bytes that follow an answer for the answer to the next request, if they came
-    together with it; it looks for late ones only in the socket. Its buffers are private, so this is
-    the one place that depends on httpcore's inside: where they are not found, nothing is kept.
+    HTTPX looks for such bytes in the socket only. Those that arrived together with the answer it
+    would read as the answer to the next request. Its buffers are private, and this is the only code
+    that reads them: if they are not found, no connection is reused.
     """
 
     MAX_ANSWER = 32 * 1024
-    """Bytes. A longer answer takes several reads, of which one can leave bytes in the buffer of the
-    transport, where nothing can be seen."""
+    """Bytes. A longer answer takes several reads, and one of them can leave bytes in the buffer of
+    the transport, which cannot be inspected."""
 
     def __init__(self, http: h11.Connection, stream: Any) -> None:  # noqa: ANN401 - of httpcore
         self._http = http
@@ -276,7 +277,7 @@ class _Kept:
 
     @classmethod
     def of(cls, client: httpx.AsyncClient, response: httpx.Response, size: int) -> Self | None:
-        """Return the connection of an answer that was read, or `None` if it is not to be kept."""
+        """Return the connection of an answer that was read, or `None` if it must not be reused."""
         http, stream = _h11(client), response.extensions.get("network_stream")
         if http is None or stream is None or size > cls.MAX_ANSWER:
             return None
@@ -294,13 +295,13 @@ class _Kept:
         return cls(http, stream)
 
     @property
-    def has_news(self) -> bool:
-        """Tell whether the server has sent something, or closed, since the answer."""
+    def is_readable(self) -> bool:
+        """Tell whether the server has sent bytes or closed the connection since the answer."""
         return bool(self._stream.get_extra_info("is_readable"))
 
     @property
-    def is_silent(self) -> bool:
-        """Tell whether a POST left on this connection and no byte of an answer came."""
+    def is_unanswered(self) -> bool:
+        """Tell whether a POST was sent and no byte of an answer came."""
         return self._http.their_state is h11.SEND_RESPONSE and not self._http.trailing_data[0]
 
 
@@ -316,7 +317,7 @@ def _h11(client: httpx.AsyncClient) -> h11.Connection | None:
 
 
 def _fault(error: Exception) -> str:
-    """Return the reason why there is no answer; the error's own text stays here."""
+    """Return the reason for the log. The text of the error quotes addresses: it is not used."""
     if isinstance(error, httpx.ProxyError):
         return "dynamics_proxy"
     if isinstance(error, httpx.ConnectError) and outgoing.is_tls(error):
@@ -324,7 +325,7 @@ def _fault(error: Exception) -> str:
     if isinstance(error, httpx.NetworkError) and not isinstance(error, httpx.ConnectError):
         return "dynamics_connection"
     if isinstance(error, httpx.RemoteProtocolError):
-        # h11 and httpcore tell a broken answer from a broken connection only by their words.
+        # A malformed answer and a closed connection have one class: only the text differs.
         ended = "disconnected" in str(error) or "closed connection" in str(error)
         return "dynamics_connection" if ended else "dynamics_protocol"
     if isinstance(error, httpx.LocalProtocolError | UnicodeError):
@@ -337,47 +338,6 @@ def _origin(target: Target) -> str:
 
 
 def _is_html(answer: _Answer) -> bool:
-    """Tell a sign-in page, which AD FS and proxies serve with 200, from an answer of OData."""
+    """Tell whether an answer is a page: AD FS and proxies send sign-in pages with 200."""
     media_type = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
     return media_type == "text/html" or answer.body.lstrip()[:1] == b"<"
-
-
-_EXISTS = "already exists"
-
-
-def _says_exists(answer: bytes, sent: Iterable[str]) -> bool:
-    """Tell whether an answer says that the record exists, in the manner of any of the targets.
-
-    The status says nothing: for F&O it is 500, and 400 in other versions.
-    """
-    try:
-        document = json.loads(answer)
-    except (ValueError, RecursionError):
-        return False
-    match document:
-        case {"error": {"code": "Internal_EntityWithSameKeyExists" | "0x80060892"}}:
-            return True  # Business Central; Dataverse, for an alternate key
-        case {"ExceptionType": str(kind)}:  # F&O custom service
-            return kind.rpartition(".")[2] == "DuplicateKeyException"
-        case {"error": {"innererror": {"type": str(kind), "message": str(message)}}}:
-            return kind.endswith(".AxODataWriteException") and _write_found_it(message, sent)
-    return False
-
-
-def _write_found_it(message: str, sent: Iterable[str]) -> bool:
-    """Tell whether F&O OData's own words, which are all it has, are "already exists"."""
-    sent = tuple(value.casefold() for value in sent)
-    if any(_EXISTS in value for value in sent):
-        # Repeated whole, in part or rewritten, it could not be told from Dynamics' own words.
-        return False
-    return _EXISTS in _own_words(message, sent)
-
-
-def _own_words(message: str, sent: tuple[str, ...]) -> str:
-    """Cut out of Dynamics' message what it only repeats of what was sent, in lower case."""
-    message = message.casefold()
-    for value in sorted(sent, key=len, reverse=True):
-        # A piece of the very phrase proves nothing on its own, and cutting it would hide the truth.
-        if value and value not in _EXISTS:
-            message = message.replace(value, "\ufffd")
-    return message

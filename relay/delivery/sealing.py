@@ -1,7 +1,7 @@
-"""What waits in the outbox is sealed: nobody who reads the queue can read or forge a callback.
+"""Sealing of the outbox: who has access to the queue can neither read nor forge a callback.
 
 A message is one Fernet token (AES-128-CBC and HMAC-SHA256) of a JSON object. The connection's name
-stands inside, so a message cannot be turned to another connection's Dynamics.
+is part of it, so a message cannot be redirected to another connection's Dynamics.
 """
 
 import json
@@ -22,7 +22,7 @@ VERSION = 1
 
 
 class Sealer:
-    """Seals with the first of `keys` (Fernet keys), opens with any of them: that is rotation."""
+    """Seals with the first of `keys` (Fernet keys), opens with any, so that keys can be rotated."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         self._keys = tuple(keys)
@@ -42,19 +42,19 @@ class Sealer:
             "expires_at": callback.expires_at.timestamp(),
         }
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-        return self._open_box().encrypt(text.encode()).decode("ascii")
+        return self._cipher().encrypt(text.encode()).decode("ascii")
 
     def open(self, message: bytes, connections: Connections) -> Callback:
         """Return the callback of a message.
 
-        It was verified before it was sealed, so it comes back as a `VerifiedResponse`. Raises
-        `Unopenable` when no key fits or its form is unknown, and `UnknownConnection` or
-        `Misconfigured` when its connection is not there at present.
+        It was verified before it was sealed, so its response is a `VerifiedResponse`. Raises
+        `Unopenable` when no key fits or the format is unknown, and `UnknownConnection` or
+        `Misconfigured` when its connection is not in the settings or wrong in them.
         """
-        from cryptography.fernet import InvalidToken  # noqa: PLC0415 - see _open_box
+        from cryptography.fernet import InvalidToken  # noqa: PLC0415 - see _cipher
 
         try:
-            content = json.loads(self._open_box().decrypt(message))
+            content = json.loads(self._cipher().decrypt(message))
             connection, version = content["connection"], content["version"]
         except (InvalidToken, ValueError, TypeError, KeyError):
             raise Unopenable("outbox_seal") from None
@@ -73,8 +73,8 @@ class Sealer:
         except (TypeError, KeyError):
             raise Unopenable("outbox_version") from None
 
-    def _open_box(self) -> "MultiFernet":
-        # Imported when something is held, which is seldom: a cold start does not wait for OpenSSL.
+    def _cipher(self) -> "MultiFernet":
+        # Imported when a callback is held, which is rare: a cold start does not wait for OpenSSL.
         from cryptography.fernet import Fernet, MultiFernet  # noqa: PLC0415
 
         if self._fernet is None:
@@ -84,7 +84,7 @@ class Sealer:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """What an operator needs to send the person through the flow again: no code, no verifier."""
+    """What an operator needs to ask the person to start again: no code, no verifier."""
 
     reference: str
     connection: str

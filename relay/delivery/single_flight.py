@@ -1,4 +1,4 @@
-"""One delivery for the same callback, however often it comes: double clicks, scanners, reloads.
+"""One delivery of a callback that arrives several times: double clicks, scanners, reloads.
 
 Within one process only. Across processes the unique key on state in Dynamics decides.
 """
@@ -10,13 +10,13 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 CAPACITY = 10_000
-"""Results that are remembered; the oldest goes first."""
+"""Results that are kept; the oldest is dropped first."""
 
 
 class Once[T]:
-    """Share one piece of work among all who want the same, and its result with all who come later.
+    """Run work once for concurrent callers with the same key, and keep the result for later ones.
 
-    Failures are shared with those who wait for them, and never remembered.
+    A failure is raised for all callers that wait for it, and not kept.
     """
 
     def __init__(
@@ -29,11 +29,11 @@ class Once[T]:
         self._failures: OrderedDict[str, int] = OrderedDict()
 
     def failures(self, key: str) -> int:
-        """Return how many pieces of work in a row have failed for `key` in this process."""
+        """Return how many runs for `key` have failed in a row in this process."""
         return self._failures.get(key, 0)
 
     def remembered(self, key: str) -> T | None:
-        """Return the result that `key` had, while it is kept."""
+        """Return the result for `key`, while it is kept."""
         kept = self._done.get(key)
         if kept is None:
             return None
@@ -44,9 +44,9 @@ class Once[T]:
         return result
 
     async def run(self, key: str, work: Callable[[], Awaitable[T]], *, keep: timedelta) -> T:
-        """Return the result of `work`, which runs only if nobody else is at it or has done it.
+        """Return the result for `key`; run `work` unless it is running or its result is kept.
 
-        `keep`: how long the result is remembered. Raises what `work` raises.
+        `keep`: how long the result is kept. Raises what `work` raises.
         """
         result = self.remembered(key)
         if result is not None:
@@ -54,11 +54,10 @@ class Once[T]:
         task = self._running.get(key)
         if task is None:
             task = asyncio.ensure_future(self._work(key, work, keep))
-            # Takes note of its failure: asyncio logs one whose callers have all gone away, with
-            # its message.
+            # Retrieves the exception: asyncio logs one that nobody awaits, with its message.
             asyncio.gather(task, return_exceptions=True)
             self._running[key] = task
-        # Whoever goes away does not stop the delivery for the others.
+        # A caller that is cancelled must not cancel the work for the others.
         return await asyncio.shield(task)
 
     async def _work(self, key: str, work: Callable[[], Awaitable[T]], keep: timedelta) -> T:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from urllib.parse import quote, urlencode
 
-from relay.connections import Connection, StatePolicy
+from relay.connections import Connection, Provider, StatePolicy
 from relay.errors import UnknownConnection
 from relay.oauth import state
 from relay.oauth.authorization import VerifiedResponse
@@ -57,22 +57,38 @@ def begin(request: Request, connection: Connection, now: datetime) -> Started:
     # Of the key that signs the state: the callback finds it by the state's kid.
     key = next(iter(connection.state_keys.values()))
     verifier = state.derive_verifier(key, claims.jti, cookie)
-    parameters = {
+    return Started(
+        address(provider.authorization_endpoint, request_parameters(provider, token, verifier)),
+        (_set(claims.jti, cookie, connection), *_surplus(claims.jti, request)),
+    )
+
+
+def request_parameters(
+    provider: Provider, state_token: str, verifier: str
+) -> list[tuple[str, str]]:
+    """Return the parameters of an authorization request (RFC 6749 §4.1.1, RFC 7636 §4.3)."""
+    pairs = {
         "response_type": "code",
         "client_id": provider.client_id,
         "redirect_uri": provider.redirect_uri,
         "scope": provider.scope,
-        "state": token,
+        "state": state_token,
         # RFC 7636 §4.2: BASE64URL(SHA256(ASCII(code_verifier)))
         "code_challenge": state.fingerprint(verifier),
         "code_challenge_method": "S256",
         "response_mode": provider.response_mode,
     }
-    pairs = [(name, value) for name, value in parameters.items() if value is not None]
-    return Started(
-        _add(provider.authorization_endpoint, [*pairs, *provider.extra]),
-        (_set(claims.jti, cookie, connection), *_surplus(claims.jti, request)),
-    )
+    given = [(name, value) for name, value in pairs.items() if value is not None]
+    return [*given, *provider.extra]
+
+
+def address(endpoint: str, pairs: list[tuple[str, str]]) -> str:
+    """Return the address of an authorization endpoint with parameters."""
+    # RFC 6749 §3.1: a query that the endpoint has already is retained. %20 and not + for a space:
+    # every decoder reads it the same.
+    url, _, query = endpoint.partition("?")
+    added = urlencode(pairs, quote_via=quote)
+    return f"{url}?{query}&{added}" if query else f"{url}?{added}"
 
 
 def end(response: VerifiedResponse) -> str | None:
@@ -85,14 +101,6 @@ def _ticket(request: Request) -> str:
     if len(tickets) != 1:
         raise state.TICKET.refused("repeated" if tickets else "missing")
     return tickets[0]
-
-
-def _add(endpoint: str, pairs: list[tuple[str, str]]) -> str:
-    # RFC 6749 §3.1: a query that the endpoint has already is retained. %20 and not + for a space:
-    # every decoder reads it the same.
-    url, _, query = endpoint.partition("?")
-    added = urlencode(pairs, quote_via=quote)
-    return f"{url}?{query}&{added}" if query else f"{url}?{added}"
 
 
 def _set(jti: str, value: str, connection: Connection) -> str:

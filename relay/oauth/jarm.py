@@ -79,7 +79,7 @@ def unpack(
     fitting = [
         key
         for key in keys
-        if _fits(key, response.algorithm) and response.kid in (None, key.get("kid"))
+        if fits(key, response.algorithm) and response.kid in (None, key.get("kid"))
     ]
     if len(fitting) != 1:
         raise JARM.refused("key")
@@ -87,7 +87,7 @@ def unpack(
     return authorization.unpacked(response.token.claims, connection)
 
 
-def _fits(key: Jwk, algorithm: str) -> bool:
+def fits(key: Jwk, algorithm: str) -> bool:
     """Tell whether a key is a public one for this algorithm, by its own word (RFC 7517 §4)."""
     kind, curve = ALGORITHMS[algorithm]
     operations = key.get("key_ops", ["verify"])

@@ -1,1 +1,1 @@
-"""What an operator runs. Nothing that serves a callback imports it."""
+"""The commands for operators. No module that serves a callback imports them."""

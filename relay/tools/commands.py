@@ -30,7 +30,10 @@ from relay.outcome import Outcome
 from relay.tools import discovery, local_settings, storage_queues
 
 TRIAL = timedelta(minutes=10)
-"""How long a state or a ticket lives that is minted for trying out."""
+"""Lifetime of a state or ticket that is minted for a trial."""
+
+TIMEOUT = 20.0
+"""Seconds for one operation of a request."""
 
 
 class Stop(Exception):
@@ -42,8 +45,8 @@ class Stop(Exception):
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Examine everything, and print each finding as it is found."""
-    from relay.tools import doctor as doctors  # noqa: PLC0415 - the only command that needs it all
+    """Run the checks, and print each finding at once."""
+    from relay.tools import doctor as doctors  # noqa: PLC0415 - no other command needs it
 
     given = local_settings.read()
     if options.connection is not None:
@@ -71,9 +74,7 @@ def discover(options: argparse.Namespace) -> int:
     except ValueError:
         raise Stop("expected an https URL, such as https://contoso.crm4.dynamics.com", 2) from None
     context = trust(local_settings.read())
-    with httpx.Client(
-        verify=context, timeout=20, follow_redirects=False, cookies=outgoing.no_cookies()
-    ) as http:
+    with outgoing.blocking_client(context, timeout=TIMEOUT) as http:
         found = discovery.discover(url, http)
     print(f"{found.url} says:\n")
     print(f"  authority  {found.authority}")
@@ -89,10 +90,10 @@ def discover(options: argparse.Namespace) -> int:
 
 
 def send(options: argparse.Namespace) -> int:
-    """Send one smoke record, and print what became of it and the next step."""
-    from relay.entra.client import Client  # noqa: PLC0415 - with all that a callback needs
+    """Send one smoke record, and print its outcome and the next step."""
+    from relay.entra.client import Client  # noqa: PLC0415 - imports MSAL
     from relay.tools import smoke_record  # noqa: PLC0415 - likewise
-    from relay.tools.doctor import aadsts, writing  # noqa: PLC0415 - the words of the doctor
+    from relay.tools.doctor import aadsts, writing  # noqa: PLC0415 - for their messages
 
     given = local_settings.read()
     found, context = connection(options.connection, given), trust(given)
@@ -105,7 +106,7 @@ def send(options: argparse.Namespace) -> int:
         token = Client(found.credentials, context).acquire()
         receipt = smoke_record.send(record, token, context)
     except Undelivered as error:
-        # Entra's refusals have no status of Dynamics; nor has a Dynamics that cannot be reached.
+        # By the reason: without an answer of Dynamics there is no status to go by.
         from_dynamics = error.reason.startswith("dynamics_")
         hint = writing.meaning(error) if from_dynamics else aadsts.hint(error.reason)
         return _sent(
@@ -123,7 +124,7 @@ def send(options: argparse.Namespace) -> int:
 
 
 def _sent(outcome: Outcome, **about: str | int | None) -> int:
-    """Print an outcome and what is known about it; for what is none of success."""
+    """Print an outcome and what is known about it. Return the exit code of a failure."""
     labels = {"status": "dynamics", "wrong": "that is", "fix": "next"}
     print(f"outcome    {outcome}")
     for name, value in about.items():
@@ -158,7 +159,7 @@ def ticket(options: argparse.Namespace) -> int:
 
 
 def dead_letters(options: argparse.Namespace) -> int:
-    """List what will never reach Dynamics, the oldest first: those expire next."""
+    """List the callbacks that were given up, the oldest first: those expire next."""
     given = local_settings.read()
     queue = settings_reader.read(given).app.outbox_queue
     dead, poison = _lost(given, queue)
@@ -179,8 +180,8 @@ def dead_letters(options: argparse.Namespace) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pile:
-    """What lies in a queue: about how many, and the bodies of the first ones."""
+class _Peeked:
+    """The messages of a queue: about how many there are, and the bodies of the first ones."""
 
     count: int = 0
     shown: tuple[bytes, ...] = ()
@@ -190,20 +191,18 @@ class _Pile:
         return max(0, self.count - len(self.shown))
 
 
-def _lost(given: Mapping[str, str], queue: str) -> tuple[_Pile, _Pile]:
-    """Return the dead letters and the poison of an outbox, or raise `Stop`."""
-    from relay.tools.doctor import storage  # noqa: PLC0415 - it knows what to say of a storage
+def _lost(given: Mapping[str, str], queue: str) -> tuple[_Peeked, _Peeked]:
+    """Return the dead letters and the poison messages of an outbox, or raise `Stop`."""
+    from relay.tools.doctor import storage  # noqa: PLC0415 - for its messages
 
     try:
         account = storage_queues.account(given)
     except storage_queues.StorageUnusable as problem:
         raise Stop(_lines(str(problem), storage.EXPECTED)) from None
     try:
-        with httpx.Client(
-            verify=trust(given), timeout=20, follow_redirects=False, cookies=outgoing.no_cookies()
-        ) as http:
+        with outgoing.blocking_client(trust(given), timeout=TIMEOUT) as http:
             service = storage_queues.Queues(account, http)
-            return _pile(service, f"{queue}-dead"), _pile(service, f"{queue}-poison")
+            return _peek(service, f"{queue}-dead"), _peek(service, f"{queue}-poison")
     except (storage_queues.StorageRefused, httpx.HTTPError, RelayError) as error:
         finding = storage.trouble(error, account)
         raise Stop(_lines(finding.message, finding.fix)) from None
@@ -213,11 +212,11 @@ def _lines(problem: str, fix: str) -> str:
     return "\n".join(textwrap.fill(text, 80) for text in (f"{problem}.", fix))
 
 
-def _pile(service: storage_queues.Queues, queue: str) -> _Pile:
+def _peek(service: storage_queues.Queues, queue: str) -> _Peeked:
     try:
-        return _Pile(service.count(queue), tuple(each.body for each in service.peek(queue)))
-    except storage_queues.QueueMissing:  # the host makes it when there is something for it
-        return _Pile()
+        return _Peeked(service.count(queue), tuple(each.body for each in service.peek(queue)))
+    except storage_queues.QueueMissing:  # the host makes it with the first message
+        return _Peeked()
 
 
 def _letter(body: bytes) -> DeadLetter | None:
@@ -244,7 +243,7 @@ def _print_letters(letters: Sequence[DeadLetter]) -> None:
             f"{_cut(letter.reference, 16):<16} {_cut(str(letter.attempts), 5):>5}  "
             f"{_cut(letter.reason, 23)}"
         )
-        # Whoever can write to the queue must not write to the terminal.
+        # The queue's writers must not send control characters to the terminal.
         print("".join(char if char.isprintable() else "?" for char in row))
     print("\n--json also has each state, by which Dynamics knows the person.")
 
@@ -328,7 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a console without our characters
     log.quiet()
-    # What the relay would log in Azure is said here by the command itself.
+    # The command prints what the app would log.
     logging.getLogger("relay").addHandler(logging.NullHandler())
     options = parser().parse_args(arguments)
     try:
@@ -460,7 +459,7 @@ def run() -> int:
     try:
         code = main()
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads has seen enough, as `| head` has
+    except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code

@@ -1,8 +1,8 @@
-"""Which authority a Dynamics environment trusts: asked without a token, read from its refusal.
+"""Which authority a Dynamics environment trusts: read from its answer to a request without a token.
 
 An endpoint answers 401 with `WWW-Authenticate: Bearer authorization_uri=…` (Dataverse does, and
-others may), or on-premises with a redirect to AD FS. Nothing of that is believed beyond known
-login hosts: who pastes a wrong URL must not be led to hand a secret to a stranger.
+others may), or on-premises with a redirect to AD FS. Only known login hosts and AD FS are accepted:
+after a typing error in the URL nobody must be told to send a secret to an unknown host.
 """
 
 import re
@@ -13,26 +13,27 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
+from relay.delivery.targets import TARGETS
 from relay.entra import clouds
 from relay.errors import RelayError, Unavailable
 from relay.outcome import Outcome
 
-_PROBES = ("", "/api/data/v9.2/WhoAmI", "/data")
-"""Paths that answer 401: as given, Dataverse, Finance & Operations."""
+_PROBES = ("", *(kind.challenge for kind in TARGETS if kind.challenge is not None))
+"""Paths to try after the one that was given."""
 _PARAMETER = re.compile(r'(?<![A-Za-z_])([A-Za-z_]{1,40}) {0,8}= {0,8}(?:"([^"]*)"|([^\s,"]+))')
 
 
 class NothingDiscovered(RelayError):
-    """The environment does not tell its authority. The message says what to do instead."""
+    """The environment names no authority that can be used. The message says what to do instead."""
 
     outcome = Outcome.MISCONFIGURED
 
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """What an environment tells. `tenant` is `None` for AD FS, or where it leaves the tenant open.
+    """The answer of an environment.
 
-    `resource` is what its tokens are for, where it says so.
+    `tenant` is `None` for AD FS; `resource` is what its tokens are for, where the answer says so.
     """
 
     url: str
@@ -41,7 +42,7 @@ class Discovery:
     resource: str | None
 
     def settings(self) -> dict[str, str]:
-        """Return which settings to make, by name."""
+        """Return the app settings to make, by name."""
         found: dict[str, str] = {}
         cloud = clouds.of_login(self.authority)
         if cloud is clouds.PUBLIC and self.tenant is not None:
@@ -57,7 +58,7 @@ def discover(url: str, http: httpx.Client) -> Discovery:
     """Ask the environment at `url`, an address of it or its whole `DYNAMICS_URL`.
 
     `http` must not follow redirects. Raises `Unavailable` when it does not answer, and
-    `NothingDiscovered` when it tells nothing, or something that is not to be trusted.
+    `NothingDiscovered` when it names no authority, or one that is not accepted.
     """
     answered = False
     for probe in _probes(url):
@@ -97,7 +98,7 @@ def _probes(url: str) -> Iterator[str]:
 
 
 def _authority(response: httpx.Response) -> str | None:
-    """Return the address that an answer names for signing in, as it names it."""
+    """Return the authority that an answer names, unchecked."""
     if response.status_code == HTTPStatus.UNAUTHORIZED:
         challenge = parameters(", ".join(response.headers.get_list("www-authenticate")))
         return challenge.get("authorization_uri") or challenge.get("authorization")
@@ -108,7 +109,7 @@ def _authority(response: httpx.Response) -> str | None:
 
 
 def _checked(address: str) -> tuple[str, str | None]:
-    """Return the authority and its tenant, or raise: other hosts are not believed."""
+    """Return the authority and its tenant. Raises `NothingDiscovered` for an unknown host."""
     try:
         parts = urlsplit(address)
         host, port, plain = parts.hostname or "", parts.port, parts.username is None

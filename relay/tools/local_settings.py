@@ -9,7 +9,7 @@ FILE = "local.settings.json"
 
 
 class UnreadableError(Exception):
-    """`local.settings.json` is there and cannot be used. The message says why, without values."""
+    """`local.settings.json` exists and cannot be used. The message says why, without values."""
 
 
 def read(folder: Path | None = None, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -22,7 +22,7 @@ def read(folder: Path | None = None, environ: Mapping[str, str] = os.environ) ->
     if not path.is_file():
         return dict(environ)
     try:
-        # Editors on Windows put a byte order mark in front.
+        # Editors on Windows begin files with a byte order mark.
         content = json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UnreadableError(f"{FILE} cannot be read: {type(error).__name__}") from None

@@ -1,6 +1,6 @@
-"""One record for trying out: from here on it walks as a callback does, and ends in Dynamics.
+"""The smoke record: a callback for a trial, which is checked and delivered like any other.
 
-Its code says what it is, so that nobody takes it for one that could be redeemed.
+Its code says what it is, so that nobody tries to redeem it.
 """
 
 import asyncio
@@ -16,17 +16,17 @@ from relay.oauth.authorization import AuthorizationResponse
 from relay.ports import AccessToken, Receipt
 
 CODE = "relay-smoke-test"
-"""The code of every such record: what to look for in Dynamics, and to delete."""
+"""The code of every smoke record, by which it is found and deleted in Dynamics."""
 LIFETIME = timedelta(minutes=10)
-"""How long the state of one lives."""
+"""Lifetime of its state."""
 
 
 def callback(connection: Connection, now: datetime, given: str | None = None) -> Callback:
-    """Return the callback that a person's browser would bring.
+    """Return a smoke record, as a browser would bring it.
 
-    `given` is its state; without one it is made: signed under that policy, and bound to a browser
-    where flows begin at the relay, so that it is as long as they get. Raises `InvalidResponse` when
-    the connection's policy does not take it: nobody can make up a state that matches a pattern.
+    `given` is its state. By default one is made: under the policy `signed` a signed one, bound to a
+    cookie where flows begin at the relay, so that it has the greatest length. Raises
+    `InvalidResponse` when the policy refuses it: for a pattern no state can be made up.
     """
     made, cookies = (given, "") if given is not None else _state(connection, now)
     response = AuthorizationResponse(
@@ -46,7 +46,7 @@ def callback(connection: Connection, now: datetime, given: str | None = None) ->
 
 
 def send(record: Callback, token: AccessToken, context: ssl.SSLContext) -> Receipt:
-    """POST a record once. `context` is the trust for TLS. It blocks.
+    """POST a record once. `context` is the trust for TLS. Blocks.
 
     Raises `Unauthorized`, `Rejected` or `Unavailable`.
     """
@@ -69,9 +69,9 @@ async def _send(record: Callback, token: AccessToken, context: ssl.SSLContext) -
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
-    # The kind that Azure's worker runs on, so that the record is sent as a callback would be.
+    # Azure's worker runs on uvloop: the record is sent as a callback would be.
     try:
-        import uvloop  # noqa: PLC0415 - a tool of development only, and not on Windows
+        import uvloop  # noqa: PLC0415 - for development only, and not on Windows
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()

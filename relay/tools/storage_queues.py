@@ -1,7 +1,7 @@
-"""Azure Queue Storage over REST: the little of it that the commands need, and no SDK.
+"""Azure Queue Storage over REST: the operations that the commands need, without an SDK.
 
-The host reads and writes the outbox for the app; a command has no host. It finds the storage as the
-host does, by a connection string or by an identity
+In the app the host reads and writes the outbox; commands run without a host. They find the storage
+as it does, by a connection string or by an identity
 (https://learn.microsoft.com/azure/azure-functions/functions-reference#connections).
 """
 
@@ -25,13 +25,13 @@ from relay.connections import ClientCredentials, ManagedIdentity
 from relay.entra.client import Client
 
 STORAGE = "AzureWebJobsStorage"
-"""The connection of the outbox: the host's own storage."""
+"""The setting that names the host's storage, where the outbox is."""
 VERSION = "2021-12-02"
 """`x-ms-version`: messages that never expire need 2017-07-29, bearer tokens 2017-11-09."""
 PEEK = 32
-"""Messages that one request shows at most; there is no second page."""
+"""Messages that one request returns at most; there is no paging."""
 EMULATOR = "devstoreaccount1"
-# Microsoft has published the emulator's key: it opens nothing else.
+# The emulator's key is public, and opens nothing else.
 EMULATOR_KEY = (
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 )
@@ -41,13 +41,13 @@ SCOPE = "https://storage.azure.com//.default"
 
 
 class StorageUnusable(Exception):
-    """The settings do not lead to a storage. The message says what is expected, without values."""
+    """The settings name no storage. The message says what is expected, without values."""
 
 
 class StorageRefused(Exception):
-    """The storage did not do it. `code` is one word of its own (`AuthenticationFailed`) or empty.
+    """The storage refused a request. `code` is its error code (`AuthenticationFailed`) or empty.
 
-    Both are for the command to explain; the storage's sentences are not kept.
+    Its message is not kept; the commands have their own.
     """
 
     def __init__(self, status: int, code: str) -> None:
@@ -62,7 +62,7 @@ class QueueMissing(StorageRefused):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Where the queues are, and what opens them: `kind` is `key`, `sas` or `identity`."""
+    """Where the queues are, and the credential: `kind` is `key`, `sas` or `identity`."""
 
     url: str
     kind: str
@@ -77,13 +77,13 @@ class Account:
 
     @property
     def is_local(self) -> bool:
-        """Tell whether it is on this machine."""
+        """Tell whether its host is this machine."""
         return urlsplit(self.url).hostname in _LOOPBACK
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message as it lies in the queue. `receipt` is for whoever received it, or wrote it."""
+    """A message in a queue. `receipt` allows who received or wrote it to delete it."""
 
     message_id: str
     text: str = field(repr=False)
@@ -93,7 +93,7 @@ class Message:
 
     @property
     def body(self) -> bytes:
-        """What a function put out: the host writes it in base64 unless host.json says otherwise."""
+        """What a function wrote: the host encodes it in base64 unless host.json says otherwise."""
         try:
             return base64.b64decode("".join(self.text.split()), validate=True)
         except (binascii.Error, ValueError):
@@ -101,7 +101,7 @@ class Message:
 
 
 def account(environ: Mapping[str, str]) -> Account:
-    """Return the storage that the app settings lead to. Raises `StorageUnusable`.
+    """Return the storage account of the app settings. Raises `StorageUnusable`.
 
     As in .NET the case of a setting's name does not matter, and `AzureWebJobsStorage` itself counts
     before `AzureWebJobsStorage__…`.
@@ -182,7 +182,7 @@ def _address(url: str, otherwise: str) -> str:
 
 
 def _secure(url: str, otherwise: str) -> None:
-    """Let no signature and no token go over http, but on this machine. A key is never sent."""
+    """Refuse http for signatures and tokens, except on this machine. A key is never sent."""
     parts = urlsplit(_address(url, otherwise))
     if parts.scheme != "https" and parts.hostname not in _LOOPBACK:
         raise StorageUnusable(otherwise)
@@ -210,22 +210,22 @@ class Queues:
         self._ask("PUT", queue)
 
     def count(self, queue: str) -> int:
-        """Return about how many messages there are, also those out of sight (Get Metadata)."""
+        """Return about how many messages there are, invisible ones included (Get Metadata)."""
         response = self._ask("GET", queue, {"comp": "metadata"})
         counted = response.headers.get("x-ms-approximate-messages-count", "")
         if not counted.isdecimal():
-            raise StorageRefused(response.status_code, "")  # something else that says 200
+            raise StorageRefused(response.status_code, "")  # not a queue service
         return int(counted)
 
     def peek(self, queue: str) -> list[Message]:
-        """Return the first visible messages, at most `PEEK`, and change nothing."""
+        """Return the first visible messages, at most `PEEK`, without receiving them."""
         asked = {"peekonly": "true", "numofmessages": str(PEEK)}
         return _messages(self._ask("GET", f"{queue}/messages", asked))
 
     def put(self, queue: str, text: str, *, hidden: int, life: int) -> Message:
-        """Write a message that nobody sees for `hidden` seconds, and that is gone after `life`.
+        """Write a message that is invisible for `hidden` seconds and expires after `life`.
 
-        Text as it is: encoding it is the caller's part. It must need no escaping in XML.
+        `text` is written as it is, and must need no escaping in XML.
         """
         body = f"<QueueMessage><MessageText>{text}</MessageText></QueueMessage>".encode()
         asked = {"visibilitytimeout": str(hidden), "messagettl": str(life)}
@@ -236,7 +236,7 @@ class Queues:
         return found[0]
 
     def delete(self, queue: str, message: Message) -> None:
-        """Delete a message, by the receipt of its writing."""
+        """Delete a message, by its receipt."""
         path = f"{queue}/messages/{message.message_id}"
         self._ask("DELETE", path, {"popreceipt": message.receipt})
 
@@ -325,14 +325,14 @@ class SharedKey(httpx.Auth):
 
 
 class _Signature(httpx.Auth):
-    """Adds a shared access signature to each address. It is never in a text that is kept."""
+    """Adds a shared access signature to the URL of each request."""
 
     def __init__(self, signature: str) -> None:
         self._signature = signature
 
     @override
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
-        # As it is: decoded and encoded again its `sig` could be spelled otherwise.
+        # Not decoded: encoded again, `sig` could be spelled differently.
         path = request.url.raw_path.decode("ascii")
         raw = f"{path}{'&' if '?' in path else '?'}{self._signature}"
         request.url = request.url.copy_with(raw_path=raw.encode("ascii", "replace"))
@@ -340,7 +340,7 @@ class _Signature(httpx.Auth):
 
 
 class _Bearer(httpx.Auth):
-    """Sends a token of the platform's identity, acquired once."""
+    """Sends a token of the managed identity, acquired once."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -365,13 +365,12 @@ def _messages(response: httpx.Response) -> list[Message]:
             )
             for found in _elements(response.content)
         ]
-    except (ET.ParseError, KeyError, ValueError, LookupError):  # they quote the document
+    except (ET.ParseError, KeyError, ValueError, LookupError):  # the errors quote the document
         raise StorageRefused(HTTPStatus(response.status_code), "") from None
 
 
 def _elements(document: bytes) -> list[dict[str, str]]:
-    # Without a document type there is no entity, and nothing that could be made to grow: that is
-    # why bandit need not mind the parser.
+    # Without a document type no entities can be declared, and none can expand.
     if b"<!" in document:
         raise ValueError("DOCTYPE")
     root = ET.fromstring(document)  # noqa: S314 - see above # nosec B314

@@ -1,7 +1,7 @@
-"""The doctor finds out which step of the set-up is missing. It reads only, unless told to write.
+"""The doctor: checks that find out which step of the set-up is missing. They read only.
 
-For each connection: settings, Entra, Dynamics, the provider; then what all share: the storage and
-host.json. A check that cannot pass because an earlier one failed is left out.
+For each connection: settings, Entra, Dynamics, the provider; then the storage and host.json, which
+all share. After a failure the checks that depend on it are left out.
 """
 
 import ssl
@@ -21,16 +21,16 @@ from relay.tools.doctor.finding import Finding, Verdict, fail, ok, warn
 __all__ = ["Finding", "Verdict", "examine", "shown"]
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
-"""Seconds for one request; the metadata of Finance & Operations are tens of megabytes."""
+"""Seconds for each operation; Finance & Operations makes tens of megabytes of metadata."""
 
 
 def examine(
     environ: Mapping[str, str], *, only: str | None = None, write: bool = False
 ) -> Iterator[Finding]:
-    """Examine a relay with these app settings, and tell each finding as it is found.
+    """Examine a relay with these app settings; yield each finding at once.
 
-    `only`: one connection, and nothing of the rest. `write`: send one smoke record to each target,
-    and one message through the queue. Everything is made anew, because MSAL replays failures.
+    `only`: one connection, and nothing else. `write`: send one smoke record to each target, and one
+    message through the queue. Every client is new, because MSAL replays failures.
     """
     read = settings_reader.read(environ)
     connections = read.connections
@@ -47,9 +47,7 @@ def examine(
         yield from _problems(connections.problems)
     for warning in read.warnings:
         yield warn("settings", *_split(warning))
-    with httpx.Client(
-        verify=context, timeout=TIMEOUT, follow_redirects=False, cookies=outgoing.no_cookies()
-    ) as http:
+    with outgoing.blocking_client(context, timeout=TIMEOUT) as http:
         for name, connection in connections.by_name.items():
             if only in (None, name):
                 for finding in _connection(connection, http, context, environ, write=write):

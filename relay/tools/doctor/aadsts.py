@@ -1,7 +1,7 @@
-"""What Entra's error codes mean for the person who set the relay up, and what to do.
+"""What Entra's error codes mean for the person who sets the relay up, and the next step.
 
-The codes are for people: logic never branches on them, because Microsoft changes them
-(https://learn.microsoft.com/entra/identity-platform/reference-error-codes).
+The texts are for people and decide nothing. The codes:
+https://learn.microsoft.com/entra/identity-platform/reference-error-codes
 """
 
 from typing import NamedTuple
@@ -188,9 +188,9 @@ _OTHERS = {
 
 
 def hint(reason: str) -> Hint:
-    """Return what is wrong and the next step, for the reason of a refusal; at least where to read.
+    """Return what is wrong and the next step, for the reason of a refusal.
 
-    `reason` is as `relay.entra` words it: `AADSTS7000215`, `identity_400`, `entra_invalid_client`.
+    `reason` is as `relay.entra` writes it: `AADSTS7000215`, `identity_400`, `entra_invalid_client`.
     """
     code = reason.removeprefix("AADSTS")
     if code != reason and code.isdecimal():

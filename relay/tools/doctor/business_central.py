@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from tempfile import TemporaryFile
 
+from relay.delivery.targets import Address
 from relay.tools.doctor import entity, fields
 from relay.tools.doctor.finding import Finding, Verdict, fail, ok, warn
 from relay.tools.doctor.probe import Answer, Probe, names_in
@@ -21,12 +22,13 @@ _CARD = "the page Microsoft Entra Applications"
 _STATE_FIELDS = "{state} or {state_hash}"
 
 
-def examine(probe: Probe, root: str, route: str, company: str, name: str) -> Iterator[Finding]:
+def examine(probe: Probe, address: Address) -> Iterator[Finding]:
     """Examine one API page.
 
-    In: the URL of `/api`; publisher, group and version, or `v2.0`; the company's id and the
+    In: the URL of `/api`; publisher, group and version, or `v2.0`; the company's id; the
     collection.
     """
+    root, (route, company, name) = address
     api = f"{root}/{route}"
     answer = yield from probe.reach(NAME, f"{api}/companies?$select=id")
     if answer is None:
@@ -69,21 +71,18 @@ def _page(probe: Probe, api: str, name: str) -> Iterator[Finding]:
                 "Run the doctor again in some minutes; if it stays so, publish the extension anew.",
             )
             return
-        found = yield from entity.find(file, name, _PUBLISH)
-    if found is None:
-        return
-    kind, connection = found.type, probe.connection
-    if not (yield from fields.examine(connection, kind.properties, kind.navigation, _WORDS)):
+        kind = yield from entity.examine(probe.connection, file, name, _PUBLISH, _WORDS)
+    if kind is None:
         return
     yield ok(
         "key",
-        f"the metadata do not tell: the table needs a unique key over the field with "
+        f"the metadata do not describe it: the table needs a unique key over the field with "
         f"{_STATE_FIELDS}; --write tries it",
     )
 
 
 def _role(probe: Probe) -> Finding | None:
-    """Judge the application permission, by the token alone; `None` where it says nothing."""
+    """Check the application permission in the token's claims; `None` if they cannot tell."""
     if probe.by_adfs or probe.is_identity or not probe.claims:
         return None
     roles = probe.claims.get("roles")
@@ -129,12 +128,12 @@ def _access(probe: Probe, answer: Answer) -> Finding:
 
 
 def _is_own(probe: Probe) -> bool:
-    # On-premises tokens are for what the app registration of Business Central itself is called.
+    # On-premises the audience is the app registration of Business Central itself.
     return probe.by_adfs or probe.connection.credentials.resource == probe.origin
 
 
 def _no_api(probe: Probe, root: str, answer: Answer) -> Finding:
-    """Tell a wrong environment, which has no API at all, from a wrong API."""
+    """Distinguish a wrong environment, which has no API at all, from a wrong API."""
     if probe.ask(f"{root}/{STANDARD}/companies?$select=id") is None:
         return fail(
             "environment",

@@ -1,4 +1,4 @@
-"""Dataverse: a table, its columns, its alternate key, and who may create rows.
+"""Dataverse: a table, its columns, its alternate key, and the right to create rows.
 
 https://learn.microsoft.com/power-apps/developer/data-platform/webapi/query-metadata-web-api
 """
@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from relay.body import Member
+from relay.delivery.targets import Address
 from relay.tools.doctor import entity, fields
 from relay.tools.doctor.finding import Finding, Verdict, fail, ok, warn
 from relay.tools.doctor.metadata import Property, nearest
@@ -30,8 +31,9 @@ _ACTIVE, _COMING = "Active", ("Pending", "InProgress")
 """https://learn.microsoft.com/power-apps/developer/data-platform/define-alternate-keys-entity"""
 
 
-def examine(probe: Probe, root: str, name: str) -> Iterator[Finding]:
-    """Examine one table; `root` is the URL up to the version."""
+def examine(probe: Probe, address: Address) -> Iterator[Finding]:
+    """Examine one table: the URL up to the version, and the entity set."""
+    root, (name,) = address
     answer = yield from probe.reach(NAME, f"{root}/WhoAmI")
     if answer is None:
         return

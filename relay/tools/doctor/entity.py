@@ -1,7 +1,7 @@
-"""What the doctor says of one collection in `$metadata`, and of the key that makes records unique.
+"""Checks of one collection in `$metadata`, and of the key that makes records unique.
 
-Only a key keeps a callback that comes twice, from two processes or after an outage, from being two
-records.
+A callback can be delivered twice, by two processes or after an outage: only a unique key prevents a
+second record.
 """
 
 from collections.abc import Collection as Names
@@ -9,21 +9,24 @@ from collections.abc import Generator, Iterable
 from typing import IO
 
 from relay.body import Member
-from relay.tools.doctor import metadata
+from relay.connections import Connection
+from relay.tools.doctor import fields, metadata
+from relay.tools.doctor.fields import Words
 from relay.tools.doctor.finding import Finding, fail, ok, warn
-from relay.tools.doctor.metadata import Collection
+from relay.tools.doctor.metadata import EntityType
 
 _VARYING = {"reference", "received_at", "expires_at"}
-"""Placeholders that another delivery of the same callback may fill with another value."""
+"""Placeholders whose values differ between deliveries of the same callback."""
 _STATES = {"state", "state_hash"}
 
 
-def find(
-    document: IO[bytes], name: str, publish: str
-) -> Generator[Finding, None, Collection | None]:
-    """Tell whether `$metadata` has the collection, and return it if records can be added to it.
+def examine(
+    connection: Connection, document: IO[bytes], name: str, publish: str, words: Words
+) -> Generator[Finding, None, EntityType | None]:
+    """Compare the body template with a collection in `$metadata`.
 
-    `publish`: how a collection gets there.
+    Out: the type of its entities, if it takes new records with these members. `publish`: how a
+    collection gets there.
     """
     document.seek(0)
     try:
@@ -46,11 +49,13 @@ def find(
         )
         return None
     yield ok("entity", f"{name} is there")
-    return found
+    kind = found.type
+    fitting = yield from fields.examine(connection, kind.properties, kind.navigation, words)
+    return kind if fitting else None
 
 
 def misnamed(name: str, entity_of: str | None, nearest: str | None, publish: str) -> Finding:
-    """Return that there is no collection of this name, and which one was probably meant."""
+    """Return that no collection has this name, and which one was probably meant."""
     url = "at the end of DYNAMICS_URL"
     if entity_of is not None:
         return fail(
@@ -80,7 +85,7 @@ def _missing(found: metadata.Missing, name: str, publish: str) -> Finding:
 def key(key: Names[str], members: Iterable[Member], unique: str, note: str = "") -> Finding:
     """Judge one key by what the body template puts into it.
 
-    `unique`: how the right key is made. `note`: what else one has to know of duplicates.
+    `unique`: how to make the right key. `note`: what else to know about duplicates.
     """
     held = {member.path[0]: set(member.names) for member in members if member.path[0] in key}
     names = set[str]().union(*held.values())

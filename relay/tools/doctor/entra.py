@@ -1,4 +1,4 @@
-"""Whether Entra gives the relay a token, and whether it is one that Dynamics will take."""
+"""Checks of the authority, the credential and the token."""
 
 import base64
 import re
@@ -25,11 +25,11 @@ from relay.tools.doctor.aadsts import hint
 from relay.tools.doctor.finding import Finding, fail, ok, warn
 
 SOON = timedelta(days=30)
-"""How long before its end a certificate is warned of."""
+"""A certificate that expires within this time gets a warning."""
 
 _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _INSTANCES = {"microsoftonline.com": 0, "microsoftonline.us": 1, "partner.microsoftonline.cn": 2}
-"""`cloud_instance_name` of Entra's metadata, and which of `CLOUDS` it stands for."""
+"""`cloud_instance_name` of Entra's metadata, and the index of its cloud in `CLOUDS`."""
 
 type Claims = Mapping[str, Any]
 
@@ -39,7 +39,7 @@ def examine(
 ) -> Generator[Finding, None, AccessToken | None]:
     """Examine authority, credential and token, and return the token if there is one.
 
-    Everything is asked anew: a warm MSAL replays a failure for a minute after it was mended.
+    The client is new: MSAL replays a failure for a minute after its cause was corrected.
     """
     metadata: Claims = {}
     if credentials.authority is not None:
@@ -56,7 +56,7 @@ def examine(
 
 
 def unreachable(check: str, name: str, error: httpx.HTTPError) -> Finding:
-    """Return why a server cannot be reached: its name, its certificate, or time."""
+    """Return why a server cannot be reached: its name, its certificate, or a time-out."""
     if isinstance(error, httpx.TimeoutException):
         return fail(check, f"{name} does not answer in time", "Check networks and firewalls.")
     if _is_about_trust(error):
@@ -180,7 +180,7 @@ def _is_an_id(credential: Credential) -> bool:
 def _token(
     token: AccessToken, credentials: ClientCredentials, metadata: Claims
 ) -> Iterator[Finding]:
-    """Hold the token against what Dynamics demands of it, without ever printing it."""
+    """Compare the claims of the token with what Dynamics requires. Prints nothing of it."""
     claims = claims_of(token)
     if not claims:
         yield warn("token", "it cannot be read here", "Nothing to do: only Dynamics must read it.")
@@ -216,7 +216,7 @@ def _token(
 
 
 def claims_of(token: AccessToken) -> Claims:
-    """Return the claims of a token, unverified: Entra gave it over TLS, Dynamics will verify it."""
+    """Return the claims of a token, unverified: it came over TLS, and Dynamics verifies it."""
     parts = token.value.split(".")
     if len(parts) != 3:  # noqa: PLR2004 - header, claims, signature
         return {}
@@ -227,14 +227,13 @@ def claims_of(token: AccessToken) -> Claims:
 
 
 def _is_for(audience: object, resource: str) -> bool:
-    # Dataverse's tokens end in a slash, and Dataverse takes them; Finance & Operations does not,
-    # and does not get one, unless the scope has it.
-    # Some resources are named by their application's id.
+    # The audience of Dataverse's tokens ends in a slash. Finance & Operations takes no such token,
+    # and gets one only if the scope has the slash. Some audiences are application ids.
     named = isinstance(audience, str) and _GUID.fullmatch(audience)
     return bool(named) or audience in (resource, f"{resource}/")
 
 
 def _tenant(metadata: Claims) -> str | None:
-    """Return the tenant's id as the issuer has it, whatever domain the authority names."""
+    """Return the tenant's id from the issuer: the authority may name a domain instead."""
     found = _GUID.search(str(metadata.get("issuer", "")))
     return found[0] if found else None

@@ -1,7 +1,7 @@
-"""Whether what the body template holds has a place in Dynamics, and is not too long for it.
+"""Checks of the body template against the properties in Dynamics: names, types, lengths.
 
-How long a value can get: RFC 6749 sets no limit for a code. Short ones have 40 characters, many
-have some hundred, and those that are tokens themselves (Entra's, for one) go beyond a thousand.
+RFC 6749 sets no limit for a code. Short ones have 40 characters, many have some hundred, and those
+that are tokens themselves (such as Entra's) have more than a thousand.
 """
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -20,11 +20,11 @@ from relay.tools.doctor.metadata import Property, nearest
 BODY = "DYNAMICS_BODY"
 STRING = "Edm.String"
 TIMES = {"received_at": "Edm.DateTimeOffset", "expires_at": "Edm.DateTimeOffset"}
-"""Placeholders whose texts other types than strings take too (OData JSON Format 4.0 §7.1)."""
+"""Placeholders that also fit properties of these types (OData JSON Format 4.0 §7.1)."""
 
 
 class Need(NamedTuple):
-    """Characters: with less than `least` deliveries fail, with less than `better` they may."""
+    """Characters: with fewer than `least` deliveries fail, with fewer than `better` they may."""
 
     least: int
     better: int
@@ -32,18 +32,18 @@ class Need(NamedTuple):
 
 _CODE = Need(512, 2048)
 _STATE = Need(0, 22)
-"""Of a state that is not the relay's: RFC 6749 §10.10 asks for 128 bits, 22 characters."""
+"""Of a state that the relay does not mint: RFC 6749 §10.10 asks for 128 bits, 22 characters."""
 _ERROR = Need(len(EXPIRED), 64)
-"""The relay's own, and what providers have: OpenID's longest has 33."""
+"""The relay's own error, and those of providers: OpenID's longest has 33 characters."""
 _DESCRIPTION = Need(128, MAX_DESCRIPTION)
-"""The relay's own has 64; a provider's is cut where the relay cuts it, and refused if too long."""
+"""The relay's own has 64 characters; a provider's is cut to `MAX_DESCRIPTION`."""
 _SOME_URI = Need(0, 255)
 _SESSION = Need(0, 128)
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """How a target calls its things, for messages: "entity" and "property", "table" and "column".
+    """The words of a target for messages: "entity" and "property", "table" and "column".
 
     `lengthen` says where a field is made longer.
     """
@@ -61,8 +61,8 @@ def examine(
 ) -> Generator[Finding, None, bool]:
     """Compare the body template with properties, by name, type and length.
 
-    `further` are names that lead to other entities; they are only looked for. Out: whether all
-    are there; if not, who goes on would judge by what is misspelt.
+    `further` are navigation properties, of which only the names count. Out: whether all members
+    fit; if not, further checks would judge by misspelt names.
     """
     known = {*properties, *further}
     members = [each for each in connection.target.body.members() if not _is_control(each.path[0])]
@@ -86,7 +86,7 @@ def examine(
 
 
 def _is_control(name: str) -> bool:
-    """Tell a control information member, such as `@odata.type`, which names no property."""
+    """Tell whether a member is control information, such as `@odata.type`, and no property."""
     return name.startswith("@")
 
 
@@ -148,7 +148,7 @@ def _lengths(
     if known and not short:
         yield ok("length", "every value fits, as far as lengths are known")
     elif not known:
-        yield ok("length", "the metadata tell none; a code needs up to 2048 characters")
+        yield ok("length", "the metadata have no lengths; a code needs up to 2048 characters")
 
 
 def _too_short(member: Member, length: int, need: Need, words: Words) -> Finding:
@@ -178,7 +178,7 @@ def _need(member: Member, connection: Connection) -> Need:
 
 
 def _of(name: str, connection: Connection) -> Need:
-    """Return how long the value of a placeholder is, or gets."""
+    """Return how long the value of a placeholder is, or can get."""
     provider = connection.provider
     exact = {
         "state_hash": 64,
@@ -201,12 +201,12 @@ def _of(name: str, connection: Connection) -> Need:
         "iss": Need(len(provider.issuer or ""), len(provider.issuer or "") or 255),
         "session_state": _SESSION,
     }
-    # Of a provider's further parameter nothing is known.
+    # Nothing is known about further parameters of a provider.
     return others.get(name, Need(0, 0))
 
 
 def _state(connection: Connection) -> Need:
-    """Return how long a state is: signed ones are as long as what the relay itself mints."""
+    """Return how long a state is: a signed one is measured on one that the relay mints."""
     if connection.state_policy is not StatePolicy.SIGNED:
         return _STATE
     length = len(smoke_record.callback(connection, datetime.now(UTC)).response.state)

@@ -1,11 +1,11 @@
-"""What the doctor says: one line for each check, with the next step where there is one."""
+"""Findings of the doctor: the outcome of each check, with the next step where there is one."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """How a check went. `FAIL` keeps callbacks from being delivered, or secret; `WARN` may."""
+    """`FAIL`: callbacks are not delivered, or not kept secret. `WARN`: that may happen."""
 
     OK = "ok"
     WARN = "warn"
@@ -14,7 +14,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The outcome of one check. Holds no secret, and nothing that a server said as it said it.
+    """The outcome of one check. It holds no secret and no text of a server.
 
     `check` is one word, the same for the same check; `connection` is `None` for the whole app.
     `fix` is the next step, empty where all is well.
@@ -28,7 +28,7 @@ class Finding:
 
 
 def ok(check: str, message: str) -> Finding:
-    """Return that a check went well."""
+    """Return that a check passed."""
     return Finding(Verdict.OK, check, message)
 
 

@@ -1,4 +1,4 @@
-"""Whether the Functions host is set up as the relay needs it."""
+"""Checks of host.json, and of the platform's own app settings."""
 
 import json
 import re
@@ -13,19 +13,19 @@ from relay.tools.doctor.finding import Finding, fail, ok, warn
 
 FILE = "host.json"
 OVERRIDE = "azurefunctionsjobhost"
-"""Beginning of the app settings that count before host.json, in lower case
+"""Prefix of the app settings that override host.json, in lower case
 (https://learn.microsoft.com/azure/azure-functions/functions-host-json#override-hostjson-values)."""
 
 OUTAGE = timedelta(minutes=60)
-"""For so long error records are to survive an outage of Dynamics."""
+"""An outage of Dynamics that error records must survive."""
 SLOW = timedelta(seconds=20)
-"""Seconds between two attempts; a code that lives for a minute is then tried a few times."""
+"""The longest time between two attempts: a code that lives for a minute gets a few of them."""
 MANY = 360
-"""Attempts that last for an hour at the pause that the relay comes with."""
+"""Attempts that last for an hour, with the time between them in the relay's host.json."""
 IDLE = timedelta(seconds=10)
-"""The longest that a held message may wait to be seen at all."""
+"""The longest time until a new message is noticed."""
 SHORTEST = timedelta(minutes=1)
-"""The least `functionTimeout`: a token and two attempts at Dynamics fit into it."""
+"""The least `functionTimeout`: time for a token and two attempts at Dynamics."""
 
 _TIMESPAN = re.compile(r"(?:(\d{1,5})\.)?(\d{1,2}):(\d{1,2}):(\d{1,2}(?:\.\d+)?)")
 _REVEALING = ("trace", "debug", "information")
@@ -33,7 +33,7 @@ _REVEALING = ("trace", "debug", "information")
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A value of host.json, and where it comes from: a path in the file, or an app setting."""
+    """A value of host.json, and its source: a path in the file, or an app setting."""
 
     value: object
     where: str
@@ -54,7 +54,7 @@ class Value:
 
 
 class Effective:
-    """What counts of host.json: the file, and the app settings that override it."""
+    """The effective host.json: the file, and the app settings that override it."""
 
     def __init__(self, document: Mapping[str, Any], environ: Mapping[str, str]) -> None:
         self._values = {
@@ -67,12 +67,12 @@ class Effective:
                 self._values[tuple(path)] = Value(text, f"the app setting {name}")
 
     def get(self, path: str, default: object = None) -> Value:
-        """Return the value at a path such as `extensions.http.routePrefix`, or the host's own."""
+        """Return the value at a path such as `extensions.http.routePrefix`, or the default."""
         found = self._values.get(tuple(path.lower().split(".")))
         return found or Value(default, path)
 
     def below(self, path: str) -> dict[str, Value]:
-        """Return the values right below a path, by their names in lower case."""
+        """Return the values directly below a path, by their names in lower case."""
         above = tuple(path.lower().split("."))
         return {key[-1]: value for key, value in self._values.items() if key[:-1] == above}
 
@@ -120,7 +120,7 @@ def _routes(host: Effective) -> Iterator[Finding]:
     prefix = host.get("extensions.http.routePrefix", "api")
     if str(prefix.value).strip("/"):
         yield _wrong(
-            fail, prefix, "no route is where the redirect URI says: a prefix precedes it", '""'
+            fail, prefix, "no route is where the redirect URI says: each begins with a prefix", '""'
         )
     if not host.get("extensionBundle.id").value:
         yield _wrong(
@@ -141,12 +141,15 @@ def _queues(host: Effective) -> Iterator[Finding]:
         yield _wrong(fail, wrong, "the host cannot read it", '"00:00:10" and 500')
     elif between <= timedelta(0):
         yield _wrong(
-            fail, pause, "what is held is given up within seconds: nothing is waited", '"00:00:10"'
+            fail,
+            pause,
+            "held callbacks are given up within seconds: attempts follow without a pause",
+            '"00:00:10"',
         )
     else:
         lasts = between.total_seconds() * int(most)
         if lasts < OUTAGE.total_seconds():
-            what = f"what is held is given up after {_spoken(lasts)}"
+            what = f"held callbacks are given up after {_spoken(lasts)}"
             if int(most) < MANY:
                 yield _wrong(warn, attempts, what, "500")
             else:
@@ -157,10 +160,10 @@ def _queues(host: Effective) -> Iterator[Finding]:
             )
     idle = host.get(f"{section}.maxPollingInterval", "00:01:00")
     if idle.span is None or idle.span > IDLE:
-        yield _wrong(warn, idle, "what is held is seen too late", '"00:00:02"')
+        yield _wrong(warn, idle, "held callbacks are seen too late", '"00:00:02"')
     encoding = host.get(f"{section}.messageEncoding", "base64")
     if str(encoding.value).lower() != "base64":
-        yield _wrong(warn, encoding, "what was held in base64 before is no longer read", '"base64"')
+        yield _wrong(warn, encoding, "what was held in base64 is no longer read", '"base64"')
 
 
 def _spoken(seconds: float) -> str:
@@ -187,7 +190,7 @@ def _http(host: Effective) -> Iterator[Finding]:
 
 
 def _time(host: Effective) -> Iterator[Finding]:
-    limit = host.get("functionTimeout", "-1")  # for ever; without it the plan has its own
+    limit = host.get("functionTimeout", "-1")  # no limit; without the setting the plan has its own
     if limit.value != "-1" and (limit.span is None or limit.span < SHORTEST):
         yield _wrong(warn, limit, "deliveries are cut off before they end", '"00:02:00"')
 
@@ -260,7 +263,7 @@ def _platform(folder: Path, environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _recording(folder: Path, is_on: Callable[[str], bool]) -> Iterator[Finding]:
-    """Name what would write codes down, or nothing at all."""
+    """Check what would log codes, or would log nothing."""
     if is_on("WEBSITE_HTTPLOGGING_ENABLED"):
         yield fail(
             "platform",

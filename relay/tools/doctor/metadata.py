@@ -1,8 +1,8 @@
-"""What `$metadata` (OData CSDL 4.0) says of one collection, out of tens of megabytes.
+"""Read one collection from `$metadata` (OData CSDL 4.0), which can be tens of megabytes.
 
-Finance & Operations describes thousands of entities in one document. It is kept on disk and read
-twice: first for the name of the type, then for the type. Nothing of the rest is kept, no tree is
-built, and a document type, in which all attacks by XML begin, ends the reading.
+Finance & Operations describes thousands of entities in one document. It stays on disk and is parsed
+as a stream: once for the name of the type, then for the type and its bases. A document type
+declaration ends the parsing, because entities can be declared there.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,14 +16,14 @@ MAX_SIZE = 512 * 1024 * 1024
 MAX_NAMES = 100_000
 """Collections whose names are kept, to find the nearest."""
 MAX_BASES = 8
-"""Types that inherit from each other."""
+"""Types in one chain of inheritance."""
 _INSERTABLE = "Org.OData.Capabilities.V1.InsertRestrictions"
 
 type Attributes = dict[str, str]
 
 
 class UnreadableError(Exception):
-    """The document is no CSDL. The message holds nothing of it."""
+    """The document is no CSDL. The message quotes nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Property:
 
 @dataclass(slots=True)
 class EntityType:
-    """The type of a collection: its properties, what leads to other entities, and its key."""
+    """The type of a collection: its properties, navigation properties and key."""
 
     name: str
     properties: dict[str, Property] = field(default_factory=dict)
@@ -46,9 +46,9 @@ class EntityType:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """There is no such collection. `entity_of`: the one whose entity has the name that was given.
+    """There is no such collection. `entity_of`: the one whose entity has the given name.
 
-    `nearest`: the one whose name is most like it.
+    `nearest`: the one with the most similar name.
     """
 
     entity_of: str | None
@@ -57,7 +57,7 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A collection that is there. `insertable`: `False` where the document says so."""
+    """A collection that exists. `insertable`: `False` where the document says so."""
 
     type: EntityType
     insertable: bool
@@ -88,7 +88,7 @@ def read(document: IO[bytes], name: str) -> Collection | Missing:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return what a name was probably meant to be: the same in another case, or nearly the same."""
+    """Return the name that was probably meant: the same in another case, or a similar one."""
     by_fold: dict[str, str] = {}
     for each in known:
         by_fold.setdefault(each.casefold(), each)
@@ -105,13 +105,13 @@ def _missing(types: Mapping[str, str], name: str) -> Missing:
 
 
 class _Reader:
-    """What one pass over the document looks for."""
+    """The handlers of one pass over the document."""
 
     def start(self, element: str, attributes: Attributes) -> None:
-        """Take the beginning of an element."""
+        """Handle the start of an element."""
 
     def end(self, element: str) -> None:
-        """Take the end of an element."""
+        """Handle the end of an element."""
 
 
 class _Sets(_Reader):
@@ -122,7 +122,7 @@ class _Sets(_Reader):
         self.insertable = True
         self._name = name
         self._about = ""
-        """The collection that annotations are about: its own, or named by `Target`."""
+        """The collection that annotations apply to: the one around them, or their `Target`."""
         self._restricts = False
 
     def start(self, element: str, attributes: Attributes) -> None:
@@ -146,7 +146,7 @@ class _Sets(_Reader):
 
 
 class _Type(_Reader):
-    """One type by its qualified name, which begins with a schema's namespace or its alias."""
+    """One type by its qualified name, which begins with the namespace or alias of its schema."""
 
     def __init__(self, qualified: str) -> None:
         self._space, _, name = qualified.rpartition(".")
@@ -186,7 +186,7 @@ class _Type(_Reader):
 
 
 def _length(text: str | None) -> int | None:
-    # "max" (CSDL 4.0 §6.2.2) and its absence both say that the document knows no limit.
+    # "max" (CSDL 4.0 §6.2.2) and no MaxLength both mean that the limit is unknown.
     return int(text) if text is not None and text.isascii() and text.isdecimal() else None
 
 
@@ -206,5 +206,5 @@ def _local(name: str) -> str:
 
 
 def _refuse(*_: object) -> None:
-    """Refuse a document type: entities are declared there, and OData has none."""
+    """Refuse a document type declaration: it can declare entities, and OData has none."""
     raise UnreadableError

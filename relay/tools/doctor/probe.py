@@ -1,4 +1,4 @@
-"""What the doctor asks Dynamics, and what an answer tells before it is read."""
+"""Requests of the doctor to Dynamics, and what every answer is checked for."""
 
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ class Answer:
 
     @property
     def is_success(self) -> bool:
-        """Tell whether it is what was asked for."""
+        """Tell whether it has a status of success and is no page."""
         return HTTPStatus(self.status).is_success and not self.is_html
 
     @property
@@ -58,14 +58,14 @@ class Answer:
 
     @property
     def code(self) -> str:
-        """The code of an OData error, for telling which it is; never shown."""
+        """The code of an OData error, never shown."""
         error = self.document.get("error")
         return str(error.get("code", "")) if isinstance(error, dict) else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Asks one connection's Dynamics, with the relay's own token if there is one."""
+    """Sends requests to one connection's Dynamics, with the relay's token if there is one."""
 
     connection: Connection
     http: httpx.Client
@@ -73,7 +73,7 @@ class Probe:
 
     @property
     def claims(self) -> Mapping[str, Any]:
-        """What the token says; empty if it cannot be read here."""
+        """The claims of the token; empty if it is not a readable JWT."""
         return claims_of(self.token) if self.token else {}
 
     @property
@@ -104,9 +104,9 @@ class Probe:
     def get(
         self, url: str, params: Mapping[str, str] | None = None, into: IO[bytes] | None = None
     ) -> Answer:
-        """GET something. A success is written `into` a file, if one is given, and not read.
+        """GET a URL. The body of a success is written `into` a file, if one is given.
 
-        Raises `httpx.HTTPError`, also when the answer is larger than any can be.
+        Raises `httpx.HTTPError`, also when the answer is too large.
         """
         headers = dict(HEADERS)
         if self.token is not None:
@@ -128,7 +128,7 @@ class Probe:
             )
 
     def ask(self, url: str) -> Answer | None:
-        """GET something that the doctor can do without; `None` when it cannot be had."""
+        """GET something optional; `None` if it cannot be read."""
         try:
             answer = self.get(url)
         except httpx.HTTPError:
@@ -138,7 +138,7 @@ class Probe:
     def reach(
         self, name: str, url: str, into: IO[bytes] | None = None
     ) -> Generator[Finding, None, Answer | None]:
-        """GET the first thing, tell whether a Dynamics answers, and return its answer if so."""
+        """GET the first URL, tell whether Dynamics answers, and return the answer if so."""
         try:
             answer = self.get(url, into=into)
         except httpx.HTTPError as error:
@@ -152,7 +152,7 @@ class Probe:
         return answer
 
     def _no_service(self, name: str, answer: Answer) -> Finding | None:
-        """Say why it is not the service that answers, but something on the way or in its place."""
+        """Return a finding if something else answers: a proxy, a sign-in page, another address."""
         if answer.location:
             return self._redirected(answer.location)
         if answer.status in TRANSIENT or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -190,7 +190,7 @@ class Probe:
 
 
 def broken(error: httpx.HTTPError) -> Finding:
-    """Return why there is no answer, or no whole one."""
+    """Return why there is no answer, or no complete one."""
     if isinstance(error, httpx.DecodingError):
         return fail(
             "target",
@@ -201,7 +201,7 @@ def broken(error: httpx.HTTPError) -> Finding:
 
 
 def names_in(items: Iterable[Mapping[str, Any]], member: str) -> list[str]:
-    """Return one member of each object, where it is a text."""
+    """Return one member of each object, where it is a string."""
     return [item[member] for item in items if isinstance(item.get(member), str)]
 
 

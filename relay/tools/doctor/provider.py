@@ -1,4 +1,4 @@
-"""Whether the provider is what the settings say of it."""
+"""Checks of the provider against the settings."""
 
 import re
 import secrets
@@ -12,8 +12,7 @@ import httpx
 
 from relay import outgoing
 from relay.connections import DEFAULT, Connection, Provider, StatePolicy
-from relay.oauth import state
-from relay.oauth.jarm import ALGORITHMS
+from relay.oauth import authorize, jarm
 from relay.oauth.jwks import metadata_addresses
 from relay.tools.doctor.entra import unreachable
 from relay.tools.doctor.finding import Finding, Verdict, fail, ok, warn
@@ -21,15 +20,15 @@ from relay.tools.doctor.finding import Finding, Verdict, fail, ok, warn
 type Document = Mapping[str, Any]
 
 _PLAIN = re.compile(r"https://[A-Za-z0-9.-]{1,200}(:\d{1,5})?(/[A-Za-z0-9._~-]{1,100}){0,8}/?")
-"""An address that may be shown although the provider said it."""
+"""An address of the provider's that is safe to print."""
 _DISTINCT = 16
-"""Different bytes that any 32 random ones have: fewer is a word, or a row of zeros."""
+"""32 random bytes have more different ones than this; words and rows of zeros have fewer."""
 
 _REDIRECT_URI = (
     "Register PROVIDER_REDIRECT_URI at the provider, to the letter, for the client of "
     "PROVIDER_CLIENT_ID; or correct these two."
 )
-_COME_BACK: Mapping[str, tuple[str, str]] = {
+_ERRORS: Mapping[str, tuple[str, str]] = {
     "invalid_scope": (
         "the provider does not take PROVIDER_SCOPE",
         "Ask for scopes that the provider has and that this client may ask for.",
@@ -52,24 +51,24 @@ _COME_BACK: Mapping[str, tuple[str, str]] = {
     ),
     "invalid_client": ("the provider does not know PROVIDER_CLIENT_ID", _REDIRECT_URI),
 }
-"""Errors of RFC 6749 §4.1.2.1 that say more than that nobody is signed in."""
+"""Errors (RFC 6749 §4.1.2.1) that point to a setting, with what is wrong and the next step."""
 _REFUSES = re.compile(rb"AADSTS(50011|500113|700016|900971)\b")
-"""Entra's page for a redirect URI or a client that it does not know comes with status 200."""
+"""In Entra's page for an unknown redirect URI or client, which has status 200."""
 _ERROR_PAGE = re.compile(r"(^|[^a-z])(oauth)?errors?([^a-z]|$)", re.IGNORECASE)
 _ERROR_PARAMETERS = {"error", "autherror", "errorid", "error_code"}
-_NOBODY = {
+_NO_SESSION = {
     "login_required",
     "interaction_required",
     "consent_required",
     "account_selection_required",
 }
-"""What `prompt=none` ends with when all is well (OpenID Connect Core 1.0 §3.1.2.6)."""
+"""Errors of `prompt=none` when all is well (OpenID Connect Core 1.0 §3.1.2.6)."""
 
 
 def examine(
     connection: Connection, http: httpx.Client, environ: Mapping[str, str]
 ) -> Iterator[Finding]:
-    """Examine the provider of a connection, and what the relay believes of it. Reads only."""
+    """Examine the provider of a connection, and its state policy. Reads only."""
     provider = connection.provider
     metadata: Document | None = {}
     if provider.issuer is not None:
@@ -93,14 +92,14 @@ def _metadata(
 ) -> Generator[Finding, None, Document | None]:
     """Read the metadata of RFC 8414 §3 or OpenID Connect Discovery 1.0 §4.
 
-    Return an empty document where there is none, and `None` where it cannot be had or used.
+    Return an empty document if there is none, and `None` if it cannot be read or used.
     """
     others = []
     for address in metadata_addresses(issuer):
         try:
             response = http.get(address)
         except httpx.HTTPError as error:
-            # Only JARM makes the relay itself read them, to find the keys.
+            # The relay itself reads them for JARM only, to find the keys.
             needed = provider.secured and provider.jwks_uri is None
             finding = unreachable("issuer", "the provider", error)
             yield finding if needed else replace(finding, verdict=Verdict.WARN)
@@ -124,7 +123,7 @@ def _metadata(
 
 
 def _another(issuer: str, told: str) -> Finding:
-    """Say what the issuer calls itself (RFC 8414 §3.3: identical, or not to be used)."""
+    """Return that the issuer has another name (RFC 8414 §3.3: they must be identical)."""
     what = "PROVIDER_ISSUER is not what the provider calls itself: its responses are refused"
     if told.rstrip("/") == issuer.rstrip("/"):
         what = "PROVIDER_ISSUER differs by a slash at its end: the provider's responses are refused"
@@ -137,7 +136,7 @@ def _another(issuer: str, told: str) -> Finding:
 
 
 def _promises(provider: Provider, metadata: Document) -> Iterator[Finding]:
-    """Hold the settings against what the metadata promise."""
+    """Compare the settings with the metadata."""
     yield from _iss(provider, metadata)
     yield from _response_mode(provider, metadata)
     if provider.authorization_endpoint is not None:
@@ -200,7 +199,7 @@ def _authorization(provider: Provider, endpoint: str, metadata: Document) -> Ite
         yield ok("endpoint", "the authorization endpoint is the provider's")
     types = _texts(metadata, "response_types_supported")
     if types is not None and "code" not in types:
-        yield fail("flow", *_COME_BACK["unsupported_response_type"])
+        yield fail("flow", *_ERRORS["unsupported_response_type"])
     yield _pkce(metadata)
     scopes = _texts(metadata, "scopes_supported")
     if scopes is not None and not {*(provider.scope or "").split()} <= {*scopes}:
@@ -217,7 +216,7 @@ def _pkce(metadata: Document) -> Finding:
     if methods is None:  # RFC 8414 §2: no PKCE
         return warn(
             "pkce",
-            "the provider does not promise PKCE: it may pass the code's challenge over",
+            "the provider does not promise PKCE: it may ignore the code challenge",
             "Nothing, if the provider's documentation says that it does; else ask for it.",
         )
     if "S256" not in methods:
@@ -233,13 +232,13 @@ def _pkce(metadata: Document) -> Finding:
 
 
 def _keys(provider: Provider, metadata: Document, http: httpx.Client) -> Iterator[Finding]:
-    """Examine whether a signed response (JARM) could be proven."""
+    """Check that the provider publishes a key for signed responses (JARM)."""
     told = _texts(metadata, "authorization_signing_alg_values_supported")
-    if told is not None and not {*told} & {*ALGORITHMS}:
+    if told is not None and not {*told} & {*jarm.ALGORITHMS}:
         yield fail(
             "keys",
             "the provider signs its responses with no algorithm that the relay takes",
-            f"Register one of {', '.join(ALGORITHMS)} for this client at the provider.",
+            f"Register one of {', '.join(jarm.ALGORITHMS)} for this client at the provider.",
         )
         return
     address = provider.jwks_uri or str(metadata.get("jwks_uri", ""))
@@ -262,7 +261,7 @@ def _keys(provider: Provider, metadata: Document, http: httpx.Client) -> Iterato
     yield fail(
         "keys",
         "the provider publishes no key that could prove a response",
-        f"Check PROVIDER_JWKS_URI; {', '.join(ALGORITHMS)} are taken.",
+        f"Check PROVIDER_JWKS_URI; {', '.join(jarm.ALGORITHMS)} are taken.",
     )
 
 
@@ -275,15 +274,7 @@ def _is_address(text: str) -> bool:
 
 
 def _is_usable(key: object) -> bool:
-    """Tell whether a JSON Web Key is a public one for an algorithm of ours (RFC 7517 §4)."""
-    if not isinstance(key, Mapping) or "d" in key or key.get("use", "sig") != "sig":
-        return False
-    return any(
-        key.get("kty") == kind
-        and (curve is None or key.get("crv") == curve)
-        and key.get("alg", algorithm) == algorithm
-        for algorithm, (kind, curve) in ALGORITHMS.items()
-    )
+    return isinstance(key, Mapping) and any(jarm.fits(key, each) for each in jarm.ALGORITHMS)
 
 
 # -- the redirect URI ----------------------------------------------------------------------------
@@ -321,13 +312,13 @@ def _redirect_uri(uri: str, name: str, environ: Mapping[str, str]) -> Iterator[F
 
 
 def _registration(provider: Provider, endpoint: str, http: httpx.Client) -> Finding:
-    """Ask for a code as the relay would, for nobody, and see whether the provider minds.
+    """Send the relay's authorization request, and see whether the provider refuses it.
 
-    `prompt=none` keeps it from showing anything (OpenID Connect Core 1.0 §3.1.2.1). Nothing is
-    followed, and no word of the answer is shown.
+    With `prompt=none` the provider shows no page (OpenID Connect Core 1.0 §3.1.2.1). No redirect is
+    followed, and nothing of the answer is printed.
     """
     try:
-        response = http.get(endpoint, params=_request(provider, endpoint))
+        response = http.get(_request(provider, endpoint))
     except httpx.HTTPError as error:
         finding = unreachable("registration", "the provider", error)
         return replace(finding, verdict=Verdict.WARN)
@@ -347,26 +338,11 @@ def _registration(provider: Provider, endpoint: str, http: httpx.Client) -> Find
     return _known()
 
 
-def _request(provider: Provider, endpoint: str) -> httpx.QueryParams:
-    challenge = state.fingerprint(secrets.token_urlsafe(32))
-    parameters = {
-        "response_type": "code",
-        "client_id": provider.client_id,
-        "redirect_uri": provider.redirect_uri,
-        "scope": provider.scope,
-        "state": secrets.token_urlsafe(32),
-        "code_challenge": challenge,
-        "code_challenge_method": "S256",
-        "response_mode": provider.response_mode,
-    }
-    pairs = [
-        # HTTPX would replace a query that the endpoint has already (RFC 6749 §3.1 retains it).
-        *parse_qsl(urlsplit(endpoint).query, keep_blank_values=True),
-        *((name, value) for name, value in parameters.items() if value is not None),
-        *((name, value) for name, value in provider.extra if name != "prompt"),
-        ("prompt", "none"),
-    ]
-    return httpx.QueryParams(tuple(pairs))
+def _request(provider: Provider, endpoint: str) -> str:
+    state, verifier = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+    pairs = authorize.request_parameters(provider, state, verifier)
+    asked = [(name, value) for name, value in pairs if name != "prompt"]
+    return authorize.address(endpoint, [*asked, ("prompt", "none")])
 
 
 def _sent_to(location: str, redirect_uri: str) -> Finding:
@@ -376,9 +352,9 @@ def _sent_to(location: str, redirect_uri: str) -> Finding:
         return _unknown()
     told = {*parse_qsl(parts.query), *parse_qsl(parts.fragment)}
     if location.partition("?")[0].partition("#")[0] == redirect_uri.partition("?")[0]:
-        errors = [value for name, value in told if name == "error" and value in _COME_BACK]
-        return fail("registration", *_COME_BACK[errors[0]]) if errors else _known()
-    names = {name.lower() for name, value in told if value not in _NOBODY}
+        errors = [value for name, value in told if name == "error" and value in _ERRORS]
+        return fail("registration", *_ERRORS[errors[0]]) if errors else _known()
+    names = {name.lower() for name, value in told if value not in _NO_SESSION}
     if _ERROR_PAGE.search(parts.path) or names & _ERROR_PARAMETERS:
         return _unknown()
     return _known()
@@ -436,7 +412,7 @@ def _object(response: httpx.Response) -> dict[str, Any]:
 
 
 def _texts(metadata: Document, name: str) -> tuple[str, ...] | None:
-    """Return a list of texts, `None` when there is none."""
+    """Return the strings of a list, `None` if there is no list."""
     values = metadata.get(name)
     if not isinstance(values, list):
         return None

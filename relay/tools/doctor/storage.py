@@ -1,4 +1,4 @@
-"""Whether the outbox can be written and read, and nothing lies dead in it."""
+"""Checks of the outbox: its keys, its storage, and what was given up."""
 
 import base64
 from collections.abc import Iterator, Mapping
@@ -22,9 +22,9 @@ from relay.tools.storage_queues import (
 )
 
 OLD = timedelta(minutes=5)
-"""So long a held callback may wait; the host tries each several times a minute."""
+"""A callback that is held longer gets a warning: the host tries each several times a minute."""
 HIDDEN = 600
-"""Seconds for which the doctor's own message is out of sight, if deleting it should fail."""
+"""Seconds for which the doctor's own message is invisible."""
 
 EXPECTED = (
     f"Set {STORAGE} to the connection string of the Function App's storage account, or "
@@ -74,7 +74,7 @@ _REFUSALS: Mapping[tuple[str, str], Hint] = {
     ),
     ("identity", "AuthorizationFailure"): _NETWORK,
 }
-"""By what opens the account, and the storage's own error code
+"""By the kind of the credential, and the error code of the storage
 (https://learn.microsoft.com/rest/api/storageservices/common-rest-api-error-codes)."""
 
 
@@ -211,10 +211,10 @@ def _dead(service: Queues, name: str) -> Finding:
 
 
 def _written(service: Queues, name: str) -> Finding:
-    """Put a message where no function sees it, and take it away at once."""
+    """Write a message that no function receives, and delete it at once."""
     text = base64.b64encode(b"doctor").decode()
     service.create(name)
-    # It ends with its hiding: should deleting fail, no function ever sees it either.
+    # It expires when it would become visible: if deleting fails, no function receives it.
     service.delete(name, service.put(name, text, hidden=HIDDEN, life=HIDDEN + 1))
     return ok("message", "one could be written and deleted")
 

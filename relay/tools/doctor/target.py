@@ -1,28 +1,33 @@
-"""Whether Dynamics takes what the relay will post: which target it is, and who examines it."""
+"""Checks of the target of a connection, one module for each kind."""
 
-import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
-from urllib.parse import unquote, urlsplit
 
 import httpx
 
 from relay.connections import Connection
+from relay.delivery import targets
+from relay.delivery.targets import Address, TargetKind
 from relay.ports import AccessToken
-from relay.tools.doctor import business_central, dataverse, finance, services, writing
+from relay.tools.doctor import (
+    business_central,
+    custom_service,
+    dataverse,
+    finance_operations,
+    writing,
+)
 from relay.tools.doctor.finding import Finding, Verdict, fail, ok, warn
 from relay.tools.doctor.probe import Probe, broken
 
-_SHAPES = {
-    "service": re.compile(r"(.*?/api/services)/([^/]+)/([^/]+)/([^/]+)/?", re.IGNORECASE),
-    "dataverse": re.compile(r"(.*?/api/data/v\d+(?:\.\d+)?)/([^/]+)/?", re.IGNORECASE),
-    "business_central": re.compile(
-        r"(.*?/api)/(v\d[^/]*|[^/]+/[^/]+/[^/]+)/companies\(([^)/]+)\)/([^/]+)/?", re.IGNORECASE
-    ),
-    "finance": re.compile(r"(.*?/data)/([^/]+)/?", re.IGNORECASE),
+type Check = Callable[[Probe, Address], Iterator[Finding]]
+
+CHECKS: Mapping[TargetKind, Check] = {
+    targets.CUSTOM_SERVICE: custom_service.examine,
+    targets.DATAVERSE: dataverse.examine,
+    targets.BUSINESS_CENTRAL: business_central.examine,
+    targets.FINANCE_OPERATIONS: finance_operations.examine,
 }
-"""Paths of the targets, tried in this order."""
 
 
 def examine(
@@ -35,16 +40,17 @@ def examine(
 ) -> Iterator[Finding]:
     """Examine the target of a connection. Reads only, unless `write`.
 
-    Without a token nothing but whether it can be reached. `context` is the trust for TLS.
+    Without a token only whether it can be reached. `context` is the trust for TLS.
     """
     probe = Probe(connection, http, token)
     if token is None:
         yield _reach(probe)
         return
-    shape, parts = _shape(connection.target.url)
+    found: set[str] = set()
     sound = True
     try:
-        for finding in _examine(probe, shape, parts):
+        for finding in _examine(probe):
+            found.add(finding.check)
             sound &= finding.verdict is not Verdict.FAIL
             yield finding
     except httpx.HTTPError as error:  # it answered before, and does not any more
@@ -52,7 +58,7 @@ def examine(
         return
     if sound and write:
         yield from writing.examine(connection, token, context)
-    elif sound and shape != "dataverse":
+    elif sound and "permission" not in found:
         yield ok("permission", "whether records may be created only --write can tell")
 
 
@@ -64,28 +70,12 @@ def _reach(probe: Probe) -> Finding:
     return ok("target", "it can be reached; without a token no more can be told")
 
 
-def _shape(url: str) -> tuple[str, tuple[str, ...]]:
-    """Return which target a URL is of, and its parts, the first of which is a URL again."""
-    split = urlsplit(url)
-    for shape, pattern in _SHAPES.items():
-        match = pattern.fullmatch(split.path)
-        if match is not None:
-            root, *rest = match.groups()
-            return shape, (f"{split.scheme}://{split.netloc}{root}", *map(unquote, rest))
-    return "", ()
-
-
-def _examine(probe: Probe, shape: str, parts: tuple[str, ...]) -> Iterator[Finding]:
-    match shape, parts:
-        case "service", (root, *names):
-            return services.examine(probe, root, tuple(names))
-        case "dataverse", (root, name):
-            return dataverse.examine(probe, root, name)
-        case "business_central", (root, route, company, name):
-            return business_central.examine(probe, root, route, company, name)
-        case "finance", (root, name):
-            return finance.examine(probe, root, name)
-    return _unknown(probe)
+def _examine(probe: Probe) -> Iterator[Finding]:
+    found = targets.find(probe.connection.target.url)
+    if found is None:
+        return _unknown(probe)
+    kind, address = found
+    return CHECKS[kind](probe, address)
 
 
 def _unknown(probe: Probe) -> Iterator[Finding]:
@@ -99,10 +89,9 @@ def _unknown(probe: Probe) -> Iterator[Finding]:
             f"Register the client id {probe.client_id} in Dynamics, and check DYNAMICS_SCOPE.",
         )
         return
+    *shapes, last = (f"…{kind.shape}" for kind in targets.TARGETS)
     yield warn(
         "entity",
         "DYNAMICS_URL looks like no target that the doctor knows, so the rest is not examined",
-        "Expected …/data/<collection>, …/api/services/<group>/<service>/<operation>, "
-        "…/api/<publisher>/<group>/<version>/companies(<id>)/<collection> or "
-        "…/api/data/v9.2/<table>.",
+        f"Expected {', '.join(shapes)} or {last}.",
     )

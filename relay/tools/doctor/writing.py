@@ -1,4 +1,4 @@
-"""One smoke record, or why Dynamics does not take it."""
+"""The check that writes: one smoke record, sent twice."""
 
 import ssl
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _STATE = f"send one that Dynamics issued: {SEND} <state>"
 def examine(
     connection: Connection, token: AccessToken, context: ssl.SSLContext
 ) -> Iterator[Finding]:
-    """Write one smoke record, and the same again, which Dynamics should recognise."""
+    """Send one smoke record, and the same again, which Dynamics should report as existing."""
     try:
         record = smoke_record.callback(connection, datetime.now(UTC))
     except InvalidResponse:

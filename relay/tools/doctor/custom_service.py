@@ -7,7 +7,8 @@ http://dev.goshoom.net/2017/07/discovery-of-json-based-custom-services-in-ax-7/.
 
 from collections.abc import Iterator
 
-from relay.tools.doctor import finance
+from relay.delivery.targets import Address
+from relay.tools.doctor import finance_operations
 from relay.tools.doctor.finding import Finding, fail, ok, warn
 from relay.tools.doctor.metadata import nearest
 from relay.tools.doctor.probe import Probe, names_in
@@ -16,9 +17,10 @@ _LEVELS = {"ServiceGroups": "service group", "Services": "service", "Operations"
 _BUILD = "Check the service group in Visual Studio, build, and deploy it."
 
 
-def examine(probe: Probe, root: str, names: tuple[str, ...]) -> Iterator[Finding]:
-    """Examine one operation, by the URL of `/api/services` and the names of the three levels."""
-    answer = yield from finance.admit(probe, root)
+def examine(probe: Probe, address: Address) -> Iterator[Finding]:
+    """Examine one operation: the URL of `/api/services`; group, service and operation."""
+    root, names = address
+    answer = yield from finance_operations.admit(probe, root)
     if answer is None:
         return
     if "ServiceGroups" not in answer.document:
@@ -39,7 +41,7 @@ def examine(probe: Probe, root: str, names: tuple[str, ...]) -> Iterator[Finding
         yield from _parameters(probe, names_in(described.listed("Parameters"), "Name"))
     yield ok(
         "key",
-        "services do not tell theirs: the table needs a unique index over the state, and X++ must "
+        "services do not describe it: the table needs a unique index over the state, and X++ must "
         "let DuplicateKeyException through; --write tries it",
     )
 

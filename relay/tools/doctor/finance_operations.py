@@ -10,6 +10,7 @@ from typing import IO
 from urllib.parse import quote
 
 from relay.body import Member
+from relay.delivery.targets import Address
 from relay.tools.doctor import entity, fields
 from relay.tools.doctor.finding import Finding, Verdict, fail, ok, warn
 from relay.tools.doctor.metadata import Property
@@ -30,8 +31,9 @@ _COMPANIES = {"Companies": "DataArea", "LegalEntities": "LegalEntityId"}
 """Standard collections that list companies, and which property is the `dataAreaId` of others."""
 
 
-def examine(probe: Probe, root: str, name: str) -> Iterator[Finding]:
-    """Examine one entity; `root` is the URL of `/data`."""
+def examine(probe: Probe, address: Address) -> Iterator[Finding]:
+    """Examine one entity: the URL of `/data`, and the collection."""
+    root, (name,) = address
     with TemporaryFile() as file:
         answer = yield from admit(probe, f"{root}/$metadata", file)
         if answer is None:
@@ -44,13 +46,10 @@ def examine(probe: Probe, root: str, name: str) -> Iterator[Finding]:
                 "/namespaces/AXSF/data/ and the collection.",
             )
             return
-        found = yield from entity.find(file, name, _PUBLISH)
-    if found is None:
+        kind = yield from entity.examine(probe.connection, file, name, _PUBLISH, _WORDS)
+    if kind is None:
         return
-    kind, connection = found.type, probe.connection
-    if not (yield from fields.examine(connection, kind.properties, kind.navigation, _WORDS)):
-        return
-    members = list(connection.target.body.members())
+    members = list(probe.connection.target.body.members())
     yield entity.key(kind.key, members, _UNIQUE, _ENGLISH)
     yield from _company(probe, root, kind.properties, members)
 
@@ -58,7 +57,7 @@ def examine(probe: Probe, root: str, name: str) -> Iterator[Finding]:
 def admit(
     probe: Probe, url: str, into: IO[bytes] | None = None
 ) -> Generator[Finding, None, Answer | None]:
-    """GET the first thing, and return its answer if Finance & Operations takes the token."""
+    """GET the first URL, and return the answer if Finance & Operations takes the token."""
     answer = yield from probe.reach(FINANCE, url, into)
     if answer is None:
         return None

@@ -1,0 +1,199 @@
+"""The kinds of Dynamics that the relay can post to: one entry each.
+
+A new kind is an entry here, a check in `relay.tools.doctor.target`, a server in the sandbox and a
+page in docs/. Host names are in no entry: on-premises systems and gateways have names of their own,
+and the online ones tell the cloud, not the kind (`relay.entra.clouds`, which has the login hosts).
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer that is no success: `document` is its JSON, `None` where it has none.
+
+    `sent` are the values that were sent, because Dynamics repeats them in its messages.
+    """
+
+    status: int
+    document: object = field(repr=False)
+    sent: tuple[str, ...] = field(repr=False)
+
+    @classmethod
+    def of(cls, status: int, body: bytes, sent: Iterable[str]) -> "Refusal":
+        """Read the body of an answer."""
+        try:
+            document = json.loads(body)
+        except (ValueError, RecursionError):
+            document = None
+        return cls(status, document, tuple(sent))
+
+
+type Rule = Callable[[Refusal], bool]
+
+
+def _never(_: Refusal) -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TargetKind:
+    """One kind of target; `name` is that of its page in docs/.
+
+    `path`: the path of its URLs; the first group leads to the service, the others are names in it.
+    `shape`: the same for people. `url` and `body`: `DYNAMICS_URL` and `DYNAMICS_BODY` for the
+    objects of this repository. `says_exists`: a refusal means that the record exists.
+    `is_transient`: a refusal passes although its status says that it is final. `challenge`: a path
+    that answers 401 and names the authority, if one is known.
+    """
+
+    name: str
+    path: re.Pattern[str]
+    shape: str
+    url: str
+    body: Mapping[str, object]
+    says_exists: Rule
+    is_transient: Rule = _never
+    challenge: str | None = None
+
+
+class Address(NamedTuple):
+    """What a URL leads to: `root` is the URL of the service, `names` are what follows it."""
+
+    root: str
+    names: tuple[str, ...]
+
+
+def _exception_type_is_duplicate(refusal: Refusal) -> bool:
+    match refusal.document:
+        case {"ExceptionType": str(kind)}:
+            return kind.rpartition(".")[2] == "DuplicateKeyException"
+    return False
+
+
+def _write_exception_says_exists(refusal: Refusal) -> bool:
+    """Search the message for "already exists": F&O OData has no code for it."""
+    match refusal.document:
+        case {"error": {"innererror": {"type": str(kind), "message": str(message)}}}:
+            return kind.endswith(".AxODataWriteException") and _claims_exists(message, refusal.sent)
+    return False
+
+
+_EXISTS = "already exists"
+
+
+def _claims_exists(message: str, sent: Iterable[str]) -> bool:
+    """Tell whether the message says so in words of its own, not in a value that it repeats."""
+    values = [value.casefold() for value in sent]
+    if any(_EXISTS in value for value in values):
+        # The message may repeat the value whole, in part or rewritten: nothing can be told.
+        return False
+    message = message.casefold()
+    for value in sorted(values, key=len, reverse=True):
+        # A piece of the phrase proves nothing, and cutting it out would hide the phrase.
+        if value and value not in _EXISTS:
+            message = message.replace(value, "\ufffd")
+    return _EXISTS in message
+
+
+def _code_is(expected: str) -> Rule:
+    """Compare the code of an OData error (OData JSON Format 4.0 §19)."""
+
+    def rule(refusal: Refusal) -> bool:
+        match refusal.document:
+            case {"error": {"code": str(code)}}:
+                return code == expected
+        return False
+
+    return rule
+
+
+_BODY = {
+    "StateHash": "{state_hash}",
+    "State": "{state}",
+    "Code": "{code}",
+    "Error": "{error}",
+    "ErrorDescription": "{error_description}",
+    "Issuer": "{iss}",
+    "ConnectionName": "{connection}",
+    "CodeVerifier": "{code_verifier}",
+    "RedirectUri": "{redirect_uri}",
+    "DeliveryId": "{delivery_id}",
+    "RelayReference": "{reference}",
+    "ReceivedAt": "{received_at}",
+    "ExpiresAt": "{expires_at}",
+}
+# The primary column of a Dataverse table is its name.
+_COLUMNS = {name: f"oacb_{name.lower()}" for name in _BODY} | {"DeliveryId": "oacb_name"}
+
+CUSTOM_SERVICE = TargetKind(
+    name="custom-service",
+    path=re.compile(r"(.*?/api/services)/([^/]+)/([^/]+)/([^/]+)/?", re.IGNORECASE),
+    shape="/api/services/<group>/<service>/<operation>",
+    url="https://contoso.operations.dynamics.com"
+    "/api/services/OAuthCallbackServices/OAuthCallbackService/deliver",
+    body={"_contract": _BODY},
+    says_exists=_exception_type_is_duplicate,
+)
+DATAVERSE = TargetKind(
+    name="dataverse",
+    path=re.compile(r"(.*?/api/data/v\d+(?:\.\d+)?)/([^/]+)/?", re.IGNORECASE),
+    shape="/api/data/v9.2/<table>",
+    url="https://contoso.crm.dynamics.com/api/data/v9.2/oacb_oauthcallbacks",
+    body={_COLUMNS[name]: value for name, value in _BODY.items()},
+    says_exists=_code_is("0x80060892"),
+    challenge="/api/data/v9.2/WhoAmI",
+)
+BUSINESS_CENTRAL = TargetKind(
+    name="business-central",
+    path=re.compile(
+        r"(.*?/api)/(v\d[^/]*|[^/]+/[^/]+/[^/]+)/companies\(([^)/]+)\)/([^/]+)/?", re.IGNORECASE
+    ),
+    shape="/api/<publisher>/<group>/<version>/companies(<id>)/<collection>",
+    url="https://api.businesscentral.dynamics.com/v2.0/contoso.onmicrosoft.com/production"
+    "/api/oauthRelay/inbox/v1.0/companies(aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee)/oauthCallbacks",
+    body={name[0].lower() + name[1:]: value for name, value in _BODY.items()},
+    says_exists=_code_is("Internal_EntityWithSameKeyExists"),
+)
+FINANCE_OPERATIONS = TargetKind(
+    name="finance-operations",
+    path=re.compile(r"(.*?/data)/([^/]+)/?", re.IGNORECASE),
+    shape="/data/<collection>",
+    url="https://contoso.operations.dynamics.com/data/OAuthCallbacks",
+    body=_BODY,
+    says_exists=_write_exception_says_exists,
+    challenge="/data",
+)
+
+TARGETS = (CUSTOM_SERVICE, DATAVERSE, BUSINESS_CENTRAL, FINANCE_OPERATIONS)
+"""URLs are recognised in this order: a custom service may be called `data`."""
+
+
+def find(url: str) -> tuple[TargetKind, Address] | None:
+    """Return which kind of target a URL is of, and what it leads to there."""
+    parts = urlsplit(url)
+    for kind in TARGETS:
+        match = kind.path.fullmatch(parts.path)
+        if match is not None:
+            root, *names = match.groups()
+            address = f"{parts.scheme}://{parts.netloc}{root}"
+            return kind, Address(address, tuple(map(unquote, names)))
+    return None
+
+
+def says_exists(refusal: Refusal) -> bool:
+    """Tell whether a refusal says that the record exists, whatever its status.
+
+    The rules of all kinds count: behind a gateway the URL does not tell the kind.
+    """
+    return any(kind.says_exists(refusal) for kind in TARGETS)
+
+
+def is_transient(refusal: Refusal) -> bool:
+    """Tell whether a refusal passes although its status says that it is final."""
+    return any(kind.is_transient(refusal) for kind in TARGETS)
