@@ -55,7 +55,7 @@ def app(environ: Mapping[str, str] = os.environ, *, ahead: bool = False) -> App:
 
     from relay.delivery.dynamics import DynamicsClient  # noqa: PLC0415 - while tokens are fetched
     from relay.delivery.sealing import Sealer  # noqa: PLC0415
-    from relay.delivery.single_flight import Once  # noqa: PLC0415
+    from relay.delivery.single_flight import SingleFlight  # noqa: PLC0415
     from relay.flow import Relay  # noqa: PLC0415
     from relay.oauth.jwks import KeyStore  # noqa: PLC0415
     from relay.tracing import Spans, tracer  # noqa: PLC0415
@@ -65,7 +65,7 @@ def app(environ: Mapping[str, str] = os.environ, *, ahead: bool = False) -> App:
         tokens,
         DynamicsClient(context),
         KeyStore(context),
-        deliveries=Once(),
+        deliveries=SingleFlight(),
         sealer=Sealer(read.app.outbox_keys) if read.app.outbox_keys else None,
         spans=Spans(tracer(environ)),
     )

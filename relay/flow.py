@@ -15,7 +15,7 @@ from relay import log
 from relay.connections import Connection, Connections, Target
 from relay.delivery.callback import Callback, delivery_id
 from relay.delivery.sealing import DeadLetter, Sealer
-from relay.delivery.single_flight import Once
+from relay.delivery.single_flight import SingleFlight
 from relay.errors import (
     CookieMissing,
     Rejected,
@@ -53,7 +53,7 @@ class Relay:
     tokens: Tokens
     dynamics: Dynamics
     keys: Keys
-    deliveries: Once[Receipt]
+    deliveries: SingleFlight[Receipt]
     sealer: Sealer | None
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     spans: Spans = field(default_factory=Spans)

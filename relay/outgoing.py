@@ -108,11 +108,11 @@ def proxy_of(url: str) -> str | None:
     return address if "://" in address else f"http://{address}"
 
 
-def is_tls(error: BaseException) -> bool:
-    """Tell whether TLS is the cause of an error: HTTPX raises one `ConnectError` for all."""
+def caused_by(error: BaseException, kind: type[BaseException]) -> bool:
+    """Tell whether this kind is behind an error: HTTPX has one `ConnectError` for everything."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, ssl.SSLError):
+        if isinstance(cause, kind):
             return True
         cause = cause.__cause__ or cause.__context__
     return False

@@ -13,7 +13,7 @@ import pytest
 
 from relay.connections import ClientCredentials, Connection, Connections, Provider, Target
 from relay.delivery.sealing import Sealer
-from relay.delivery.single_flight import Once
+from relay.delivery.single_flight import SingleFlight
 from relay.errors import (
     CredentialRefused,
     Misconfigured,
@@ -149,7 +149,7 @@ class Stage:
             self.entra,
             self.dynamics,
             Keys(),
-            deliveries=Once[Receipt](clock=self.clock),
+            deliveries=SingleFlight[Receipt](clock=self.clock),
             sealer=Sealer([OUTBOX_KEY]) if outbox else None,
             now=lambda: NOON,
         )

@@ -38,7 +38,7 @@ from hypothesis import strategies as st
 
 import relay
 from relay import pages
-from relay.delivery.single_flight import Once
+from relay.delivery.single_flight import SingleFlight
 from relay.errors import CredentialRefused, KeysUnavailable, Rejected, Unauthorized, Unavailable
 from relay.outcome import Answer, Outcome, Page
 from relay.ports import Receipt
@@ -239,7 +239,7 @@ class World:
             tokens=self.entra,
             dynamics=self.dynamics,
             keys=self.keys,
-            deliveries=Once(),
+            deliveries=SingleFlight(),
             now=lambda: NOW,
         )
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from relay.delivery.single_flight import CAPACITY, Once
+from relay.delivery.single_flight import CAPACITY, SingleFlight
 
 MINUTE = timedelta(minutes=1)
 
@@ -48,12 +48,12 @@ async def settle() -> None:
 
 async def test_work_is_done_and_its_result_returned() -> None:
     work = Work()
-    assert await Once[str]().run("a", work, keep=MINUTE) == "done"
+    assert await SingleFlight[str]().run("a", work, keep=MINUTE) == "done"
     assert work.times == 1
 
 
 async def test_concurrent_callers_share_one_piece_of_work() -> None:
-    once, work = Once[str](), Work()
+    once, work = SingleFlight[str](), Work()
     work.gate.clear()
     callers = [asyncio.create_task(once.run("a", work, keep=MINUTE)) for _ in range(10)]
     await settle()
@@ -63,7 +63,7 @@ async def test_concurrent_callers_share_one_piece_of_work() -> None:
 
 
 async def test_later_callers_get_the_remembered_result() -> None:
-    once, first, second = Once[str](), Work("first"), Work("second")
+    once, first, second = SingleFlight[str](), Work("first"), Work("second")
     await once.run("a", first, keep=MINUTE)
     assert await once.run("a", second, keep=MINUTE) == "first"
     assert once.remembered("a") == "first"
@@ -71,7 +71,7 @@ async def test_later_callers_get_the_remembered_result() -> None:
 
 
 async def test_different_keys_have_nothing_to_do_with_each_other() -> None:
-    once, first, second = Once[str](), Work("first"), Work("second")
+    once, first, second = SingleFlight[str](), Work("first"), Work("second")
     first.gate.clear()
     waiting = asyncio.create_task(once.run("a", first, keep=MINUTE))
     await settle()
@@ -81,12 +81,12 @@ async def test_different_keys_have_nothing_to_do_with_each_other() -> None:
 
 
 def test_nothing_is_remembered_of_what_was_never_done() -> None:
-    assert Once[str]().remembered("a") is None
+    assert SingleFlight[str]().remembered("a") is None
 
 
 async def test_a_result_is_remembered_for_as_long_as_was_asked_and_no_longer() -> None:
     clock = Clock()
-    once = Once[str](clock=clock)
+    once = SingleFlight[str](clock=clock)
     await once.run("a", Work("first"), keep=MINUTE)
     clock.seconds += 59.9
     assert await once.run("a", Work("second"), keep=MINUTE) == "first"
@@ -97,7 +97,7 @@ async def test_a_result_is_remembered_for_as_long_as_was_asked_and_no_longer() -
 
 async def test_the_time_counts_from_the_end_of_the_work() -> None:
     clock = Clock()
-    once, work = Once[str](clock=clock), Work()
+    once, work = SingleFlight[str](clock=clock), Work()
     work.gate.clear()
     waiting = asyncio.create_task(once.run("a", work, keep=MINUTE))
     await settle()
@@ -108,7 +108,7 @@ async def test_the_time_counts_from_the_end_of_the_work() -> None:
 
 
 async def test_a_failure_is_shared_with_those_who_wait_for_it() -> None:
-    once, work = Once[str](), Work(failure=LookupError("no"))
+    once, work = SingleFlight[str](), Work(failure=LookupError("no"))
     work.gate.clear()
     callers = [asyncio.create_task(once.run("a", work, keep=MINUTE)) for _ in range(3)]
     await settle()
@@ -119,7 +119,7 @@ async def test_a_failure_is_shared_with_those_who_wait_for_it() -> None:
 
 
 async def test_a_failure_is_never_remembered() -> None:
-    once, work = Once[str](), Work(failure=LookupError("no"))
+    once, work = SingleFlight[str](), Work(failure=LookupError("no"))
     for _ in range(3):
         with pytest.raises(LookupError):
             await once.run("a", work, keep=MINUTE)
@@ -129,7 +129,7 @@ async def test_a_failure_is_never_remembered() -> None:
 
 
 async def test_a_caller_who_goes_away_does_not_stop_the_work_for_the_others() -> None:
-    once, work = Once[str](), Work()
+    once, work = SingleFlight[str](), Work()
     work.gate.clear()
     first = asyncio.create_task(once.run("a", work, keep=MINUTE))
     second = asyncio.create_task(once.run("a", work, keep=MINUTE))
@@ -143,7 +143,7 @@ async def test_a_caller_who_goes_away_does_not_stop_the_work_for_the_others() ->
 
 
 async def test_work_is_finished_and_remembered_when_every_caller_has_gone() -> None:
-    once, work = Once[str](), Work()
+    once, work = SingleFlight[str](), Work()
     work.gate.clear()
     only = asyncio.create_task(once.run("a", work, keep=MINUTE))
     await settle()
@@ -155,13 +155,13 @@ async def test_work_is_finished_and_remembered_when_every_caller_has_gone() -> N
     assert work.times == 1
 
 
-async def fill(once: Once[str], keys: int, work: Callable[[], Awaitable[str]]) -> None:
+async def fill(once: SingleFlight[str], keys: int, work: Callable[[], Awaitable[str]]) -> None:
     for key in range(keys):
         await once.run(str(key), work, keep=MINUTE)
 
 
 async def test_no_more_results_are_remembered_than_there_is_room_for() -> None:
-    once = Once[str](capacity=3)
+    once = SingleFlight[str](capacity=3)
     await fill(once, 4, Work())
     assert [once.remembered(str(key)) for key in range(4)] == [None, "done", "done", "done"]
 
@@ -172,7 +172,7 @@ def test_there_is_room_for_10_000_results() -> None:
 
 async def test_a_result_that_was_renewed_is_not_the_oldest() -> None:
     clock = Clock()
-    once = Once[str](capacity=2, clock=clock)
+    once = SingleFlight[str](capacity=2, clock=clock)
     await once.run("a", Work(), keep=timedelta(seconds=1))
     await once.run("b", Work(), keep=MINUTE)
     clock.seconds += 2
@@ -185,7 +185,7 @@ async def test_a_failure_that_nobody_waits_for_any_more_is_not_printed_by_the_lo
     """asyncio would log it when it is forgotten, message and all: "never retrieved"."""
     printed: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: printed.append(context))
-    once, work = Once[str](), Work(failure=ValueError("canary-code"))
+    once, work = SingleFlight[str](), Work(failure=ValueError("canary-code"))
     work.gate.clear()
     caller = asyncio.create_task(once.run("a", work, keep=MINUTE))
     await settle()

@@ -11,7 +11,7 @@ from cryptography.fernet import Fernet
 from relay.connections import ClientCredentials, Connection, Connections, Provider, Target
 from relay.delivery.callback import Callback
 from relay.delivery.sealing import Sealer
-from relay.delivery.single_flight import Once
+from relay.delivery.single_flight import SingleFlight
 from relay.errors import (
     CredentialRefused,
     Misconfigured,
@@ -95,7 +95,7 @@ class Stage:
         sealer = Sealer([Fernet.generate_key().decode()])
         known = Connections({self.connection.name: self.connection})
         self.relay = Relay(
-            known, self.tokens, self.dynamics, NoKeys(), Once(), sealer, lambda: self.now
+            known, self.tokens, self.dynamics, NoKeys(), SingleFlight(), sealer, lambda: self.now
         )
 
     def message(self, **parts: str) -> bytes:

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from relay.connections import Connection, Connections, Provider, StatePolicy
 from relay.delivery.sealing import Sealer
-from relay.delivery.single_flight import Once
+from relay.delivery.single_flight import SingleFlight
 from relay.flow import Relay
 from relay.oauth.request import Request
 from tests.fakes import Dynamics, Entra, Keys, but, compact, hs256, published
@@ -1146,7 +1146,7 @@ async def hold_against(
         entra,
         dynamics,
         keys,
-        deliveries=Once(),
+        deliveries=SingleFlight(),
         sealer=Sealer([OUTBOX_KEY]),
         now=lambda: NOW,
     )

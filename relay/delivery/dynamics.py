@@ -117,7 +117,7 @@ class DynamicsClient:
             slots = self._origins[origin] = _Slots(self._context, proxy, self._clock)
         return slots
 
-    def _judge(self, target: Target, answer: "_Answer", sent: Iterable[str]) -> Receipt:
+    def _judge(self, target: Target, answer: "_Response", sent: Iterable[str]) -> Receipt:
         status = answer.status
         success = status // 100 == 2  # noqa: PLR2004 - the class of RFC 9110 §15.3
         if success and not _is_html(answer):
@@ -139,7 +139,7 @@ class DynamicsClient:
             reason = f"dynamics_{status}"
         raise Rejected(reason, "Dynamics refuses the callback.", dynamics_status=status)
 
-    def _close(self, target: Target, answer: "_Answer") -> NoReturn:
+    def _close(self, target: Target, answer: "_Response") -> NoReturn:
         status, retry_after = answer.status, seconds(answer.headers.get("retry-after"))
         if retry_after:
             self._closed_until[_origin(target)] = self._clock() + retry_after
@@ -152,7 +152,7 @@ class DynamicsClient:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _Response:
     """A response; `body` has at most `MAX_ANSWER` bytes. `repeated`: the POST was sent twice."""
 
     status: int
@@ -177,7 +177,7 @@ class _Slots:
         self._places = asyncio.Semaphore(MAX_CONNECTIONS)
         self._idle: list[_Slot] = []
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> _Answer:
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> _Response:
         """POST on a free connection. Raises HTTPX's errors, `ValueError` for a proxy's address."""
         async with self._places:
             # The list is in the order of use.
@@ -214,7 +214,7 @@ class _Slot:
         self._kept: _Kept | None = None
         self.used_at = 0.0
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> _Answer:
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> _Response:
         """POST; repeat it on a new connection if a reused one ends before any byte of an answer.
 
         A server may close an idle connection while a POST is on its way (RFC 9112 §9.3.1). The
@@ -239,7 +239,7 @@ class _Slot:
 
     async def _send(
         self, url: str, headers: Mapping[str, str], body: bytes, *, repeated: bool
-    ) -> _Answer:
+    ) -> _Response:
         client = self._client = self._client or self._make()
         content = bytearray()
         try:
@@ -254,7 +254,7 @@ class _Slot:
         self._kept = _Kept.of(client, response, len(content))
         if self._kept is None:
             await self.aclose()
-        return _Answer(
+        return _Response(
             response.status_code, response.headers, bytes(content[:MAX_ANSWER]), repeated
         )
 
@@ -320,7 +320,7 @@ def _fault(error: Exception) -> str:
     """Return the reason for the log. The text of the error quotes addresses: it is not used."""
     if isinstance(error, httpx.ProxyError):
         return "dynamics_proxy"
-    if isinstance(error, httpx.ConnectError) and outgoing.is_tls(error):
+    if isinstance(error, httpx.ConnectError) and outgoing.caused_by(error, ssl.SSLError):
         return "dynamics_tls"
     if isinstance(error, httpx.NetworkError) and not isinstance(error, httpx.ConnectError):
         return "dynamics_connection"
@@ -337,7 +337,7 @@ def _origin(target: Target) -> str:
     return urlsplit(target.url).netloc
 
 
-def _is_html(answer: _Answer) -> bool:
+def _is_html(answer: _Response) -> bool:
     """Tell whether an answer is a page: AD FS and proxies send sign-in pages with 200."""
     media_type = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
     return media_type == "text/html" or answer.body.lstrip()[:1] == b"<"

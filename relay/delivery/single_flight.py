@@ -13,7 +13,7 @@ CAPACITY = 10_000
 """Results that are kept; the oldest is dropped first."""
 
 
-class Once[T]:
+class SingleFlight[T]:
     """Run work once for concurrent callers with the same key, and keep the result for later ones.
 
     A failure is raised for all callers that wait for it, and not kept.

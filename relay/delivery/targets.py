@@ -5,12 +5,13 @@ page in docs/. Host names are in no entry: on-premises systems and gateways have
 and the online ones tell the cloud, not the kind (`relay.entra.clouds`, which has the login hosts).
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
+
+from relay.outgoing import json_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +28,7 @@ class Refusal:
     @classmethod
     def of(cls, status: int, body: bytes, sent: Iterable[str]) -> "Refusal":
         """Read the body of an answer."""
-        try:
-            document = json.loads(body)
-        except (ValueError, RecursionError):
-            document = None
-        return cls(status, document, tuple(sent))
+        return cls(status, json_object(body), tuple(sent))
 
 
 type Rule = Callable[[Refusal], bool]

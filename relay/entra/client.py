@@ -102,7 +102,9 @@ class _Session:
         except (TimeoutError, httpx.TimeoutException):
             raise UnreachableError("timeout") from None
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
-            raise UnreachableError("tls" if outgoing.is_tls(error) else "connect") from None
+            raise UnreachableError(
+                "tls" if outgoing.caused_by(error, ssl.SSLError) else "connect"
+            ) from None
 
     def close(self) -> None:
         """Close the connections and the loop."""

@@ -10,7 +10,7 @@ from tempfile import TemporaryFile
 from relay.delivery.targets import Address
 from relay.tools.doctor import entity, fields
 from relay.tools.doctor.finding import Finding, Verdict, fail, ok, warn
-from relay.tools.doctor.probe import Answer, Probe, names_in
+from relay.tools.doctor.probe import Probe, ProbeResponse, names_in
 
 NAME = "Business Central"
 ROLE = "API.ReadWrite.All"
@@ -50,7 +50,7 @@ def examine(probe: Probe, address: Address) -> Iterator[Finding]:
     yield from _page(probe, api, name)
 
 
-def _company(company: str, answer: Answer) -> Finding:
+def _company(company: str, answer: ProbeResponse) -> Finding:
     if company.casefold() in [each.casefold() for each in names_in(answer.values, "id")]:
         return ok("company", "it exists")
     return fail(
@@ -96,7 +96,7 @@ def _role(probe: Probe) -> Finding | None:
     )
 
 
-def _access(probe: Probe, answer: Answer) -> Finding:
+def _access(probe: Probe, answer: ProbeResponse) -> Finding:
     if answer.status == HTTPStatus.UNAUTHORIZED and probe.is_identity:
         return fail(
             "access",
@@ -132,7 +132,7 @@ def _is_own(probe: Probe) -> bool:
     return probe.by_adfs or probe.connection.credentials.resource == probe.origin
 
 
-def _no_api(probe: Probe, root: str, answer: Answer) -> Finding:
+def _no_api(probe: Probe, root: str, answer: ProbeResponse) -> Finding:
     """Distinguish a wrong environment, which has no API at all, from a wrong API."""
     if probe.ask(f"{root}/{STANDARD}/companies?$select=id") is None:
         return fail(

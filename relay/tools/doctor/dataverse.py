@@ -14,7 +14,7 @@ from relay.delivery.targets import Address
 from relay.tools.doctor import entity, fields
 from relay.tools.doctor.finding import Finding, Verdict, fail, ok, warn
 from relay.tools.doctor.metadata import Property, nearest
-from relay.tools.doctor.probe import Answer, Probe, names_in
+from relay.tools.doctor.probe import Probe, ProbeResponse, names_in
 
 NAME = "Dataverse"
 SPACE = "Microsoft.Dynamics.CRM"
@@ -53,7 +53,7 @@ def examine(probe: Probe, address: Address) -> Iterator[Finding]:
     yield _privilege(probe, f"{root}/systemusers({quote(user)})", schema)
 
 
-def _access(probe: Probe, answer: Answer) -> Finding:
+def _access(probe: Probe, answer: ProbeResponse) -> Finding:
     if answer.status == HTTPStatus.UNAUTHORIZED:
         return fail(
             "access",

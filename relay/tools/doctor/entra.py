@@ -9,6 +9,7 @@ from typing import Any, assert_never
 
 import httpx
 
+from relay import outgoing
 from relay.connections import (
     ClientCertificate,
     ClientCredentials,
@@ -59,7 +60,7 @@ def unreachable(check: str, name: str, error: httpx.HTTPError) -> Finding:
     """Return why a server cannot be reached: its name, its certificate, or a time-out."""
     if isinstance(error, httpx.TimeoutException):
         return fail(check, f"{name} does not answer in time", "Check networks and firewalls.")
-    if _is_about_trust(error):
+    if outgoing.caused_by(error, ssl.SSLCertVerificationError):
         return fail(
             check,
             f"the certificate of {name} is not trusted",
@@ -70,14 +71,6 @@ def unreachable(check: str, name: str, error: httpx.HTTPError) -> Finding:
         f"{name} cannot be reached",
         "Check the host's name, DNS and firewalls from where the relay runs.",
     )
-
-
-def _is_about_trust(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _authority(authority: str, http: httpx.Client) -> Generator[Finding, None, Claims | None]:

@@ -14,7 +14,7 @@ from relay.delivery.targets import Address
 from relay.tools.doctor import entity, fields
 from relay.tools.doctor.finding import Finding, Verdict, fail, ok, warn
 from relay.tools.doctor.metadata import Property
-from relay.tools.doctor.probe import FINANCE, FORM, Answer, Probe
+from relay.tools.doctor.probe import FINANCE, FORM, Probe, ProbeResponse
 
 COMPANY = "dataAreaId"
 _WORDS = fields.Words("entity", "property", "In the table and its data entity")
@@ -56,7 +56,7 @@ def examine(probe: Probe, address: Address) -> Iterator[Finding]:
 
 def admit(
     probe: Probe, url: str, into: IO[bytes] | None = None
-) -> Generator[Finding, None, Answer | None]:
+) -> Generator[Finding, None, ProbeResponse | None]:
     """GET the first URL, and return the answer if Finance & Operations takes the token."""
     answer = yield from probe.reach(FINANCE, url, into)
     if answer is None:
@@ -85,7 +85,7 @@ def _scope(probe: Probe) -> Finding:
     return fail("scope", "DYNAMICS_SCOPE is not the environment's own address", fix)
 
 
-def _access(probe: Probe, answer: Answer) -> Finding:
+def _access(probe: Probe, answer: ProbeResponse) -> Finding:
     if answer.status == HTTPStatus.UNAUTHORIZED:
         fix = f"In {FORM}, add the client id {probe.client_id} with a user."
         if probe.is_identity:

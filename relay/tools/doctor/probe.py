@@ -33,7 +33,7 @@ _HTML = (b"<!doctype html", b"<html")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ProbeResponse:
     """An answer of Dynamics. `document`: its JSON object, empty when there is none."""
 
     status: int
@@ -103,7 +103,7 @@ class Probe:
 
     def get(
         self, url: str, params: Mapping[str, str] | None = None, into: IO[bytes] | None = None
-    ) -> Answer:
+    ) -> ProbeResponse:
         """GET a URL. The body of a success is written `into` a file, if one is given.
 
         Raises `httpx.HTTPError`, also when the answer is too large.
@@ -116,18 +116,18 @@ class Probe:
         with self.http.stream("GET", url, params=params, headers=headers) as response:
             if into is not None and response.is_success:
                 head = _copy(response, into.write, MAX_SIZE)
-                return Answer(response.status_code, is_html=_is_html(response, head))
+                return ProbeResponse(response.status_code, is_html=_is_html(response, head))
             content = bytearray()
             head = _copy(response, content.extend, MAX_ANSWER)
             location = response.headers.get("location", "")
-            return Answer(
+            return ProbeResponse(
                 response.status_code,
                 urljoin(str(response.url), location) if response.is_redirect else "",
                 _is_html(response, head),
                 outgoing.json_object(content) or {},
             )
 
-    def ask(self, url: str) -> Answer | None:
+    def ask(self, url: str) -> ProbeResponse | None:
         """GET something optional; `None` if it cannot be read."""
         try:
             answer = self.get(url)
@@ -137,7 +137,7 @@ class Probe:
 
     def reach(
         self, name: str, url: str, into: IO[bytes] | None = None
-    ) -> Generator[Finding, None, Answer | None]:
+    ) -> Generator[Finding, None, ProbeResponse | None]:
         """GET the first URL, tell whether Dynamics answers, and return the answer if so."""
         try:
             answer = self.get(url, into=into)
@@ -151,7 +151,7 @@ class Probe:
         yield ok("target", f"{name} answers")
         return answer
 
-    def _no_service(self, name: str, answer: Answer) -> Finding | None:
+    def _no_service(self, name: str, answer: ProbeResponse) -> Finding | None:
         """Return a finding if something else answers: a proxy, a sign-in page, another address."""
         if answer.location:
             return self._redirected(answer.location)
