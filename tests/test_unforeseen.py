@@ -2,19 +2,32 @@
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from relay import body, flow, pages
+from relay import body, flow, pages, settings_reader
+from relay.connections import Connection
 from relay.delivery import dynamics as target
 from relay.delivery import targets
 from relay.entra.tokens import TokenCache
 from relay.oauth import authorization, state
 from sandbox import dynamics
 from sandbox.world import World
-from tests.test_outbox import DEAD, OUTBOX, POISON, QUICK, WITH_ERROR, eventually, everything, hit
+from tests.test_outbox import (
+    CODE,
+    DEAD,
+    OUTBOX,
+    POISON,
+    QUICK,
+    WITH_ERROR,
+    eventually,
+    everything,
+    hit,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -84,6 +97,33 @@ def test_a_check_that_breaks_has_not_passed(
     assert world.dynamics.posts == world.entra.token_requests == 0
     assert everything(world, OUTBOX) == []
     assert MESSAGE not in caplog.text
+
+
+def test_a_check_of_the_cookie_that_breaks_has_not_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow_settings = {
+        "STATE_POLICY": "signed",
+        "STATE_KEYS": f"k1:{'A' * 43}",
+        "PROVIDER_CLIENT_ID": "dynamics-365",
+        "PROVIDER_AUTHORIZATION_ENDPOINT": "https://provider.example/authorize",
+        "PROVIDER_REDIRECT_URI": "https://relay.example/callback",
+        "PROVIDER_ISSUER": "",
+        "DYNAMICS_BODY": '{"code": "{code}", "state": "{state_hash}"}',
+    }
+    with World({**QUICK, **flow_settings}) as world, world.client() as browser:
+        [connection] = settings_reader.read(world.settings).connections.by_name.values()
+        assert isinstance(connection, Connection)
+        ticket = state.mint_ticket(connection, "j" * 22, datetime.now(UTC), timedelta(minutes=5))
+        start = f"{world.relay_server.url}/authorize/default"
+        started = browser.get(start, params={"ticket": ticket})
+        [token] = parse_qs(urlsplit(started.headers["location"]).query)["state"]
+        sent = {"code": CODE, "state": token}
+        with monkeypatch.context() as breaking:
+            breaking.setattr(state, "parse_cookies", broken)
+            answer = browser.get(world.redirect_uri, params=sent)
+        assert (answer.status_code, answer.json()["outcome"]) == (500, "rejected")
+        assert world.dynamics.posts == world.entra.token_requests == 0
+        assert everything(world, OUTBOX) == []
+        assert browser.get(world.redirect_uri, params=sent).json()["outcome"] == "delivered"
 
 
 def test_a_page_that_breaks_takes_no_code_along(

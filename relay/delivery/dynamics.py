@@ -221,9 +221,6 @@ class _Slot:
         unique key in Dynamics makes the repetition safe.
         """
         kept, self._kept = self._kept, None
-        if kept is not None and kept.is_readable:
-            await self.aclose()
-            kept = None
         try:
             return await self._send(url, headers, body, repeated=False)
         except (httpx.NetworkError, httpx.RemoteProtocolError):
@@ -262,18 +259,18 @@ class _Slot:
 class _Kept:
     """A connection that may be reused: its answer was read whole, and no byte followed.
 
-    HTTPX looks for such bytes in the socket only. Those that arrived together with the answer it
-    would read as the answer to the next request. Its buffers are private, and this is the only code
-    that reads them: if they are not found, no connection is reused.
+    HTTPX looks for such bytes in the socket only, when it takes the connection again. Those that
+    arrived together with the answer it would read as the answer to the next request. Its buffers
+    are private, and this is the only code that reads them: if they are not found, no connection is
+    reused.
     """
 
     MAX_ANSWER = 32 * 1024
     """Bytes. A longer answer takes several reads, and one of them can leave bytes in the buffer of
     the transport, which cannot be inspected."""
 
-    def __init__(self, http: h11.Connection, stream: Any) -> None:  # noqa: ANN401 - of httpcore
+    def __init__(self, http: h11.Connection) -> None:
         self._http = http
-        self._stream = stream
 
     @classmethod
     def of(cls, client: httpx.AsyncClient, response: httpx.Response, size: int) -> Self | None:
@@ -281,27 +278,22 @@ class _Kept:
         http, stream = _h11(client), response.extensions.get("network_stream")
         if http is None or stream is None or size > cls.MAX_ANSWER:
             return None
-        if http.our_state is not h11.IDLE or http.trailing_data != (b"", False):
+        if http.trailing_data != (b"", False):
             return None
         tls = stream.get_extra_info("ssl_object")
         if tls is not None:
             try:
                 tls.read(1)
             except ssl.SSLWantReadError:
-                return cls(http, stream)
+                return cls(http)
             except ssl.SSLError:
                 pass
             return None  # data, or the end of the TLS session
-        return cls(http, stream)
-
-    @property
-    def is_readable(self) -> bool:
-        """Tell whether the server has sent bytes or closed the connection since the answer."""
-        return bool(self._stream.get_extra_info("is_readable"))
+        return cls(http)
 
     @property
     def is_unanswered(self) -> bool:
-        """Tell whether a POST was sent and no byte of an answer came."""
+        """Tell whether a POST was sent on it and no byte of an answer came."""
         return self._http.their_state is h11.SEND_RESPONSE and not self._http.trailing_data[0]
 
 
