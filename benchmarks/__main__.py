@@ -1,6 +1,6 @@
 """The relay beside what people would use instead of it, measured in one run.
 
-    python3 dev.py bench            12 minutes; its numbers go into docs/performance.md
+    python3 dev.py bench            11 minutes; its numbers go into docs/performance.md
     python3 dev.py bench --quick    two minutes, to see that all of it works
 
 Rounds are interleaved: each takes every contestant once, beginning with another one each time, so

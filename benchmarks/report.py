@@ -148,7 +148,7 @@ def _goal(
     metric = goal.metric
     title = _title(metric, results)
     sign = "≥" if metric.more_is_better else "≤"
-    end = "" if goal.bound is None else "holds" if goal.holds(measured) else "**falls short**"
+    end = "" if goal.bound is None else "holds" if goal.holds(measured) else "falls short"
     if goal.peer is None:
         return f"{title} {sign} {goal.bound:g}", metric.shown(measured), end
     label = labels[goal.peer]

@@ -307,7 +307,7 @@ async def test_every_contestant_delivers_what_it_acknowledges(
     counts, rows = bench.rig.upstream.counts, bench.rig.upstream.rows
     assert counts is not answers_before
     if not contestant.delivers:
-        assert (counts.posts, found) == (0, {})
+        assert counts.posts == 0
         return
     assert (found["failed"], len(rows), counts.refused) == (0, SMALL.first, 0)
     # Those that race ask more often, nobody less than once.
@@ -608,4 +608,5 @@ def test_a_quick_run_is_smaller_in_every_way() -> None:
     assert QUICK.rounds < FULL.rounds
     assert FULL.rounds >= 5
     assert QUICK.first < FULL.first == 1_000
-    assert set(QUICK.growth) < set(FULL.growth) == {1, 50, 500}
+    assert QUICK.load_seconds < FULL.load_seconds
+    assert not QUICK.burst

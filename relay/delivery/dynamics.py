@@ -247,7 +247,9 @@ class _Slot:
         client = self._client = self._client or self._make()
         content = bytearray()
         try:
-            async with client.stream("POST", _parsed(url), content=body, headers=headers) as response:
+            async with client.stream(
+                "POST", _parsed(url), content=body, headers=headers
+            ) as response:
                 async for part in response.aiter_raw():
                     content += part
                     if len(content) > MAX_ANSWER:
