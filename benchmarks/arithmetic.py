@@ -33,13 +33,56 @@ METRICS = (
     Metric("cold_ms", "start to first callback", "ms"),
     Metric("cold_60_ms", "the same, Entra takes 60 ms", "ms"),
     Metric("cold_cloud_60_ms", "the same, and is login.microsoftonline.com", "ms"),
-    Metric("cold_source_ms", "the same, without bytecode", "ms"),
-    Metric("cold_source_60_ms", "the same, without bytecode, Entra takes 60 ms", "ms"),
     Metric("memory_mib", "memory after the load", "MiB"),
     Metric("token_requests", "token requests, first callbacks", ""),
     Metric("entra_connections", "connections to Entra, first callbacks", ""),
     Metric("dynamics_connections", "connections to Dynamics, first callbacks", ""),
     Metric("failed", "not delivered, first callbacks", ""),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What the relay is meant to reach: its metric over that of a peer, against a bound.
+
+    Without a `peer` the value itself counts, in the worst round. Without a `bound` the two are
+    shown beside each other.
+    """
+
+    metric: Metric
+    peer: str | None
+    bound: float | None
+
+    def measured(self, relay: Sequence[Round], peer: Sequence[Round]) -> float | None:
+        """Return the ratio, a median over the rounds, or without a peer the worst value."""
+        name = self.metric.name
+        if self.peer is None:
+            values = [value for each in relay if (value := each.get(name)) is not None]
+            return max(values, default=None)
+        ratios = [
+            mine / other
+            for ours, theirs in zip(relay, peer, strict=False)
+            if (mine := ours.get(name)) is not None and (other := theirs.get(name))
+        ]
+        return median(ratios) if ratios else None
+
+    def holds(self, measured: float) -> bool:
+        """Tell whether what was measured is within the bound."""
+        if self.bound is None:
+            return True
+        return measured >= self.bound if self.metric.more_is_better else measured <= self.bound
+
+
+_BY_NAME = {metric.name: metric for metric in METRICS}
+GOALS = (
+    Goal(_BY_NAME["throughput"], "node_red", 1.2),
+    Goal(_BY_NAME["throughput"], "bare", 2.0),
+    Goal(_BY_NAME["throughput"], "bare_transports", 0.9),
+    Goal(_BY_NAME["p50_ms"], "bare", 1.1),
+    Goal(_BY_NAME["memory_mib"], "node_red", 0.35),
+    Goal(_BY_NAME["token_requests"], None, 1),
+    Goal(_BY_NAME["failed"], None, 0),
+    Goal(_BY_NAME["cold_ms"], "bare_msal", None),
 )
 
 

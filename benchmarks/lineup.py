@@ -1,4 +1,8 @@
-"""Who takes part: the relay, and what people would use instead of it."""
+"""Who takes part: the relay, and what people would use instead of it.
+
+Python contestants run as Azure runs a function app: in a worker process that has the worker's
+packages, what its requirements name, and nothing of the development environment.
+"""
 
 import hashlib
 import json
@@ -13,6 +17,8 @@ from pathlib import Path
 
 from benchmarks import upstream
 from benchmarks.upstream import Upstream
+from sandbox import packages
+from sandbox.packages import Deployment
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -21,8 +27,22 @@ CONTESTANTS = HERE / "contestants"
 NODE_MODULES = PEERS / "node_modules"
 RELAY = "relay"
 LIMIT = "nothing"
+HTTPX = "bare"
 CONNECTIONS = 3
 """Connections of the relay's that are set up; the load goes to one of them."""
+DEPLOYED = ("function_app.py", "host.json", "requirements.txt")
+AIOHTTP = (
+    "aiohappyeyeballs",
+    "aiohttp",
+    "aiosignal",
+    "attrs",
+    "frozenlist",
+    "idna",
+    "multidict",
+    "propcache",
+    "yarl",
+)
+"""All that a function with aiohttp has in its requirements."""
 
 
 class Kind(StrEnum):
@@ -49,11 +69,11 @@ class Contestant:
 LINEUP = (
     Contestant(RELAY, "the relay", "this project, with everything on"),
     Contestant(LIMIT, "does nothing", "the Functions host's limit", delivers=False),
-    Contestant("bare", "httpx", "a bare function with HTTPX as it comes"),
+    Contestant(HTTPX, "httpx", "a bare function with HTTPX as it comes"),
     Contestant("bare_msal", "httpx + MSAL", "the same with MSAL for the token"),
     Contestant("bare_transports", "httpx, 1 transport each", "one transport for each connection"),
     Contestant("bare_aiohttp", "aiohttp", "a bare function with aiohttp"),
-    Contestant("article", "the article", "its algorithm in Python: a token for every callback"),
+    Contestant("article", "the article", "its way in Python: blocking calls, JSON by pasting"),
     Contestant("node_red", "Node-RED", "http in, function, http request", Kind.NODE),
     Contestant("express", "Express + MSAL", "Express 5 with MSAL Node", Kind.NODE),
 )
@@ -61,11 +81,36 @@ LINEUP = (
 
 @dataclass(frozen=True)
 class Setup:
-    """How to start a contestant on a port: a command, its environment, where it runs."""
+    """How to start a contestant on a port: a command, its environment, where it runs.
+
+    `placeholder`: the command is `benchmarks.host`, and the app has to be handed over.
+    """
 
     command: list[str]
     settings: dict[str, str]
     directory: Path
+    placeholder: bool = False
+
+
+@dataclass(frozen=True)
+class Apps:
+    """The folders of all function apps of a run, made once. `relay` is as it is deployed."""
+
+    relay: Deployment
+    aiohttp: Path
+    """The packages of the one contestant that has aiohttp."""
+
+    @classmethod
+    def copied(cls, folder: Path) -> "Apps":
+        """Copy the relay and all packages into a folder."""
+        directory = folder / RELAY
+        directory.mkdir()
+        for name in DEPLOYED:
+            shutil.copyfile(ROOT / name, directory / name)
+        left = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / RELAY, directory / RELAY, ignore=left)
+        relay = Deployment.of(directory, folder / "packages")
+        return cls(relay, packages.copy(AIOHTTP, folder / "aiohttp"))
 
 
 @dataclass(frozen=True)
@@ -76,6 +121,7 @@ class Rig:
     """
 
     upstream: Upstream
+    apps: Apps
     folder: Path
     bundle: Path
     state_keys: str
@@ -83,29 +129,22 @@ class Rig:
     issuer: str
 
     def setup(
-        self,
-        contestant: Contestant,
-        port: int,
-        *,
-        bytecode: Path | None,
-        connections: int,
-        cloud: bool = False,
+        self, contestant: Contestant, port: int, *, connections: int, cloud: bool = False
     ) -> Setup:
         """Return how to start it.
 
-        `bytecode` is the folder of compiled modules, the standard library's among them; without
-        one everything is compiled anew. `connections` is for the relay. `cloud`: Entra goes by the
-        name that it has in life, and is reached through a proxy.
+        `connections` is for the relay. `cloud`: Entra goes by the name that it has in life, and is
+        reached through a proxy.
         """
         if contestant.kind is Kind.NODE:
             return self._node(contestant, port)
         folder = CONTESTANTS / contestant.name
         settings = self.credentials()
         if contestant.name == RELAY:
-            folder, settings = self._relay_folder(), self._relay_settings(connections)
+            folder, settings = self.apps.relay.directory, self._relay_settings(connections)
         if cloud:
             settings = settings | self._cloud()
-        return self.function(folder, port, settings, bytecode=bytecode)
+        return self.function(folder, port, settings, aiohttp=contestant.name == "bare_aiohttp")
 
     def _cloud(self) -> dict[str, str]:
         authority = f"https://{upstream.CLOUD}/{upstream.TENANT}"
@@ -117,18 +156,24 @@ class Rig:
         }
 
     def function(
-        self, folder: Path, port: int, settings: Mapping[str, str], *, bytecode: Path | None
+        self, folder: Path, port: int, settings: Mapping[str, str], *, aiohttp: bool = False
     ) -> Setup:
-        """Return how to start the function app in a folder."""
-        command = [sys.executable, "-m", "sandbox.host", "--port", str(port), "--directory"]
-        python = {"PYTHONPYCACHEPREFIX": str(bytecode or self.folder / "no-bytecode")}
-        if bytecode is None:
-            python["PYTHONDONTWRITEBYTECODE"] = "1"
+        """Return how to start the function app in a folder, with the relay's packages."""
+        installed = self.apps.aiohttp if aiohttp else self.apps.relay.packages
+        options = {
+            "--directory": folder,
+            "--packages": installed,
+            "--worker": self.apps.relay.worker,
+            "--port": port,
+        }
+        command = [sys.executable, "-m", "benchmarks.host"]
+        for name, value in options.items():
+            command += [name, str(value)]
         platform = {
             "AzureWebJobsStorage": "none: queues are kept in memory",
             "AZURE_FUNCTIONS_ENVIRONMENT": "Production",
         }
-        return Setup([*command, str(folder)], {**settings, **platform, **python}, ROOT)
+        return Setup(command, {**settings, **platform}, ROOT, placeholder=True)
 
     def credentials(self) -> dict[str, str]:
         """Return the settings of those that are not the relay."""
@@ -165,14 +210,6 @@ class Rig:
             "SSL_CERT_FILE": str(self.bundle),
             **further,
         }
-
-    def _relay_folder(self) -> Path:
-        """Return a copy of what is deployed beside relay/, so that no local settings come in."""
-        folder = self.folder / RELAY
-        folder.mkdir(exist_ok=True)
-        for name in ("function_app.py", "host.json"):
-            shutil.copyfile(ROOT / name, folder / name)
-        return folder
 
     def _node(self, contestant: Contestant, port: int) -> Setup:
         node = shutil.which("node")
@@ -211,9 +248,7 @@ def install_peers() -> str:
 
 def versions() -> dict[str, str]:
     """Return what was measured, by name."""
-    names = ["azure-functions", "azure-functions-runtime", "uvicorn", "httpx", "msal", "aiohttp"]
-    if sys.platform != "win32":
-        names.append("uvloop")
+    names = ("azure-functions", "azure-functions-runtime", "uvloop", "httpx", "msal", "aiohttp")
     found = {"Python": ".".join(map(str, sys.version_info[:3]))}
     found |= {name: version(name) for name in names}
     if (NODE_MODULES / "installed").is_file():

@@ -1,11 +1,12 @@
 """One contestant at a time: started, asked, watched, ended; and no number without a delivery."""
 
 import gc
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from benchmarks import load
 from benchmarks.arithmetic import percentile
@@ -23,6 +24,16 @@ FASTEST = 3_000
 """Callbacks a second that are made in advance for a load that is not counted but timed."""
 SLOW_ENTRA = 0.06
 """Seconds for one answer of an Entra that is as far away as it is in life."""
+
+IMPORT = """
+import sys, time
+sys.path[:0] = sys.argv[1:]
+import asyncio, azure.functions, azure_functions_runtime, uvloop
+began = time.perf_counter()
+import httpx
+print(1_000 * (time.perf_counter() - began))
+"""
+"""Prints the milliseconds that HTTPX takes beside what a worker has loaded for any app."""
 
 
 class ContestantError(Exception):
@@ -43,9 +54,9 @@ class Plan:
     burst: int
 
 
-COLDS = ("60", "cloud_60", "source", "source_60")
-FULL = Plan(5, 1.0, 400, 3.0, 1_000, COLDS, (1, 50, 500), 1_000)
-QUICK = Plan(1, 0.3, 100, 1.0, 200, ("cloud_60", "source_60"), (1, 500), 0)
+COLDS = ("60", "cloud_60")
+FULL = Plan(5, 0.8, 300, 2.0, 1_000, COLDS, (1, 500), 1_000)
+QUICK = Plan(1, 0.3, 100, 1.0, 200, ("cloud_60",), (1, 500), 0)
 BY_MSAL = (RELAY, "bare_msal")
 """Who uses MSAL in Python: for them it matters whether MSAL knows the name of Entra."""
 
@@ -63,39 +74,36 @@ class Running:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where contestants are measured. `bytecode` is the folder of compiled modules."""
+    """Where contestants are measured."""
 
     rig: Rig
     callbacks: Callbacks
     cores: Cores
-    bytecode: Path
 
     async def one_round(self, contestant: Contestant, plan: Plan) -> dict[str, float | None]:
         """Return every metric of a contestant, once. Raises `ContestantError`."""
         found = await self.steady(contestant, plan)
         for variant in plan.colds:
-            source, slow = "source" in variant, "60" in variant
-            if source and contestant.kind is Kind.NODE:
-                continue  # Node has no bytecode beside its modules
             cloud = "cloud" in variant
             if cloud and contestant.name not in BY_MSAL:
                 continue
-            delay = SLOW_ENTRA if slow else 0
-            cold = await self.cold(contestant, delay=delay, source=source, cloud=cloud)
+            cold = await self.cold(contestant, delay=SLOW_ENTRA, cloud=cloud)
             found[f"cold_{variant}_ms"] = cold
-        return found | await self.first_callbacks(contestant, plan.first)
+        if contestant.delivers:
+            found |= await self.first_callbacks(contestant, plan.first)
+        return found
 
-    async def cold(
-        self,
-        contestant: Contestant,
-        *,
-        delay: float = 0,
-        source: bool = False,
-        cloud: bool = False,
-    ) -> float:
-        """Return the milliseconds from the start of the process to its first answer."""
-        options = {"source": source, "cloud": cloud}
-        async with self.started(contestant, delay=delay, **options) as running:
+    def import_httpx(self) -> float:
+        """Return the milliseconds that `import httpx` takes in the environment of production."""
+        relay = self.rig.apps.relay
+        folders = [str(relay.packages), str(relay.worker)]
+        with self.cores.starting():
+            command = [sys.executable, "-I", "-S", "-c", IMPORT, *folders]
+            return float(subprocess.run(command, check=True, capture_output=True).stdout)
+
+    async def cold(self, contestant: Contestant, *, delay: float = 0, cloud: bool = False) -> float:
+        """Return the milliseconds from the hand-over, or Node's start, to the first answer."""
+        async with self.started(contestant, delay=delay, cloud=cloud) as running:
             self._check(running, Answers())
             return running.cold_ms
 
@@ -107,9 +115,10 @@ class Bench:
             alone = await self._alone(running, plan)
             warm = plan.warm_seconds * WARM[contestant.kind]
             await self.send(running, connections=LOAD, seconds=warm)
-            before, busy = running.process.cpu(), time.process_time()
+            process = running.process
+            before, busy = process.cpu(), time.process_time() + process.host_cpu()
             many = await self.send(running, connections=LOAD, seconds=plan.load_seconds)
-            after, busy = running.process.cpu(), time.process_time() - busy
+            after, busy = process.cpu(), time.process_time() + process.host_cpu() - busy
             cpu = None if before is None or after is None else after - before
             answered = len(many.acknowledged)
             return {
@@ -118,7 +127,7 @@ class Bench:
                 "p99_ms": 1_000 * percentile(many.latencies, 0.99),
                 "cpu_ms": None if cpu is None else 1_000 * cpu / answered,
                 "cold_ms": running.cold_ms,
-                "memory_mib": running.process.memory(),
+                "memory_mib": process.memory(),
                 "load_busy": busy / many.seconds,
             }
 
@@ -156,7 +165,7 @@ class Bench:
                 "dynamics_connections": counts.dynamics_connections,
                 "failed": answers.failed,
             }
-            return dict(found) if contestant.delivers else {}
+            return dict(found)
 
     @asynccontextmanager
     async def started(
@@ -164,21 +173,18 @@ class Bench:
         contestant: Contestant,
         *,
         delay: float = 0,
-        source: bool = False,
         cloud: bool = False,
         connections: int = CONNECTIONS,
         ask: bool = True,
     ) -> AsyncIterator[Running]:
         """Run a contestant meanwhile, from its first answer on, or from when its port is open.
 
-        In: Entra's delay, whether without bytecode, whether Entra goes by its real name, the
-        relay's connections.
+        In: Entra's delay, whether Entra goes by its real name, the relay's connections.
         """
         port = free_port()
         setup = self.rig.setup(
             contestant,
             port,
-            bytecode=None if source else self.bytecode,
             connections=connections if contestant.name == RELAY else 1,
             cloud=cloud,
         )
@@ -193,9 +199,16 @@ class Bench:
         self.rig.upstream.reset(delay)
         with (self.rig.folder / f"{contestant.name}.log").open("wb") as log:
             process = Process(
-                setup.command, setup.settings, directory=setup.directory, log=log, cores=self.cores
+                setup.command,
+                setup.settings,
+                directory=setup.directory,
+                log=log,
+                cores=self.cores,
+                placeholder=setup.placeholder,
             )
             try:
+                if setup.placeholder:
+                    process.hand_over()
                 first, cold = await self._first(process, port, ask=ask)
                 yield Running(contestant, process, port, first, 1_000 * cold)
             except LoadError as error:

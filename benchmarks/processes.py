@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import IO
 
 STOP_SECONDS = 10
 _PROC = Path("/proc")
-_KEPT = ("PATH", "HOME", "LANG", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR", "USERPROFILE")
+_KEPT = ("PATH", "HOME", "LANG", "TMPDIR")
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Cores:
     def __str__(self) -> str:
         """Say it."""
         if self.app is None:
-            return "not pinned: app, load and upstreams share all cores"
-        return f"app pinned to core {self.app}; load generator and upstreams to core {self.load}"
+            return "not pinned: app, host, load and upstreams share all cores"
+        return f"app pinned to core {self.app}; host, load and upstreams to core {self.load}"
 
     @contextmanager
     def loading(self) -> Iterator[None]:
@@ -97,7 +97,12 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 class Process:
-    """A contestant: started at `started` (seconds of `time.monotonic`), ended with its children."""
+    """A contestant: started at `started` (seconds of `time.monotonic`), ended with its children.
+
+    With a `placeholder` the command is `benchmarks.host`: call `hand_over()`. What is measured
+    then is the worker, because the sandbox's host stands for a part of the platform. `measured` is
+    the id of that process.
+    """
 
     def __init__(
         self,
@@ -107,19 +112,41 @@ class Process:
         directory: Path,
         log: IO[bytes],
         cores: Cores,
+        placeholder: bool = False,
     ) -> None:
         self._log = Path(log.name)
+        self._cores = cores
         with cores.starting():
             self.started = time.monotonic()
             self._process = subprocess.Popen(
                 command,
                 cwd=directory,
                 env=environment(settings),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
+                stdin=subprocess.PIPE if placeholder else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if placeholder else log,
+                stderr=log,
                 start_new_session=True,
             )
+        self.measured = self._process.pid
+
+    def hand_over(self) -> None:
+        """Wait for the placeholder and let it become the app; `started` is that moment.
+
+        The host leaves the app's core to the worker. Returns at once when the process has ended.
+        """
+        assert self._process.stdin is not None  # noqa: S101 - there is a placeholder
+        assert self._process.stdout is not None  # noqa: S101
+        worker = self._process.stdout.readline()
+        if not worker:
+            return
+        self.measured = int(worker)
+        if self._cores.load is not None:
+            for thread in (_PROC / str(self._process.pid) / "task").iterdir():
+                os.sched_setaffinity(int(thread.name), {self._cores.load})
+        self.started = time.monotonic()
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(b"\n")
+            self._process.stdin.flush()
 
     @property
     def ended(self) -> bool:
@@ -133,42 +160,55 @@ class Process:
         return "\n".join(lines[-15:])
 
     def cpu(self) -> float | None:
-        """Return the seconds of processor time so far, of it and its children."""
-        if not _PROC.is_dir():
-            return None
-        ticks = 0
-        for pid in self._tree():
-            with suppress(OSError):
-                # proc_pid_stat(5): after the name in parentheses, utime and stime are 12 and 13.
-                fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-                ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+        """Return the seconds of processor time so far, of what is measured and its children."""
+        return _cpu(_tree(self.measured))
+
+    def host_cpu(self) -> float:
+        """Return the same of the sandbox's host; 0 where there is none, or no /proc."""
+        measured = _tree(self.measured)
+        return _cpu([pid for pid in _tree(self._process.pid) if pid not in measured]) or 0.0
 
     def memory(self) -> float | None:
-        """Return the resident memory in MiB, of it and its children."""
+        """Return the resident memory in MiB, of what is measured and its children."""
         if not _PROC.is_dir():
             return None
         kibibytes = 0
-        for pid in self._tree():
+        for pid in _tree(self.measured):
             with suppress(OSError):
                 for line in (_PROC / str(pid) / "status").read_text().splitlines():
                     if line.startswith("VmRSS:"):
                         kibibytes += int(line.split()[1])
         return kibibytes / 1024
 
-    def _tree(self) -> list[int]:
-        pids = [self._process.pid]
-        for pid in pids:  # grows meanwhile
-            with suppress(OSError):
-                for children in (_PROC / str(pid) / "task").glob("*/children"):
-                    pids += [int(child) for child in children.read_text().split()]
-        return pids
-
     def stop(self) -> None:
         """End it and its children at once: nothing of a contestant is worth keeping."""
-        if hasattr(os, "killpg"):
+        if self.measured != self._process.pid:  # a worker has a session of its own
             with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-        else:
-            self._process.kill()
+                os.kill(self.measured, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(STOP_SECONDS)
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def _cpu(pids: Iterable[int]) -> float | None:
+    if not _PROC.is_dir():
+        return None
+    ticks = 0
+    for pid in pids:
+        with suppress(OSError):
+            # proc_pid_stat(5): after the name in parentheses, utime and stime are 12 and 13.
+            fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _tree(root: int) -> list[int]:
+    pids = [root]
+    for pid in pids:  # grows meanwhile
+        with suppress(OSError):
+            for children in (_PROC / str(pid) / "task").glob("*/children"):
+                pids += [int(child) for child in children.read_text().split()]
+    return pids

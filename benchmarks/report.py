@@ -4,14 +4,18 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from benchmarks.arithmetic import METRICS, UNKNOWN, Metric, advantage, spread
-from benchmarks.lineup import LIMIT, LINEUP, RELAY, ROOT
+from benchmarks.arithmetic import GOALS, METRICS, UNKNOWN, Goal, Metric, advantage, spread
+from benchmarks.lineup import HTTPX, LIMIT, LINEUP, RELAY, ROOT
 
 RESULTS = ROOT / "benchmarks/results"
 PAGE = ROOT / "docs/performance.md"
 BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
+README = ROOT / "README.md"
+COST = ("<!-- httpx -->", "<!-- /httpx -->")
+"""Around the milliseconds of `import httpx` in the README."""
 NOT_YET = "Not measured yet: run `python3 dev.py bench`."
 SHOWN = (
     "throughput",
@@ -45,7 +49,10 @@ def text(results: Results) -> str:
                 ratio = _ratio(metric, results, name)
                 lines.append(f"  {label:26}{metric.shown(value):>10}   {ratio}")
         lines.append("")
-    return "\n".join([*lines, *_growth(results), *_notes(results), ""])
+    lines += [
+        f"goal {goal}: measured {found} {end}".rstrip() for goal, found, end in _goals(results)
+    ]
+    return "\n".join([*lines, "", *_growth(results), *_notes(results), ""])
 
 
 def page(results: Results | None) -> str:
@@ -54,6 +61,10 @@ def page(results: Results | None) -> str:
         return NOT_YET
     lines = [
         *_head(results),
+        "",
+        "| goal | measured | |",
+        "|---|---|---|",
+        *(f"| {' | '.join(cells)} |" for cells in _goals(results)),
         "",
         "![plot of the numbers below](../benchmarks/results/latest.svg)",
         "",
@@ -71,15 +82,26 @@ def page(results: Results | None) -> str:
 
 def fill(document: str, results: Results | None) -> str:
     """Return the page with the results between its marks. Raises `ValueError` without marks."""
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{PAGE.name} has no {BEGIN} … {END}")
-    return f"{before}{begin}\n{page(results)}\n{end}{after}"
+    return _between(document, BEGIN, END, f"\n{page(results)}\n")
 
 
-def write(results: Results, folder: Path = RESULTS, document: Path = PAGE) -> Iterator[Path]:
-    """Write the numbers and the plot; of a full run also the page. Yields what was written."""
+def fill_readme(document: str, results: Results) -> str:
+    """Return the README with what `import httpx` takes. Raises `ValueError` without the marks."""
+    return _between(document, *COST, f"{median(results['import_httpx_ms']):.0f} ms")
+
+
+def _between(document: str, begin: str, end: str, content: str) -> str:
+    before, found_begin, rest = document.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
+        raise ValueError(f"The document has no {begin} … {end}")
+    return f"{before}{begin}{content}{end}{after}"
+
+
+def write(
+    results: Results, folder: Path = RESULTS, document: Path = PAGE, readme: Path = README
+) -> Iterator[Path]:
+    """Write the numbers and the plot; of a full run also the pages. Yields what was written."""
     folder.mkdir(exist_ok=True)
     name = "latest" if results["complete"] else "quick"
     numbers, plot = folder / f"{name}.json", folder / f"{name}.svg"
@@ -88,8 +110,9 @@ def write(results: Results, folder: Path = RESULTS, document: Path = PAGE) -> It
     plot.write_text(svg(results), "utf-8")
     yield plot
     if results["complete"]:
-        document.write_text(fill(document.read_text("utf-8"), results), "utf-8")
-        yield document
+        for path, filled in ((document, fill), (readme, fill_readme)):
+            path.write_text(filled(path.read_text("utf-8"), results), "utf-8")
+            yield path
 
 
 def _head(results: Results) -> list[str]:
@@ -108,8 +131,35 @@ def _interleaved(results: Results) -> str:
     return "1 round" if results["rounds"] == 1 else f"{results['rounds']} interleaved rounds"
 
 
+def _goals(results: Results) -> Iterator[tuple[str, str, str]]:
+    """Yield each goal, what was measured, and whether it holds."""
+    present = dict(_present(results))
+    for goal in GOALS:
+        if RELAY not in present or (goal.peer is not None and goal.peer not in present):
+            continue
+        measured = goal.measured(_rounds(results, RELAY), _rounds(results, goal.peer or RELAY))
+        if measured is not None:
+            yield _goal(goal, measured, results, present)
+
+
+def _goal(
+    goal: Goal, measured: float, results: Results, labels: Mapping[str, str]
+) -> tuple[str, str, str]:
+    metric = goal.metric
+    title = _title(metric, results)
+    sign = "≥" if metric.more_is_better else "≤"
+    end = "" if goal.bound is None else "holds" if goal.holds(measured) else "falls short"
+    if goal.peer is None:
+        return f"{title} {sign} {goal.bound:g}", metric.shown(measured), end
+    label = labels[goal.peer]
+    wanted = f"{sign} {goal.bound:g} {TIMES} {label}" if goal.bound else f"beside {label}"
+    values = [results["contestants"][name]["medians"][metric.name] for name in (RELAY, goal.peer)]
+    both = " and ".join(metric.shown(value) for value in values)
+    return f"{title} {wanted}", f"{measured:.2f} {TIMES} ({both} {metric.unit})", end
+
+
 def _notes(results: Results) -> list[str]:
-    notes = []
+    notes = _cost_of_httpx(results)
     for name, label in _present(results):
         medians = results["contestants"][name]["medians"]
         if (medians.get("load_busy") or 0) > SATURATED:
@@ -125,6 +175,23 @@ def _notes(results: Results) -> list[str]:
     if results["machine"]["load"] is None or not _has(results, "cpu_ms"):
         notes.append("Processor time and memory: left out, there is no /proc here.")
     return notes
+
+
+def _cost_of_httpx(results: Results) -> list[str]:
+    with_httpx, without = _rounds(results, HTTPX), _rounds(results, LIMIT)
+    later = [
+        with_ms - without_ms
+        for each, other in zip(with_httpx, without, strict=False)
+        if (with_ms := each["cold_ms"]) is not None and (without_ms := other["cold_ms"]) is not None
+    ]
+    if not later:
+        return []
+    sentence = (
+        f"What HTTPX costs: `import httpx` takes {median(results['import_httpx_ms']):.0f} ms in "
+        "a worker that is ready for an app. The function with HTTPX, a token and a POST answers "
+        f"its first callback {median(later):.0f} ms later than the one that does nothing."
+    )
+    return [sentence]
 
 
 def _burst(results: Results) -> list[str]:

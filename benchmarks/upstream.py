@@ -68,6 +68,7 @@ class Upstream:
         self.token = secrets.token_urlsafe(TOKEN_SIZE * 3 // 4)
         self._bearer = f"Bearer {self.token}".encode()
         self._servers: list[asyncio.Server] = []
+        self._open: set[_Connection] = set()
 
     def reset(self, delay: float = 0.0) -> None:
         """Forget what was counted and stored."""
@@ -76,8 +77,8 @@ class Upstream:
         self.rows = {}
 
     async def __aenter__(self) -> Self:
-        self.entra_url = await self._open(self._entra, "entra_connections")
-        self.dynamics_url = await self._open(self._dynamics, "dynamics_connections")
+        self.entra_url = await self._listen(self._entra, "entra_connections")
+        self.dynamics_url = await self._listen(self._dynamics, "dynamics_connections")
         listener = listen(0)
         self._servers.append(await asyncio.start_server(self._tunnel, sock=listener))
         self.tunnel_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -86,16 +87,16 @@ class Upstream:
     async def __aexit__(self, *_: object) -> None:
         for server in self._servers:
             server.close()
-            if isinstance(server, asyncio.Server):  # uvloop's ends its clients with the loop
-                server.abort_clients()
+        await asyncio.gather(*(connection.abort() for connection in self._open))
+        for server in self._servers:
             await server.wait_closed()
 
-    async def _open(self, respond: "Respond", counter: str) -> str:
+    async def _listen(self, respond: "Respond", counter: str) -> str:
         listener = listen(0)
 
         def connected() -> _Connection:
             setattr(self.counts, counter, getattr(self.counts, counter) + 1)
-            return _Connection(respond)
+            return _Connection(respond, self._open)
 
         server = await asyncio.get_running_loop().create_server(
             connected, sock=listener, ssl=self.authority.server_context(), backlog=1024
@@ -215,14 +216,28 @@ def _header(head: bytes, name: bytes) -> bytes:
 class _Connection(asyncio.Protocol):
     """HTTP/1.1 with keep-alive: bodies with a length only, one request after the other."""
 
-    def __init__(self, respond: Respond) -> None:
+    def __init__(self, respond: Respond, opened: "set[_Connection]") -> None:
         self._respond = respond
+        self._opened = opened
         self._received = b""
         self._transport: asyncio.Transport | None = None
+        self._lost = asyncio.Event()
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
+        self._opened.add(self)
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._opened.discard(self)
+        self._lost.set()
+
+    async def abort(self) -> None:
+        """Close the connection, and wait until it is closed."""
+        if self._transport is not None:
+            self._transport.abort()
+            await self._lost.wait()
 
     @override
     def data_received(self, data: bytes) -> None:

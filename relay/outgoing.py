@@ -3,6 +3,7 @@
 import json
 import os
 import ssl
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -19,6 +20,11 @@ for _late in ("anyio._backends._asyncio", "httpcore._backends.anyio"):
     # HTTPX imports these with its first request: in the event loop, unless they are there already.
     with suppress(ImportError):
         import_module(_late)
+try:
+    import_module("sniffio")
+except ImportError:
+    # httpcore tries to import it several times for each request, and looks through all folders.
+    sys.modules["sniffio"] = None  # type: ignore[assignment]
 
 USER_AGENT = "dynamics-oauth-callback-relay"
 

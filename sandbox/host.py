@@ -472,7 +472,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _worker_process(directory) if options.worker_process else nullcontext() as process,
     ):
         host = FunctionsHost(directory, {}, queues=queues, lease=options.lease, process=process)
-        _serve(host, options)
+        serve(
+            host,
+            port=options.port,
+            certificate=options.certificate,
+            key=options.key,
+            ready_file=options.ready_file,
+        )
 
 
 @contextmanager
@@ -483,7 +489,15 @@ def _worker_process(directory: Path) -> Iterator[WorkerProcess]:
             yield process
 
 
-def _serve(host: FunctionsHost, options: argparse.Namespace) -> None:
+def serve(
+    host: FunctionsHost,
+    *,
+    port: int,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    ready_file: Path | None = None,
+) -> None:
+    """Serve on 127.0.0.1 until a signal ends it. The options are those of the command line."""
     config = uvicorn.Config(
         host,
         loop=f"{loops.__name__}:{loops.new_event_loop.__name__}",
@@ -495,18 +509,18 @@ def _serve(host: FunctionsHost, options: argparse.Namespace) -> None:
         proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=5,
-        ssl_certfile=options.certificate,
-        ssl_keyfile=options.key,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
     )
     config.load()  # a wrong certificate shows before anyone is told that the port is open
-    with listen(options.port) as listener:
+    with listen(port) as listener:
         port = listener.getsockname()[1]
-        _print_functions(host, f"{'https' if options.certificate else 'http'}://localhost:{port}")
-        if options.ready_file:
+        _print_functions(host, f"{'https' if certificate else 'http'}://localhost:{port}")
+        if ready_file:
             # Written aside and renamed: whoever waits for the file never finds it empty.
-            draft = options.ready_file.with_name(f"{options.ready_file.name}.draft")
+            draft = ready_file.with_name(f"{ready_file.name}.draft")
             draft.write_text(str(port), "ascii")
-            draft.replace(options.ready_file)
+            draft.replace(ready_file)
         uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -3,13 +3,13 @@
 No test here looks at a clock: whether something is fast is for `python3 dev.py bench`.
 """
 
+import asyncio
 import json
 import os
 import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,28 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import report
-from benchmarks.arithmetic import METRICS, Round, advantage, medians, percentile, rotated, spread
+from benchmarks.arithmetic import (
+    GOALS,
+    METRICS,
+    Goal,
+    Round,
+    advantage,
+    medians,
+    percentile,
+    rotated,
+    spread,
+)
 from benchmarks.burst import Burst
-from benchmarks.lineup import LINEUP, NODE_MODULES, RELAY, ROOT, Contestant, Kind, install_peers
+from benchmarks.lineup import (
+    LINEUP,
+    NODE_MODULES,
+    RELAY,
+    ROOT,
+    Apps,
+    Contestant,
+    Kind,
+    install_peers,
+)
 from benchmarks.load import Answers, Callback, Callbacks
 from benchmarks.measure import FULL, QUICK, Bench, ContestantError, Plan
 from benchmarks.processes import Cores, Process, environment, free_port
@@ -46,14 +65,14 @@ async def upstream() -> AsyncIterator[Upstream]:
 
 
 @pytest.fixture(scope="module")
-def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all tests: compiling everything costs seconds each time."""
-    return tmp_path_factory.mktemp("bytecode")
+def apps(tmp_path_factory: pytest.TempPathFactory) -> Apps:
+    """One copy for all tests: it takes a second, and so does compiling it."""
+    return Apps.copied(tmp_path_factory.mktemp("apps"))
 
 
 @pytest.fixture
-def bench(upstream: Upstream, tmp_path: Path, bytecode: Path) -> Bench:
-    return replace(command.bench_for(upstream, tmp_path, UNPINNED), bytecode=bytecode)
+def bench(upstream: Upstream, apps: Apps, tmp_path: Path) -> Bench:
+    return command.bench_for(upstream, apps, tmp_path, UNPINNED)
 
 
 def client(upstream: Upstream) -> httpx.AsyncClient:
@@ -288,10 +307,10 @@ async def test_every_contestant_delivers_what_it_acknowledges(
     counts, rows = bench.rig.upstream.counts, bench.rig.upstream.rows
     assert counts is not answers_before
     if not contestant.delivers:
-        assert (counts.posts, found) == (0, {})
+        assert counts.posts == 0
         return
     assert (found["failed"], len(rows), counts.refused) == (0, SMALL.first, 0)
-    # The article's algorithm and those that race ask more often, nobody less than once.
+    # Those that race ask more often, nobody less than once.
     assert found["token_requests"] == counts.token_requests >= 1
 
 
@@ -302,10 +321,52 @@ def test_without_node_its_contestants_are_left_out_with_a_word(
     assert "no Node.js" in install_peers()
 
 
-async def test_the_algorithm_of_the_article_asks_for_a_token_each_time(bench: Bench) -> None:
+async def test_the_article_keeps_its_token_as_adal_does(bench: Bench) -> None:
     [article] = [each for each in LINEUP if each.name == "article"]
-    found = await bench.first_callbacks(article, SMALL.first)
-    assert found["token_requests"] == found["dynamics_connections"] == SMALL.first
+    async with bench.started(article) as running:
+        await bench.send(running, connections=2, number=SMALL.first)
+    counts = bench.rig.upstream.counts
+    assert (counts.posts, counts.token_requests) == (SMALL.first + 1, 1)
+
+
+PROBE = """
+import asyncio, importlib.util, os, sys
+import azure.functions as func
+app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
+
+@app.route("callback")
+async def callback(req: func.HttpRequest) -> func.HttpResponse:
+    loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
+    names = ("httpx", "aiohttp", "click", "rich", "pytest", "uvicorn", "sandbox", "relay")
+    found = [name for name in names if importlib.util.find_spec(name)]
+    print("seen:", loop, *found, flush=True)
+    return func.HttpResponse("ok")
+"""
+
+
+@pytest.mark.parametrize(("aiohttp", "seen"), [(False, "uvloop httpx"), (True, "uvloop aiohttp")])
+async def test_an_app_sees_the_loop_and_the_packages_of_production_only(
+    bench: Bench, tmp_path: Path, aiohttp: bool, seen: str
+) -> None:
+    contestant, port = Contestant("own", "", "", delivers=False), free_port()
+    setup = bench.rig.function(own(tmp_path, PROBE), port, {}, aiohttp=aiohttp)
+    async with bench.serving(contestant, setup, port) as running:
+        assert f"seen: {seen}" in running.process.words.splitlines()
+
+
+def test_what_importing_httpx_takes_is_measured_where_it_runs(bench: Bench) -> None:
+    assert bench.import_httpx() > 0
+
+
+@pytest.mark.skipif(not HAS_PROC, reason="there is no /proc here")
+async def test_what_is_measured_of_a_function_is_its_worker(bench: Bench) -> None:
+    [relay] = [each for each in LINEUP if each.name == RELAY]
+    async with bench.started(relay) as running:
+        process = running.process
+        command_line = Path("/proc", str(process.measured), "cmdline")
+        assert "worker_process.py" in await asyncio.to_thread(command_line.read_text)
+        assert process.cpu()
+        assert process.host_cpu() > 0
 
 
 async def test_a_round_has_every_metric_of_a_warm_process(bench: Bench) -> None:
@@ -338,7 +399,7 @@ def own(folder: Path, source: str) -> Path:
 async def serve(bench: Bench, folder: Path) -> None:
     """Run a function app as a contestant, and send it a few callbacks."""
     contestant, port = Contestant("own", "one's own", ""), free_port()
-    setup = bench.rig.function(folder, port, bench.rig.credentials(), bytecode=bench.bytecode)
+    setup = bench.rig.function(folder, port, bench.rig.credentials())
     async with bench.serving(contestant, setup, port) as running:
         await bench.send(running, connections=2, number=4)
 
@@ -371,7 +432,7 @@ async def test_who_mixes_up_codes_and_states_is_thrown_out(bench: Bench, tmp_pat
 
 async def test_who_ends_at_once_is_told_with_its_last_words(bench: Bench, tmp_path: Path) -> None:
     with pytest.raises(ContestantError, match=r"(?s)ended by itself.*the very last word"):
-        await serve(bench, own(tmp_path, 'raise SystemExit("the very last word")'))
+        await serve(bench, own(tmp_path, 'raise ValueError("the very last word")'))
 
 
 # -- report
@@ -395,6 +456,7 @@ def results(**changes: object) -> dict[str, Any]:
             name: {"rounds": each, "medians": medians(each)} for name, each in rounds.items()
         },
         "growth": {"1": {"cold_ms": 1.0, "p50_ms": 1.0, "memory_mib": 1.0}},
+        "import_httpx_ms": [24.0, 25.4, 90.0],
         "burst": None,
     } | changes
 
@@ -404,6 +466,75 @@ def test_the_table_has_a_ratio_for_every_peer_and_every_metric() -> None:
     table = [row for row in rows if f"{report.TIMES}2.00" in row]
     assert len(table) == len(METRICS)
     assert all(row.count(f"{report.TIMES}2.00") == len(LINEUP) - 1 for row in table)
+
+
+def goal(metric: str, peer: str | None) -> Goal:
+    [found] = [each for each in GOALS if (each.metric.name, each.peer) == (metric, peer)]
+    return found
+
+
+def test_a_goal_is_the_relay_over_a_peer_in_the_same_round() -> None:
+    ours: list[Round] = [{"throughput": 50}, {"throughput": 130}, {"throughput": None}]
+    theirs: list[Round] = [{"throughput": 100}, {"throughput": 100}, {"throughput": 100}]
+    found = goal("throughput", "bare_transports").measured(ours, theirs)
+    assert found == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("metric", "peer", "within", "beyond"),
+    [
+        ("throughput", "node_red", 1.2, 1.19),
+        ("throughput", "bare", 2.0, 1.99),
+        ("throughput", "bare_transports", 0.9, 0.89),
+        ("p50_ms", "bare", 1.1, 1.11),
+        ("memory_mib", "node_red", 0.35, 0.36),
+        ("token_requests", None, 1, 2),
+        ("failed", None, 0, 1),
+    ],
+)
+def test_a_goal_holds_on_its_side_of_the_bound(
+    metric: str, peer: str | None, within: float, beyond: float
+) -> None:
+    assert goal(metric, peer).holds(within)
+    assert not goal(metric, peer).holds(beyond)
+
+
+def test_without_a_peer_the_worst_round_counts() -> None:
+    rounds: list[Round] = [{"token_requests": 1}, {"token_requests": 3}, {}]
+    assert goal("token_requests", None).measured(rounds, rounds) == 3
+
+
+def test_each_goal_stands_there_with_what_was_measured_and_where_it_falls_short() -> None:
+    for said in (report.page(results()), report.text(results())):
+        lines = [
+            line for line in said.splitlines() if "2.00 \N{MULTIPLICATION SIGN} (2 and 1" in line
+        ]
+        assert [("holds" in line, "falls short" in line) for line in lines] == [
+            (True, False),  # 1.2 times Node-RED
+            (True, False),
+            (True, False),
+        ]
+        [memory] = [line for line in said.splitlines() if "0.35" in line]
+        assert "0.50" in memory
+        assert "falls short" in memory
+        [beside] = [line for line in said.splitlines() if "beside httpx + MSAL" in line]
+        assert "0.50" in beside
+        assert not any(word in beside for word in ("holds", "falls short"))
+
+
+def test_a_goal_whose_peer_was_left_out_is_not_judged() -> None:
+    alone = results()
+    del alone["contestants"]["node_red"]
+    assert "Node-RED" not in report.text(alone)
+
+
+def test_what_httpx_costs_is_told_beside_a_function_without_it() -> None:
+    costly = results()
+    for name, milliseconds in (("bare", 90.0), ("nothing", 20.0)):
+        costly["contestants"][name]["rounds"] = [{"cold_ms": milliseconds}] * 3
+    said = report.text(costly)
+    assert "`import httpx` takes 25 ms" in said
+    assert "first callback 70 ms later" in said
 
 
 def test_what_grows_with_connections_is_told_in_the_terminal_and_on_the_page() -> None:
@@ -443,14 +574,18 @@ def test_the_plot_is_xml_and_names_everybody() -> None:
 
 def test_only_a_full_run_is_published(tmp_path: Path) -> None:
     document = tmp_path / "performance.md"
-    document.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    document.write_text(f"before\n{report.BEGIN}\nstale\n{report.END}\nafter\n")
     quick = list(report.write(results(complete=False), tmp_path, document))
     assert [path.name for path in quick] == ["quick.json", "quick.svg"]
-    assert "old" in document.read_text()
-    full = list(report.write(results(), tmp_path, document))
-    assert [path.name for path in full] == ["latest.json", "latest.svg", "performance.md"]
+    assert "stale" in document.read_text()
+    readme = tmp_path / "README.md"
+    readme.write_text("takes {}?{} in".format(*report.COST))
+    full = list(report.write(results(), tmp_path, document, readme))
+    names = ["latest.json", "latest.svg", "performance.md", "README.md"]
+    assert [path.name for path in full] == names
+    assert readme.read_text() == "takes {}25 ms{} in".format(*report.COST)
     assert report.fill(document.read_text(), results()) == document.read_text()
-    assert "old" not in document.read_text()
+    assert "stale" not in document.read_text()
 
 
 def test_the_page_shows_the_numbers_of_the_last_full_run() -> None:
@@ -458,6 +593,9 @@ def test_the_page_shows_the_numbers_of_the_last_full_run() -> None:
     measured = json.loads(latest.read_text("utf-8")) if latest.is_file() else None
     page = report.PAGE.read_text("utf-8")
     assert report.fill(page, measured) == page
+    readme = report.README.read_text("utf-8")
+    assert measured is None or report.fill_readme(readme, measured) == readme
+    assert all(mark in readme for mark in report.COST)
 
 
 def test_the_page_says_who_takes_part() -> None:
@@ -470,4 +608,5 @@ def test_a_quick_run_is_smaller_in_every_way() -> None:
     assert QUICK.rounds < FULL.rounds
     assert FULL.rounds >= 5
     assert QUICK.first < FULL.first == 1_000
-    assert set(QUICK.growth) < set(FULL.growth) == {1, 50, 500}
+    assert QUICK.load_seconds < FULL.load_seconds
+    assert not QUICK.burst

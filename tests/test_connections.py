@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import sys
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -81,6 +82,23 @@ async def test_one_connection_serves_one_post_after_the_other(
     for _ in range(5):
         assert (await deliver(client, server.url)).status == 204
     assert (len(server.requests), server.connections) == (5, 1)
+
+
+async def test_a_post_searches_no_folder_for_modules(
+    client: DynamicsClient, server: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.add(204, for_ever=True)
+    await deliver(client, server.url)
+    wanted: list[str] = []
+
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            wanted.append(name)
+
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    await deliver(client, server.url)
+    assert wanted == []
 
 
 async def test_posts_at_once_have_a_connection_each(

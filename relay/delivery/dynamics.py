@@ -10,6 +10,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, NoReturn, Self
 from urllib.parse import urlsplit
@@ -44,6 +45,9 @@ _HEADERS = {
 }
 
 _REDIRECTS = range(300, 400)
+
+# HTTPX parses a string anew for each request; the strings here are those of the settings.
+_parsed = lru_cache(httpx.URL)
 
 
 class DynamicsClient:
@@ -81,7 +85,6 @@ class DynamicsClient:
         words. Raises `Unauthorized`, `Rejected` or `Unavailable`.
         """
         headers = {
-            **_HEADERS,
             "Authorization": f"Bearer {token.value}",
             "x-ms-client-request-id": reference,
         }
@@ -196,13 +199,15 @@ class _Slots:
             await self._idle.pop().aclose()
 
     def _client(self) -> httpx.AsyncClient:
-        return outgoing.client(
+        client = outgoing.client(
             self._context,
             proxy=self._proxy,
             timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT),
             # Idle connections are closed above, by this module's clock.
             limits=httpx.Limits(max_connections=1, keepalive_expiry=None),
         )
+        client.headers.update(_HEADERS)
+        return client
 
 
 class _Slot:
@@ -240,7 +245,9 @@ class _Slot:
         client = self._client = self._client or self._make()
         content = bytearray()
         try:
-            async with client.stream("POST", url, content=body, headers=headers) as response:
+            async with client.stream(
+                "POST", _parsed(url), content=body, headers=headers
+            ) as response:
                 async for part in response.aiter_raw():
                     content += part
                     if len(content) > MAX_ANSWER:
