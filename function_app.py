@@ -1,4 +1,4 @@
-"""Azure in, Azure out. The story itself is in `relay/flow.py`."""
+"""The app's Azure Functions. They convert requests and responses; the rest is `relay/flow.py`."""
 
 from relay import bootstrap
 
@@ -20,13 +20,13 @@ from relay.oauth.request import Request
 from relay.outcome import Answer
 from relay.pages import Reply
 
-# ANONYMOUS everywhere, and not by neglect: the Functions host reads `?code=` as its own key, so any
-# other level answers an authorization response with 401. What guards the endpoint is its state.
+# ANONYMOUS on purpose: the Functions host reads `?code=` as a function key, so any other level
+# answers an authorization response with 401. The endpoint is protected by the state.
 app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 
 STORAGE = "AzureWebJobsStorage"
-# The name itself and not `%OUTBOX_QUEUE%`, which the host does not resolve when there is no such
-# setting: neither function would load.
+# The name itself and not `%OUTBOX_QUEUE%`: without that setting the host cannot resolve it, and
+# neither function would load.
 OUTBOX = _app.outbox_queue
 
 
@@ -36,8 +36,8 @@ OUTBOX = _app.outbox_queue
 async def callback(req: func.HttpRequest, outbox: func.Out[str]) -> func.HttpResponse:
     """Receive an authorization response: the redirect URI.
 
-    The host writes `outbox` before it sends the answer, and answers 500 when it cannot: nobody is
-    told "held" of something that is not.
+    The host writes `outbox` before it sends the answer, and answers 500 if that fails: "held" is
+    only said of a callback that is stored.
     """
     request = _request(req)
     answer = await _relay.receive(_name(req), request)
@@ -50,8 +50,8 @@ async def callback(req: func.HttpRequest, outbox: func.Out[str]) -> func.HttpRes
 @app.queue_trigger("message", queue_name=OUTBOX, connection=STORAGE)
 @app.queue_output("dead", queue_name=f"{OUTBOX}-dead", connection=STORAGE)
 async def redeliver(message: func.QueueMessage, dead: func.Out[str]) -> None:
-    """Deliver what was held. An exception makes the host show the message again later."""
-    # The attempt at the callback was the first one, and the queue counts from one too.
+    """Deliver a held callback. After an exception the host shows the message again later."""
+    # The callback itself was the first attempt, and `dequeue_count` begins with one.
     letter = await _relay.redeliver(message.get_body(), (message.dequeue_count or 0) + 1)
     if letter is not None:
         dead.set(letter.to_json())
@@ -60,7 +60,7 @@ async def redeliver(message: func.QueueMessage, dead: func.Out[str]) -> None:
 @app.function_name("authorize")
 @app.route("authorize/{connection}", methods=["GET"])
 async def authorize(req: func.HttpRequest) -> func.HttpResponse:
-    """Start a flow at the relay, for a person whom Dynamics sends here with a ticket."""
+    """Start a flow at the relay: Dynamics sends a person here with a ticket."""
     request = _request(req)
     answer = _relay.authorize(_name(req), request)
     if isinstance(answer, Started):
@@ -71,7 +71,7 @@ async def authorize(req: func.HttpRequest) -> func.HttpResponse:
 @app.function_name("done")
 @app.route("done/{outcome}", methods=["GET"])
 async def done(req: func.HttpRequest) -> func.HttpResponse:
-    """Show the page that a browser lands on after a callback."""
+    """Return the page to which a browser is redirected after a callback."""
     reference = req.params.get("ref", "")
     language = req.headers.get("accept-language", "")
     return _response(pages.done(req.route_params.get("outcome", ""), reference, language))
@@ -80,7 +80,7 @@ async def done(req: func.HttpRequest) -> func.HttpResponse:
 @app.function_name("health")
 @app.route("health", methods=["GET"])
 async def health(req: func.HttpRequest) -> func.HttpResponse:  # noqa: ARG001 - bound by its name
-    """Tell whether the settings validate."""
+    """Return 200 if the settings validate, else 503. No I/O."""
     healthy = not _relay.connections.problems
     return _response(pages.health(relay.__version__, healthy=healthy))
 
@@ -115,12 +115,12 @@ def _response(reply: Reply) -> func.HttpResponse:
 
 
 class _WithCookies(func.HttpResponse):
-    """A response whose cookies reach the browser as they were written.
+    """A response whose cookies reach the browser unchanged.
 
-    The worker reads a Set-Cookie header into parts and sends an absent Domain as an empty one; the
-    host writes `domain=`, Azure's front end fills it in, and browsers drop a `__Host-` cookie that
-    has a domain (azure-functions-python-worker#1902). So the first cookie goes as a plain header,
-    of which the host takes one of each name, and further ones as parts with no Domain at all.
+    The worker parses a Set-Cookie header and sends an absent Domain as an empty one; the host
+    writes `domain=`, Azure's front end fills it in, and browsers drop a `__Host-` cookie that has a
+    domain (azure-functions-python-worker#1902). So the first cookie is sent as a plain header (the
+    host takes one header of each name), and further ones as parsed cookies whose Domain is `None`.
     """
 
     def __init__(self, reply: Reply) -> None:
@@ -134,7 +134,7 @@ class _WithCookies(func.HttpResponse):
 
 
 class _Headers(dict[str, str]):
-    """What `HttpResponseConverter.encode` of azure-functions asks of a response's headers."""
+    """The part of a header mapping that azure-functions' `HttpResponseConverter.encode` uses."""
 
     def __init__(self, headers: Mapping[str, str], cookies: Iterable[str]) -> None:
         first, *others = cookies
@@ -150,10 +150,10 @@ class _Headers(dict[str, str]):
         return bool(self._others) if name == "Set-Cookie" else super().__contains__(name)
 
     def get_all(self, _name: str) -> list[SimpleCookie]:
-        """Return the cookies that go as parts; `SimpleCookie` takes one of these as it is."""
+        """Return the further cookies: the converter parses each, which keeps its `None` domain."""
         return self._others
 
     @override
     def pop(self, name: str, *_: object) -> str:
-        """Keep the plain one, which the converter would throw away."""
+        """Return the first cookie and keep it: the converter would drop it."""
         return self[name.lower()]

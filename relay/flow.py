@@ -1,6 +1,6 @@
-"""The story of one callback. Read `_Reception.walk` from top to bottom, then `_Redelivery.walk`.
+"""What happens to one callback: read `_Reception.walk` from top to bottom, then `_Redelivery.walk`.
 
-`Relay.authorize` starts those flows that begin at the relay.
+`Relay.authorize` starts the flows that begin at the relay.
 """
 
 import asyncio
@@ -35,19 +35,20 @@ from relay.ports import AccessToken, Dynamics, Keys, Receipt, Tokens
 from relay.tracing import Spans
 
 PATIENCE = 10.0
-"""Seconds that a redelivery waits for the end of a pause; the queue's own delay is as long."""
+"""Seconds of Retry-After that a redelivery waits; the queue's own delay is as long."""
 DEADLINE = 90.0
-"""Seconds after which an invocation stops trying. Past `functionTimeout` of host.json the platform
-would end it: nothing delivered, nothing held. The host's write to the outbox may take 26 s more."""
+"""Seconds after which an invocation stops trying. At `functionTimeout` of host.json the platform
+would kill it, with nothing delivered or held. The host's write to the outbox may add 26 s."""
 ENTRA_DEADLINE = 10.0
-"""Seconds for all that one callback asks of Entra."""
-UNFORESEEN = 10
-"""Attempts at an error record that end in an exception nobody foresaw; a code has its own end."""
+"""Seconds for all requests of one callback to Entra."""
+MAX_UNFORESEEN = 10
+"""Attempts at an error record that may end in an unexpected exception. A code's attempts end when
+it expires."""
 
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """The wired relay: `bootstrap` makes one for the life of the process."""
+    """The relay with its dependencies: `bootstrap` makes one for the life of the process."""
 
     connections: Connections
     tokens: Tokens
@@ -59,10 +60,10 @@ class Relay:
     spans: Spans = field(default_factory=Spans)
 
     async def receive(self, name: str, request: Request) -> Answer:
-        """Take one hit on the redirect URI to its end.
+        """Handle one request to the redirect URI.
 
-        In: the connection's name as the path has it, and the raw request. Out: what to tell the
-        sender; whatever happens is an answer, and one line in the log. Raises nothing.
+        In: the connection's name as in the path, and the raw request. Out: what to answer; errors
+        are answers too. Writes one log line. Raises nothing.
         """
         reception = _Reception(self, log.Line(reference=secrets.token_hex(8)))
         with self.spans("callback") as set_attributes:
@@ -75,11 +76,11 @@ class Relay:
         return answer
 
     async def redeliver(self, message: bytes, attempt: int) -> DeadLetter | None:
-        """Deliver what was held.
+        """Deliver a held callback.
 
-        In: a message of the outbox, and which attempt this is, the one at the callback counted.
-        Out: a dead letter if it will never be delivered, `None` if it is. Raises `RelayError` when
-        it is to be tried again; the queue does that.
+        In: a message of the outbox, and the number of this attempt; the callback itself was the
+        first. Out: `None` if it was delivered, a dead letter if it never will be. Raises
+        `RelayError` when the queue is to try again.
         """
         redelivery = _Redelivery(self, log.Line(reference="-", attempt=attempt))
         with self.spans("redelivery") as set_attributes:
@@ -89,13 +90,13 @@ class Relay:
                 failure = redelivery.fail(error)
             finally:
                 set_attributes(redelivery.line.known())
-            # Without its traceback, which the worker would write into the log at each attempt.
+            # Without its traceback: the worker would log it at each attempt.
             raise failure.with_traceback(None) from None
 
     def authorize(self, name: str, request: Request) -> Answer | Started:
-        """Start a flow at the relay: where to send the browser, or what to tell it instead.
+        """Start a flow at the relay: return where to redirect the browser, or an answer instead.
 
-        In as for `receive`. Whatever happens is an answer, and one line in the log. Raises nothing.
+        In as for `receive`. Errors are answers too. Writes one log line. Raises nothing.
         """
         invocation = _Invocation(self, log.Line(reference=secrets.token_hex(8)))
         try:
@@ -111,7 +112,7 @@ class Relay:
 
 @dataclass(slots=True)
 class _Invocation:
-    """One run of a function. `line` collects what its log line, span and answer will say."""
+    """One run of a function. `line` collects the values of its log line, span and answer."""
 
     relay: Relay
     line: log.Line
@@ -123,16 +124,16 @@ class _Invocation:
         return connection
 
     def note(self, error: RelayError) -> None:
-        """Let the log line say why."""
+        """Put the reason into the log line."""
         self.line.reason = error.reason
         self.line.dynamics_status = error.dynamics_status
 
     def answer(self, outcome: Outcome) -> Answer:
-        """Return the answer of an outcome that needs no words."""
+        """Return the answer for an outcome without details."""
         return Answer(outcome, self.line.reference, STATUS[outcome])
 
     def refuse(self, error: Exception) -> Answer:
-        """Return the answer to what an error ended."""
+        """Return the answer for an error."""
         if not isinstance(error, RelayError):
             log.crash(error, self.line.reference)
             self.line.reason = "unforeseen"
@@ -148,7 +149,7 @@ class _Invocation:
         )
 
     async def deliver_once(self, callback: Callback) -> Receipt:
-        """Deliver, or share the delivery of the same callback that came before or at once.
+        """Deliver, or share the result of an earlier or concurrent delivery of the same callback.
 
         Raises `Undelivered` and nothing else.
         """
@@ -160,7 +161,7 @@ class _Invocation:
             )
         except RelayError:
             raise
-        except Exception as error:  # noqa: BLE001 - a code must not be lost by a fault of ours
+        except Exception as error:  # noqa: BLE001 - a bug of the relay must not lose a code
             log.crash(error, self.line.reference)
             raise Unforeseen from None
         self.line.dynamics_status = receipt.status
@@ -174,7 +175,7 @@ class _Invocation:
             raise Unavailable("deadline", "The delivery took too long.") from None
 
     async def _deliver(self, callback: Callback) -> Receipt:
-        """Bring one callback to Dynamics: one attempt, one more with a fresh token after a 401."""
+        """POST one callback to Dynamics, once more with a fresh token after a 401."""
         tokens, dynamics, spans = self.relay.tokens, self.relay.dynamics, self.relay.spans
         target, credentials = callback.connection.target, callback.connection.credentials
         if pause := dynamics.pause(target):
@@ -202,15 +203,15 @@ class _Invocation:
 
 
 class _Reception(_Invocation):
-    """One hit on the redirect URI."""
+    """One request to the redirect URI."""
 
     async def walk(self, name: str, request: Request) -> Answer:
-        """Check everything in the contract's order, then deliver or hold."""
-        # A person's navigation, by GET or POST, and not the browser's guess of one?
+        """Check everything, in the order that the contract names, then deliver or hold."""
+        # Is it a GET or POST, and no prefetch?
         guard(request)
-        # To which redirect URI?
+        # Which connection's redirect URI is it?
         connection = self.find(name)
-        # What does the response say? Nothing of it is believed yet.
+        # What does the response say? It is not verified yet.
         response = await self._read(request, connection)
         # Was its state minted for this connection and this browser?
         cookies = request.headers.get("cookie", "")
@@ -218,11 +219,11 @@ class _Reception(_Invocation):
             verified = state.verify(response, connection, cookies, self.relay.now())
         except CookieMissing:
             return self._answer_again(connection, response)
-        # Is it from this issuer, and is it a code or an error as the RFCs have it?
+        # Is it from this issuer, and is it a code or an error as RFC 6749 defines them?
         authorization.check(verified, connection)
         clear = authorize.end(verified)
 
-        # From here on it is delivered or held, whatever happens.
+        # From here on the callback is delivered or held.
         callback = Callback.received(connection, verified, self.line.reference, self.relay.now())
         self.line.delivery_id = callback.delivery_id
         if verified.error is not None:
@@ -232,7 +233,7 @@ class _Reception(_Invocation):
         return replace(answer, clear=clear)
 
     async def _read(self, request: Request, connection: Connection) -> AuthorizationResponse:
-        """Read the response out of the request, or out of the JWT that it is (JARM)."""
+        """Parse the response from the parameters, or from a JWT (JARM)."""
         token = authorization.secured(request, connection)
         if token is None:
             return authorization.parse(request, connection)
@@ -241,10 +242,10 @@ class _Reception(_Invocation):
         return await asyncio.to_thread(jarm.unpack, secured, keys, connection)
 
     def _answer_again(self, connection: Connection, response: AuthorizationResponse) -> Answer:
-        """Answer a second click as the first, which has used up the flow's cookie."""
+        """Repeat the first answer after a second click: the first one has deleted the cookie."""
         delivery = delivery_id(connection.name, response)
         receipt = self.relay.deliveries.remembered(delivery)
-        # Of an error that was delivered the person has heard "declined", not "delivered".
+        # For a delivered error record the first answer was "declined", not "delivered".
         if receipt is None or response.error is not None:
             raise CookieMissing
         self.line.delivery_id, self.line.dynamics_status = delivery, receipt.status
@@ -261,13 +262,13 @@ class _Reception(_Invocation):
         return replace(self.answer(Outcome.HELD), held=await self._seal(callback))
 
     async def _decline(self, callback: Callback) -> Answer:
-        """Tell the person what the provider said, and Dynamics too if its template asks for it."""
+        """Answer with the provider's error; deliver it to Dynamics if its template asks for it."""
         held = None
         if callback.wants_error:
             try:
                 await self.deliver_once(callback)
             except Undelivered as error:
-                # The person's answer is the provider's word; Dynamics' trouble is the operator's.
+                # The answer still shows the provider's error; this one is for the operator's log.
                 self.note(error)
                 if isinstance(error, Unavailable) and self.relay.sealer is not None:
                     held = await self._seal(callback)
@@ -280,10 +281,10 @@ class _Reception(_Invocation):
         )
 
     async def _seal(self, callback: Callback) -> str | None:
-        """Seal a callback for the outbox; the host writes it before the answer leaves."""
+        """Seal a callback for the outbox; the host writes it before it sends the answer."""
         if self.relay.sealer is None:
             return None
-        # In a thread, like all that may have to import `cryptography` first.
+        # In a thread: this may import `cryptography`, which would block the event loop.
         return await asyncio.to_thread(self.relay.sealer.seal, callback)
 
     def _delivered(self, receipt: Receipt) -> Answer:
@@ -294,7 +295,7 @@ class _Redelivery(_Invocation):
     """One message of the outbox."""
 
     async def walk(self, message: bytes) -> DeadLetter | None:
-        """Open it, and deliver it or its error record."""
+        """Decrypt the message; deliver its callback, or an error record if the code has expired."""
         if self.relay.sealer is None:
             raise Unopenable("outbox_keys")
         callback = await asyncio.to_thread(self.relay.sealer.open, message, self.relay.connections)
@@ -304,19 +305,19 @@ class _Redelivery(_Invocation):
             if not callback.wants_error:
                 return self._give_up(callback, "expired")
             callback = callback.expired()
-        await self._sit_out_pause(callback.connection.target)
+        await self._wait_for_pause(callback.connection.target)
         try:
             await self.deliver_once(callback)
         except Rejected as error:
             self.note(error)
             return self._give_up(callback, error.reason)
         except Unforeseen as error:
-            # A code ends with its time; an error record would come again for days.
+            # A code expires; an error record would be tried again for days.
             failures = self.relay.deliveries.failures(callback.delivery_id)
-            if callback.response.code is not None or failures < UNFORESEEN:
+            if callback.response.code is not None or failures < MAX_UNFORESEEN:
                 raise
             return self._give_up(callback, error.reason)
-        # "Exists already" is the success of an earlier attempt whose answer was lost.
+        # "Already exists" means that an earlier attempt succeeded and its answer was lost.
         log.write(self.line, Outcome.DELIVERED)
         return None
 
@@ -335,8 +336,8 @@ class _Redelivery(_Invocation):
         log.write(self.line, Outcome.REJECTED)
         return DeadLetter.of(callback, reason, self.line.attempt, self.relay.now())
 
-    async def _sit_out_pause(self, target: Target) -> None:
-        """Wait for the end of a short pause, rather than go back to the queue."""
+    async def _wait_for_pause(self, target: Target) -> None:
+        """Wait for the end of a short Retry-After instead of returning to the queue."""
         pause = self.relay.dynamics.pause(target)
         if 0 < pause <= PATIENCE:
             await asyncio.sleep(pause)

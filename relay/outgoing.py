@@ -1,4 +1,4 @@
-"""Shared by all HTTP clients of the relay: TLS trust, proxies, no cookies, JSON answers."""
+"""HTTP clients of the relay, and what they share: TLS trust, proxies, no cookies, JSON bodies."""
 
 import json
 import os
@@ -16,10 +16,10 @@ from urllib.request import getproxies, proxy_bypass
 import certifi
 import httpx
 
-for _late in ("anyio._backends._asyncio", "httpcore._backends.anyio"):
-    # HTTPX imports these with its first request: in the event loop, unless they are there already.
+for _lazy_import in ("anyio._backends._asyncio", "httpcore._backends.anyio"):
+    # HTTPX imports these at its first request, which would block the event loop.
     with suppress(ImportError):
-        import_module(_late)
+        import_module(_lazy_import)
 try:
     import_module("sniffio")
 except ImportError:
@@ -30,20 +30,20 @@ USER_AGENT = "dynamics-oauth-callback-relay"
 
 
 def trust(ca_bundle: str | None, environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
-    """Return a client context of the system's trust and further CAs.
+    """Return a TLS client context that trusts the system's CAs and further ones.
 
-    `ca_bundle`: the path of a PEM file with further CAs, such as an on-premises AD FS has. The
-    environment variables that `requests` reads are added too, never instead: with `requests` alone
-    they silently replace whatever `verify` says (psf/requests#3829). Raises `OSError`, of which
-    `ssl.SSLError` is one, when a file cannot be read.
+    `ca_bundle`: the path of a PEM file with further CAs, such as those of an on-premises AD FS. The
+    files named by `REQUESTS_CA_BUNDLE` and `CURL_CA_BUNDLE` are added too; in `requests` itself
+    they replace what `verify` says (psf/requests#3829). Raises `OSError` (`ssl.SSLError` included)
+    when a file cannot be read.
     """
     context = ssl.create_default_context()
     paths = ssl.get_default_verify_paths()
     if os.name != "nt" and not (paths.cafile or paths.capath):
-        # A Python that was not built for this system (python.org on macOS) knows no CAs at all.
+        # The Python of python.org on macOS has no CAs of its own.
         context.load_verify_locations(certifi.where())
     further = [environ.get(name) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")]
-    # Each file once: reading a whole trust store costs every cold start 20 ms.
+    # Each file once: loading a whole trust store takes 20 ms of every cold start.
     known = {paths.cafile and os.path.realpath(paths.cafile)}
     for path in filter(None, (*further, ca_bundle)):
         real = os.path.realpath(path)
@@ -70,8 +70,8 @@ def client(
     """Return an HTTP client that follows no redirects and keeps no cookies.
 
     In: the trust for TLS; `timeout` in seconds for each operation; the address of a proxy, see
-    `proxy_of`. The environment is not read: `context` and `proxy` say all of it. Raises
-    `ValueError` when `proxy` is no address.
+    `proxy_of`. Proxies and trust of the environment are not read. Raises `ValueError` when `proxy`
+    is no address.
     """
     transport = httpx.AsyncHTTPTransport(
         verify=context,
@@ -102,9 +102,9 @@ def blocking_client(context: ssl.SSLContext, *, timeout: float | httpx.Timeout) 
 
 
 def proxy_of(url: str) -> str | None:
-    """Return the address of the proxy through which a server is reached, or `None`.
+    """Return the address of the proxy for a URL, or `None`.
 
-    As other programs read them: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`.
+    Read from `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`.
     """
     parts = urlsplit(url)
     proxies = getproxies()
@@ -115,7 +115,7 @@ def proxy_of(url: str) -> str | None:
 
 
 def caused_by(error: BaseException, kind: type[BaseException]) -> bool:
-    """Tell whether this kind is behind an error: HTTPX has one `ConnectError` for everything."""
+    """Tell whether an error was caused by one of this kind: HTTPX raises `ConnectError` for all."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, kind):
@@ -125,7 +125,7 @@ def caused_by(error: BaseException, kind: type[BaseException]) -> bool:
 
 
 def json_object(content: str | bytes | bytearray) -> dict[str, Any] | None:
-    """Return the JSON object that an answer consists of, or `None` if it is anything else."""
+    """Return the body as a JSON object, or `None` if it is anything else."""
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):
@@ -134,7 +134,7 @@ def json_object(content: str | bytes | bytearray) -> dict[str, Any] | None:
 
 
 def no_cookies() -> CookieJar:
-    """Return a jar that takes nothing: a server's cookie is not carried to the next callback."""
+    """Return a jar that stores nothing: no cookie of a server is sent with the next callback."""
     return CookieJar(DefaultCookiePolicy(allowed_domains=()))
 
 
@@ -143,4 +143,4 @@ def _proxy(address: str, context: ssl.SSLContext) -> httpx.Proxy:
         secure = httpx.URL(address).scheme == "https"
         return httpx.Proxy(address, ssl_context=context if secure else None)
     except (httpx.InvalidURL, ValueError):
-        raise ValueError("proxy") from None  # the text holds the address, and that a password
+        raise ValueError("proxy") from None  # HTTPX's message has the address with its password

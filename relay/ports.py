@@ -1,6 +1,6 @@
-"""What the story needs of its edges: tokens from Entra, a POST to Dynamics, a provider's keys.
+"""The interfaces that `flow` calls: tokens from Entra, a POST to Dynamics, a provider's keys.
 
-`bootstrap` passes in the real ones, tests pass in fakes.
+`bootstrap` passes in the implementations, tests pass in fakes.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ type Jwk = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """A bearer token from Entra. The times are of its cache's clock, in seconds."""
+    """A bearer token from Entra. Its times are in seconds, on the clock of the token cache."""
 
     value: str = field(repr=False)
     fresh_until: float
@@ -24,7 +24,7 @@ class AccessToken:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Dynamics has the record. `existed`: it had it before this request."""
+    """Dynamics has the record. `existed`: it was there before this request."""
 
     existed: bool
     status: int
@@ -34,19 +34,19 @@ class Tokens(Protocol):
     """Entra. Raises `Unavailable` and `CredentialRefused`."""
 
     async def get(self, credentials: ClientCredentials, *, within: float) -> AccessToken:
-        """Return a token that is good for some minutes, `within` this many seconds."""
+        """Return a valid token, waiting for at most `within` seconds."""
 
     async def renew(
         self, credentials: ClientCredentials, refused: AccessToken, *, within: float
     ) -> AccessToken:
-        """Return another token than the one that Dynamics refused, `within` so many seconds."""
+        """Return another token than the refused one, waiting for at most `within` seconds."""
 
 
 class Dynamics(Protocol):
     """Dynamics. Raises `Unavailable`, `Unauthorized` and `Rejected`."""
 
     def pause(self, target: Target) -> float:
-        """Return for how many seconds the target still wants to be left alone."""
+        """Return the seconds until the target's Retry-After ends, 0 if none is pending."""
 
     async def deliver(
         self,
@@ -57,11 +57,11 @@ class Dynamics(Protocol):
         reference: str,
         sent: Iterable[str],
     ) -> Receipt:
-        """POST one body once."""
+        """Send `body` in one POST. `sent` are the values that a log must not show."""
 
 
 class Keys(Protocol):
     """The provider's public keys. Raises `KeysUnavailable`."""
 
     async def get(self, provider: Provider, kid: str | None) -> tuple[Jwk, ...]:
-        """Return the keys, which need not hold one with this id."""
+        """Return the keys; a key with this id may be missing among them."""

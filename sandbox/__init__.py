@@ -1,15 +1,15 @@
-"""Everything the relay talks to, on one's own machine: small real servers, never deployed.
+"""The servers that the relay talks to, for a developer's machine; never deployed.
 
-`host.py` is the Functions host, `entra.py`, `dynamics.py` and `provider.py` are the parties
-around the relay; the demonstration and the tests run against the same ones.
+`host.py` is the Functions host; `entra.py`, `dynamics.py` and `provider.py` are the relay's peers.
+The demonstration and the tests use the same servers.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Self
 
-# What App Service and Flex Consumption put into the environment. CONTAINER_NAME is not among them:
-# Flex sets it too, but so does many a CI.
+# Variables that App Service and Flex Consumption set. Not CONTAINER_NAME, which many CI systems set
+# too.
 _MARKS_OF_AZURE = (
     "WEBSITE_INSTANCE_ID",
     "WEBSITE_SITE_NAME",
@@ -21,7 +21,7 @@ _MARKS_OF_AZURE = (
 def refuse_in_azure(environ: Mapping[str, str]) -> None:
     """Raise `RuntimeError` if `environ` is that of a machine in Azure.
 
-    The sandbox hands out tokens to anyone who asks: it must never be reachable.
+    The sandbox issues tokens to anyone: it must never be reachable from a network.
     """
     found = [name for name in _MARKS_OF_AZURE if name in environ]
     if found:

@@ -1,10 +1,10 @@
 """Entra's refusals: one table from AADSTS codes to status, `error` and sentence.
 
 Codes and meanings are those of
-https://learn.microsoft.com/entra/identity-platform/reference-error-codes; the wording follows
-answers of Entra that people have published. Status and `error` are known from such answers for
-most codes. They are a guess for 28002, 50001, 50194, 500133, 650056, 700011, 700030, 90023,
-90038, 900432 and for the transient ones: Entra's documentation lists neither.
+https://learn.microsoft.com/entra/identity-platform/reference-error-codes; wording, status and
+`error` follow published responses of Entra. Status and `error` are guesses for 28002, 50001, 50194,
+500133, 650056, 700011, 700030, 90023, 90038, 900432 and the transient codes: Entra's documentation
+does not list them.
 """
 
 from collections import defaultdict
@@ -20,7 +20,7 @@ from sandbox.issuer import RefusedError, base_of
 
 
 class Text(NamedTuple):
-    """How Entra says no. The sentence's fields are filled with what was sent."""
+    """One error of Entra. The fields of its sentence are filled with values of the request."""
 
     status: int
     error: str
@@ -58,7 +58,7 @@ SIGNATURE = (
     "Client assertion contains an invalid signature. [Reason - The key was found, but use of the "
     "key to verify the signature failed., " + _FOUND + "]"
 )
-"""700027 has three sentences; the first one stands in the table."""
+"""700027 has three sentences; the table has the first."""
 
 AADSTS: Mapping[int, Text] = {
     28002: Text(
@@ -319,9 +319,9 @@ AADSTS: Mapping[int, Text] = {
 
 
 class AadstsError(RefusedError):
-    """An AADSTS code, what its sentence is about, and the sentence if it is not the table's.
+    """An AADSTS code, the values of its sentence, and the sentence if it is not the table's.
 
-    What the sentence asks for and `about` does not name is left empty.
+    Fields of the sentence that `about` does not have are left empty.
     """
 
     def __init__(self, code: int, about: Mapping[str, str], sentence: str = "") -> None:
@@ -333,7 +333,7 @@ class AadstsError(RefusedError):
 
     @override
     def answer(self, request: Request, headers: Mapping[str, str] | None = None) -> Response:
-        """Put it in Entra's words: the error response with its ids and its timestamp."""
+        """Return Entra's error response, with its ids and its timestamp."""
         trace = str(uuid4())
         correlation = request.headers.get("client-request-id", str(uuid4()))
         timestamp = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -1,12 +1,12 @@
-"""Active Directory Federation Services as the sandbox plays it: Entra's part on premises.
+"""Active Directory Federation Services (AD FS), which issues tokens on-premises instead of Entra.
 
-Server applications get tokens by a secret or by a certificate (an assertion they sign):
+Server applications authenticate with a secret or a certificate (a signed assertion):
 https://learn.microsoft.com/windows-server/identity/ad-fs/overview/ad-fs-openid-connect-oauth-flows-scenarios.
-Errors follow answers that people have published: all of them are 400 with an MSIS number.
+Errors follow published responses: all are 400 with an MSIS number.
 
-Not known, and so decided here: that a `resource` must be spelled as registered; that the older
-AD FS refuses a request without one with MSIS9602; that MSIS9605 comes with `access_denied` from
-the token endpoint too; the texts while it is in trouble.
+Assumptions, because no source says it: a `resource` must be spelled as registered; AD FS before
+2019 refuses a request without one with MSIS9602; the token endpoint sends MSIS9605 with
+`access_denied`; the texts of 429, 500 and 503.
 """
 
 import hmac
@@ -32,10 +32,10 @@ class Adfs(Issuer):
     """AD FS with its server applications; serve `app`.
 
     `clients` maps client ids to their secrets, `resources` are the identifiers of the web APIs
-    (both may grow later), `lifetime` is the life of a token in seconds. A client without a secret
-    is known by its `certificates`. `legacy` is AD FS before 2019: it does not look at `scope`,
-    and the request must name its `resource`. `name` is the name of the federation service, which
-    tokens carry whatever address they came from.
+    (both may be extended later), `lifetime` is that of a token in seconds. A client without a
+    secret needs `certificates`. `legacy` is AD FS before 2019: it ignores `scope`, and the request
+    must name its `resource`. `name` is the name of the federation service, which is in the issuer
+    of its tokens at any address.
     """
 
     ALGORITHMS = ("RS256",)
@@ -52,7 +52,7 @@ class Adfs(Issuer):
         super().__init__(clients, resources, lifetime)
         self.legacy = legacy
         self.issuer = f"http://{name}/adfs/services/trust"
-        """What its access tokens name as issuer: http, though it is served by https."""
+        """`iss` of its access tokens; http although AD FS is served by https."""
         self.without_permission: set[str] = set()
         """Client ids that are not permitted to access any web API."""
         self.app = Starlette(
@@ -116,8 +116,8 @@ class Adfs(Issuer):
         return JSONResponse(answer, headers={"Cache-Control": "no-store"})
 
     @override
-    def _in_trouble(self, fault: Fault) -> RefusedError:
-        return _MsisError(*_TROUBLE[fault])
+    def _outage(self, fault: Fault) -> RefusedError:
+        return _MsisError(*_OUTAGE_TEXTS[fault])
 
     def _is_proven(self, request: Request, client: str, form: Mapping[str, str]) -> bool:
         if "client_assertion" in form:
@@ -144,9 +144,9 @@ class Adfs(Issuer):
         )
 
     def _resource(self, form: Mapping[str, str]) -> str:
-        """Return the web API that is asked for.
+        """Return the requested web API.
 
-        AD FS 2019 also takes it from a scope: what stands before the last slash.
+        AD FS 2019 also takes it from a scope: the part before the last slash.
         """
         resource = form.get("resource", "")
         if not resource and not self.legacy:
@@ -172,7 +172,7 @@ class _MsisError(RefusedError):
 
 
 def _audience(resource: str) -> str:
-    """Return `aud`: an identifier that is no URI gets AD FS's prefix."""
+    """Return `aud`: AD FS adds a prefix to an identifier that is not a URI."""
     return resource if ":" in resource else f"microsoft:identityserver:{resource}"
 
 
@@ -191,7 +191,7 @@ _RESOURCE = (
 )
 _PERMISSION = "MSIS9605: The client is not allowed to access the requested resource."
 
-_TROUBLE = {
+_OUTAGE_TEXTS = {
     Fault.THROTTLED: ("temporarily_unavailable", "There are too many requests.", 429),
     Fault.SERVER_ERROR: ("server_error", "An error occurred.", 500),
     Fault.UNAVAILABLE: ("temporarily_unavailable", "The server is too busy.", 503),

@@ -1,6 +1,6 @@
 """What ASP.NET Core does around a function: path, query, routes, cookies, HSTS.
 
-Values in, values out. Each docstring names the source file whose rules it follows, in
+Pure functions. Each docstring names the source file whose rules it follows, in
 dotnet/aspnetcore, dotnet/runtime or Azure/azure-functions-host.
 """
 
@@ -46,7 +46,7 @@ class Request:
     def read(cls, scope: Scope) -> Self:
         """Read an ASGI scope. Header names are lower-cased, duplicates joined with a comma.
 
-        PathDecoder.cs decodes the path first and resolves its dot segments then.
+        PathDecoder.cs first decodes the path and then resolves its dot segments.
         """
         mark = b"?" if scope["query_string"] else b""
         target = scope.get("kestrel.target", scope["raw_path"] + mark + scope["query_string"])
@@ -89,20 +89,20 @@ class Request:
 
     @property
     def content_length(self) -> int:
-        """The length announced; 0 for a chunked body, which has none."""
+        """The Content-Length; 0 for a chunked body."""
         if "transfer-encoding" in self.headers:
             return 0
         return int(self.headers.get("content-length", "0"))
 
     @property
     def function_key(self) -> str:
-        """What the host takes for its key, `?code=` included (AuthenticationLevelHandler.cs)."""
+        """The function key; the host takes it from `?code=` too (AuthenticationLevelHandler.cs)."""
         _, (code, *_) = self._parameters.get("code", ("code", [""]))
         return self.headers.get("x-functions-key", code)
 
     @cached_property
     def _parameters(self) -> dict[str, tuple[str, list[str]]]:
-        # QueryFeature.cs: names are the same whatever their case, and the last spelling stays.
+        # QueryFeature.cs: names are case-insensitive, and the last spelling is kept.
         parameters: dict[str, tuple[str, list[str]]] = {}
         for pair in filter(None, self.query_string[1:].split("&")):
             name, _, value = (_unescape(part.replace("+", " ")) for part in pair.partition("="))
@@ -115,8 +115,8 @@ def route_pattern(template: str) -> re.Pattern[str]:
     """Turn a route such as `callback/{connection?}` into a pattern for decoded paths.
 
     RoutePatternMatcher.cs: case does not matter, one trailing slash is tolerated, a parameter is
-    one segment, a catch-all is the rest from a segment that is not empty. What is rarer
-    (constraints, defaults) raises `ValueError`.
+    one segment, a catch-all is the rest from a segment that is not empty. Constraints and defaults
+    are not implemented and raise `ValueError`.
     """
     pattern, optional, ended = "", False, False
     for segment in template.split("/"):
@@ -138,7 +138,7 @@ def route_pattern(template: str) -> re.Pattern[str]:
 
 
 def set_cookie(cookie: Morsel[str]) -> str:
-    """Write one `Set-Cookie` value. Raises `ValueError` where ASP.NET Core or the worker would.
+    """Return one `Set-Cookie` value. Raises `ValueError` where ASP.NET Core or the worker would.
 
     datumdef.py of the worker, ResponseCookies.cs, SetCookieHeaderValue.cs.
     """
@@ -152,8 +152,8 @@ def set_cookie(cookie: Morsel[str]) -> str:
             raise ValueError("A cookie's max-age is negative.")
         parts.append(f"max-age={int(age)}")
     # The worker turns an absent Domain or Path into an empty one, and ASP.NET Core writes it.
-    # Azure's front end then fills in the domain: a `__Host-` cookie is lost there
-    # (azure-functions-python-worker, issue 1902). One that is None it leaves out.
+    # Azure's front end then fills in the domain, so that browsers drop a `__Host-` cookie
+    # (azure-functions-python-worker, issue 1902). A value that is None is left out.
     parts += [f"{name}={cookie[name]}" for name in ("domain", "path") if cookie[name] is not None]
     if cookie["secure"]:
         parts.append("secure")
@@ -165,7 +165,7 @@ def set_cookie(cookie: Morsel[str]) -> str:
 
 
 def hsts(options: Mapping[str, Any]) -> str | None:
-    """Give the value of Strict-Transport-Security for host.json's `hsts` section, if enabled.
+    """Return the Strict-Transport-Security value for host.json's `hsts` section, if enabled.
 
     HstsConfigurationMiddleware.cs of the host; HstsMiddleware.cs and HstsOptions.cs.
     """
@@ -184,7 +184,7 @@ def hsts(options: Mapping[str, Any]) -> str | None:
 
 
 def timespan(text: str) -> timedelta:
-    """Read a duration of host.json (TimeSpan.Parse). Raises `ValueError`: "is written …"."""
+    """Parse a duration of host.json (TimeSpan.Parse). Raises `ValueError`: "is written …"."""
     span = _TIMESPAN.fullmatch(text)
     if span is None:
         raise ValueError("is written ddd.hh:mm:ss")
@@ -193,17 +193,17 @@ def timespan(text: str) -> timedelta:
 
 
 def gets_hsts(request: Request) -> bool:
-    """Tell whether HSTS is for this request: https, and not a loopback name."""
+    """Tell whether this request's answer has HSTS: https, and not a loopback name."""
     return request.scheme == "https" and _PORT.sub("", request.host).lower() not in _NOT_FOR_HSTS
 
 
 def _join(values: list[str]) -> str:
-    # StringValues.cs passes over empty ones.
+    # StringValues.cs skips empty ones.
     return ",".join(filter(None, values))
 
 
 def _decode_path(raw: str) -> str:
-    # UrlDecoder.cs leaves an escaped slash alone.
+    # UrlDecoder.cs keeps an escaped slash.
     return "".join(
         part if _ESCAPED_SLASH.fullmatch(part) else _unescape(part)
         for part in _ESCAPED_SLASH.split(raw)
@@ -225,12 +225,12 @@ def _without_dot_segments(path: str) -> str:
 
 
 def _unescape(text: str) -> str:
-    # PercentEncodingHelper.cs: what is not UTF-8 stays as it was written.
+    # PercentEncodingHelper.cs: bytes that are not UTF-8 stay escaped.
     return _ESCAPES.sub(lambda run: _utf8(run[0]), text)
 
 
 def _utf8(escaped: str) -> str:
-    # A surrogate stands for one octet that could not be decoded.
+    # A surrogate is one octet that could not be decoded.
     text = bytes.fromhex(escaped.replace("%", "")).decode(errors="surrogateescape")
     decoded, at = "", 0
     for character in text:

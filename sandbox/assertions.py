@@ -1,7 +1,7 @@
-"""Client assertions: JWTs by which a client proves who it is, without a secret (RFC 7523).
+"""Client assertions (RFC 7523): JWTs by which a client authenticates without a secret.
 
-Only reading and the signature stand here. What else is asked of an assertion, and how it is
-refused, differs between Entra and AD FS.
+This module parses them and verifies signatures. The further checks and their errors differ between
+Entra and AD FS.
 """
 
 import json
@@ -22,7 +22,7 @@ from joserfc.jwk import KeySet, RSAKey
 TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 """The only `client_assertion_type` that Entra and AD FS know (RFC 7523, section 2.2)."""
 SKEW = 300
-"""Seconds by which the clocks of client and server may differ."""
+"""Seconds of clock skew between client and server that are tolerated."""
 
 # TypeError: joserfc's, for header parameters of the wrong type.
 _UNREADABLE = (JoseError, TypeError, ValueError)
@@ -38,7 +38,7 @@ class MalformedError(ValueError):
 
 
 class Assertion:
-    """A JWT as a client sent it. Nothing in it is to be believed before `is_signed_by`."""
+    """A parsed JWT of a client. It is unverified until `is_signed_by` returns true."""
 
     def __init__(self, raw: str, header: dict[str, Any], claims: dict[str, Any]) -> None:
         self._raw = raw
@@ -47,7 +47,7 @@ class Assertion:
 
     @classmethod
     def read(cls, raw: str) -> Self:
-        """Take it apart. Raises `MalformedError`."""
+        """Parse a JWT. Raises `MalformedError`."""
         try:
             compact = jws.extract_compact(raw.encode(), registry=_Registry())
             claims = json.loads(compact.payload)
@@ -60,22 +60,22 @@ class Assertion:
         return cls(raw, compact.headers(), claims)
 
     def text(self, claim: str) -> str:
-        """Return a claim as the texts of refusals quote it; empty when there is none."""
+        """Return a claim as error texts quote it; empty when it is missing."""
         return _printable(self.claims.get(claim, ""))
 
     @property
     def algorithm(self) -> str:
-        """The algorithm in the header, likewise."""
+        """The algorithm in the header, as error texts quote it."""
         return _printable(self.header.get("alg", ""))
 
     @property
     def start(self) -> float:
-        """When it begins to count, in seconds since 1970."""
+        """When it becomes valid, in seconds since 1970."""
         return float(self.claims.get("nbf", self.claims.get("iat", 0)))
 
     @property
     def end(self) -> float:
-        """When it stops to count, in seconds since 1970."""
+        """When it expires, in seconds since 1970."""
         return float(self.claims["exp"])
 
     @property
@@ -131,7 +131,7 @@ class Assertion:
 
 
 def load(certificate: Certificate) -> x509.Certificate:
-    """Return the certificate itself. Raises `ValueError` if it is none."""
+    """Return the parsed certificate. Raises `ValueError` if it is none."""
     if isinstance(certificate, x509.Certificate):
         return certificate
     if certificate.lstrip().startswith(b"-----"):
@@ -145,7 +145,7 @@ def thumbprint(certificate: x509.Certificate, algorithm: SHA1 | SHA256) -> str:
 
 
 def sha1(certificate: x509.Certificate) -> str:
-    """Return the thumbprint of `x5t`; it names a certificate, and protects nothing."""
+    """Return the thumbprint of `x5t`. It only identifies a certificate."""
     return thumbprint(certificate, SHA1())  # noqa: S303 - RFC 7515, section 4.1.7, knows no other
 
 
@@ -156,7 +156,7 @@ def is_current(certificate: x509.Certificate) -> bool:
 
 
 def _printable(value: object) -> str:
-    """Return a text without the halves of surrogates that JSON lets through and UTF-8 does not."""
+    """Return a text with lone surrogates escaped: JSON can have them, UTF-8 cannot."""
     return str(value).encode(errors="backslashreplace").decode()
 
 

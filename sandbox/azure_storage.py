@@ -1,6 +1,6 @@
-"""Queues of an Azurite, through Microsoft's client.
+"""Queues of an Azurite, through Microsoft's SDK.
 
-A module of its own: the client weighs 30 MiB, which a host with queues in memory need not carry.
+A separate module: the SDK takes 30 MiB of memory, which a host with queues in memory does not need.
 """
 
 from collections.abc import Iterator
@@ -19,17 +19,17 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class AzureQueues(Queues):
-    """The queue service of an Azurite on this machine, through Microsoft's client.
+    """The queue service of an Azurite on this machine, through Microsoft's SDK.
 
-    It does not try again by itself: the host's writes fail at once, which is harsher than Azure.
-    Raises `ValueError` for what is no connection string, and for one that leads off this machine:
-    a sandbox must not take messages from a real queue.
+    Without retries, unlike in Azure: the host's writes fail at once. Raises `ValueError` for an
+    invalid connection string, and for one of another machine: the sandbox must not take messages
+    from a real queue.
     """
 
     def __init__(self, connection_string: str) -> None:
         self._service = QueueServiceClient.from_connection_string(
             connection_string,
-            api_version="2021-12-02",  # known to every Azurite of the last years
+            api_version="2021-12-02",  # every recent Azurite supports it
             retry_total=0,
             connection_timeout=2,
             read_timeout=4,

@@ -16,17 +16,17 @@ START_SECONDS = 60
 STOP_SECONDS = 10
 MAIN = Path(__file__).resolve().parent / "node_modules/azurite/dist/src/queue/main.js"
 
-# Azurite's one account: Microsoft has published its key, it opens nothing else.
+# Azurite's default account and its key, which Microsoft has published.
 _ACCOUNT = "devstoreaccount1"
 _KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-# Azurite saves and ends on SIGTERM, which Windows does not have. This makes the end of its standard
-# input the same thing, so that it also never outlives the process that started it.
-_LEASH = "data:text/javascript,process.stdin.on('end',()=>process.emit('SIGTERM')).resume()"
+# Azurite saves and exits on SIGTERM, which Windows does not have. This does the same at the end of
+# standard input, so it also exits when its parent process does.
+_EXIT_ON_EOF = "data:text/javascript,process.stdin.on('end',()=>process.emit('SIGTERM')).resume()"
 _LISTENS = re.compile(r"listens on http://127\.0\.0\.1:(\d+)")
 
 
 def unavailable() -> str | None:
-    """Give the reason why Azurite cannot be started here, or None if it can."""
+    """Return the reason why Azurite cannot be started here, or None if it can."""
     if shutil.which("node") is None:
         return "Node.js is not on PATH"
     if not MAIN.is_file():
@@ -37,9 +37,9 @@ def unavailable() -> str | None:
 class Azurite(Startable):
     """Azurite's queue service on 127.0.0.1, with its data in `folder`.
 
-    Port 0 takes a free one, and keeps it: `stop()` and `start()` make the same storage go away
-    and come back. Azurite writes what it knows to disk every five seconds and when it stops, so
-    only `stop()` keeps everything; `kill()` loses what real storage would not. A context manager.
+    Port 0 takes a free one, and keeps it: after `stop()` and `start()` the same storage is back.
+    Azurite saves to disk every five seconds and when it stops, so `kill()` loses what real storage
+    would not. A context manager.
     """
 
     port: int
@@ -75,11 +75,11 @@ class Azurite(Startable):
         log = self._folder / "azurite.log"
         with log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603 - found on PATH, as npm finds it
-                [node, "--import", _LEASH, str(MAIN), *arguments, *flags],
+                [node, "--import", _EXIT_ON_EOF, str(MAIN), *arguments, *flags],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                # Ctrl+C in a terminal goes to the whole group: whoever uses it stops first.
+                # Ctrl+C is sent to the whole process group: Azurite must outlive its user.
                 start_new_session=True,
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )
@@ -92,10 +92,10 @@ class Azurite(Startable):
         self.port = int(found[1])
 
     def stop(self) -> None:
-        """Let it save and end. Harmless when stopped."""
+        """Let it save and exit. Harmless when stopped."""
         if self._process is None or self._process.stdin is None:
             return
-        with suppress(OSError):  # it may have ended by itself
+        with suppress(OSError):  # it may have exited by itself
             self._process.stdin.close()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_SECONDS)

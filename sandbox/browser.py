@@ -1,7 +1,7 @@
-"""Chromium, driven by Playwright: what a person's browser does with the relay's answers.
+"""Start a headless Chromium through Playwright, for the tests and pictures of the relay's pages.
 
-Playwright brings its driver along, and no browser: it drives the Chromium, Chrome or Edge that this
-machine has. Set `CHROMIUM` to the path of another one.
+Playwright's package has no browser: it drives the Chromium, Chrome or Edge of this machine. Set
+`CHROMIUM` to the path of another one.
 """
 
 import os
@@ -41,8 +41,8 @@ _PLACES = {
     ),
 }
 
-# What a browser does on its own account would stand among the requests that a test looks at.
-_QUIET = (
+# A browser's own requests would be mixed with those that a test checks.
+_NO_OWN_REQUESTS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-gpu",
@@ -53,7 +53,7 @@ _QUIET = (
 
 
 def unavailable() -> str | None:
-    """Give the reason why no browser can be started here and what to do, or None if one can."""
+    """Return why no browser can be started here and what to do, or None if one can."""
     if _executable() is not None:
         return None
     if named := os.environ.get(NAMED):
@@ -69,17 +69,17 @@ def chromium(*flags: str) -> Iterator[Browser]:
     """Start a headless browser with an empty profile, and end it with the block.
 
     In: further command-line flags. Out: Playwright's browser; each of its contexts has cookies of
-    its own. Raises `RuntimeError` when there is no browser. Playwright's event loop counts as
-    running in this thread as long as the block lasts, so nothing asynchronous can run beside it: a
-    fixture that holds it is one of a module of synchronous tests, and not of the session.
+    its own. Raises `RuntimeError` when there is no browser. Playwright's event loop runs in this
+    thread until the block ends, so no other loop can: the scope of a fixture with it is a module of
+    synchronous tests, not the session.
     """
     if (reason := unavailable()) is not None:
         raise RuntimeError(f"No browser can be started: {reason}.")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=_executable(),
-            args=[*_QUIET, *flags],
-            # Chromium refuses to start its sandbox as root, as which containers run.
+            args=[*_NO_OWN_REQUESTS, *flags],
+            # Chromium's sandbox refuses to start as root, and containers run as root.
             chromium_sandbox=not _is_root(),
         )
         try:

@@ -1,10 +1,10 @@
-"""Dynamics 365 Business Central as the sandbox plays it: one custom API page in one company.
+"""Dynamics 365 Business Central: one custom API page in one company.
 
 Codes and texts of errors follow
 https://learn.microsoft.com/dynamics365/business-central/dev-itpro/webservices/dynamics-error-codes,
 statuses https://learn.microsoft.com/dynamics365/business-central/dev-itpro/webservices/web-service-troubleshooting
-and captured answers; every message ends with a correlation id, and some repeat the value sent.
-Who may call: https://learn.microsoft.com/dynamics365/business-central/dev-itpro/administration/automation-apis-using-s2s-authentication
+and captured responses; every message ends with a correlation id, and some repeat the value sent.
+Authentication: https://learn.microsoft.com/dynamics365/business-central/dev-itpro/administration/automation-apis-using-s2s-authentication
 """
 
 import base64
@@ -23,7 +23,7 @@ from sandbox.target import Common, Flaw, Names, Property, RefusedError, Target, 
 RESOURCE = "https://api.businesscentral.dynamics.com"
 """The audience of tokens for the real one."""
 ROLE = "API.ReadWrite.All"
-"""The application permission that the real one wants to see in `roles`."""
+"""The application permission that the real one requires in `roles`."""
 ROUTE = "contoso/oauth/v1.0"
 """Publisher, group and version of the API page."""
 COLLECTION, ENTITY, NAMESPACE = "oAuthCallbacks", "oAuthCallback", "Microsoft.NAV"
@@ -37,11 +37,11 @@ HEADERS = {
 class BusinessCentral(Target):
     """An environment with one company and the API page `oAuthCallbacks`, keyed by state.
 
-    Serve `app`; `path` is the collection's, `/v2.0/{tenant}/{environment}/api/…`. It wants tokens
-    for `resource` (`None`: the URL it is reached at; the real one: `RESOURCE`), of one of
-    `authorized_apps`, its page "Microsoft Entra applications", with `required_role` in `roles`
-    (`None`: with any; the real one: `ROLE`). `identities` are the application ids of managed
-    identities, which it refuses unless `identities_accepted`.
+    Serve `app`; `path` is the collection's, `/v2.0/{tenant}/{environment}/api/…`. It accepts tokens
+    whose audience is `resource` (`None`: its own URL; the real one: `RESOURCE`), of one of
+    `authorized_apps` (its page "Microsoft Entra applications"), with `required_role` in `roles`
+    (`None`: any; the real one: `ROLE`). `identities` are the application ids of managed identities,
+    which it refuses unless `identities_accepted`.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class BusinessCentral(Target):
 
     @property
     def path(self) -> str:
-        """Where the collection is on its host."""
+        """The collection's path."""
         api = f"/v2.0/{self.tenant}/{self.environment}/api/{ROUTE}"
         return f"{api}/companies({COMPANY})/{COLLECTION}"
 
@@ -225,7 +225,7 @@ class BusinessCentral(Target):
         return _error(404, "BadRequest_NotFound", text)
 
     def _throttled(self) -> Response:
-        """Say that there are too many; `Retry-After` is promised for 503 only.
+        """Return 429 without `Retry-After`, which is documented for 503 only.
 
         https://learn.microsoft.com/dynamics365/business-central/dev-itpro/administration/operational-limits-online
         """
@@ -274,7 +274,7 @@ FLAWS = {
 
 
 def _route(path: list[str]) -> tuple[str, list[str]]:
-    """Split what follows `/api/` into `v2.0` or publisher, group and version, and the rest."""
+    """Split the path after `/api/` into its route (`v2.0` or publisher/group/version) and rest."""
     length = 1 if path[0] == "v2.0" else 3
     return "/".join(path[:length]), path[length:]
 

@@ -1,4 +1,7 @@
-"""What X++ does around the relay: starts a flow, finds the code in its table, redeems it."""
+"""The OAuth client in Dynamics, in Python instead of X++: start a flow, redeem its code, refresh.
+
+RFC 6749 sections 4.1 and 6, with PKCE (RFC 7636).
+"""
 
 import base64
 import hashlib
@@ -16,7 +19,7 @@ TIMEOUT = httpx.Timeout(10)
 
 
 class ConsumerError(Exception):
-    """A state that was not issued here, was used already or has no row; or a declined flow."""
+    """The state was not issued here, was used already or has no row; or the flow was declined."""
 
 
 class Consumer:
@@ -40,7 +43,7 @@ class Consumer:
         self.redirect_uri = redirect_uri
         self.tls = tls
         self.pending: dict[str, str] = {}
-        """The `code_verifier` of every flow that is under way, by its state."""
+        """The `code_verifier` of every unfinished flow, by its state."""
 
     def start(self, *, response_mode: str | None = None) -> str:
         """Mint a state; return the URL to send the person to (RFC 6749, 4.1.1; RFC 7636, 4.3)."""
@@ -86,7 +89,7 @@ class Consumer:
         )
 
     def call(self, tokens: dict[str, Any]) -> dict[str, Any]:
-        """Call the provider's API as the person who consented; return what it knows of them."""
+        """Call the provider's API for the person who consented; return its JSON."""
         headers = {"Authorization": f"Bearer {tokens['access_token']}"}
         with self._client() as client:
             return _json(client.get("/api/me", headers=headers))
@@ -100,7 +103,7 @@ class Consumer:
             return _json(client.post("/token", data={**form, **credentials}))
 
     def _client(self) -> httpx.Client:
-        # No trust_env: a proxy in the environment has no business on loopback.
+        # No trust_env: loopback needs no proxy.
         return httpx.Client(
             base_url=self.provider_url, verify=self.tls, timeout=TIMEOUT, trust_env=False
         )

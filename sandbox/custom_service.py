@@ -1,9 +1,9 @@
-"""A custom service of Dynamics 365 Finance & Operations as the sandbox plays it.
+"""A custom service of Dynamics 365 Finance & Operations.
 
-One operation in X++ that stores a callback, called as JSON. Where it is:
+It has one X++ operation that stores a callback, called with JSON. Its address:
 https://learn.microsoft.com/dynamics365/fin-ops-core/dev-itpro/data-entities/custom-services. Error
-bodies are captured ones, with Microsoft's spelling ("occured"); like OData's they repeat the values
-sent. How GET describes services was published in
+bodies were captured, with Microsoft's spelling ("occured"); like OData's they repeat the values
+sent. The descriptions of services that GET returns follow
 http://dev.goshoom.net/2017/07/discovery-of-json-based-custom-services-in-ax-7/.
 """
 
@@ -28,10 +28,10 @@ DESERIALIZATION = "XppServicesDeserializationException"
 class CustomService(Environment):
     """An F&O environment with the operation `PATH`; serve `app`.
 
-    The body is an object of X++ parameters by name. `parameter` is the one that takes a data
-    contract (`{"_contract": {"Code": …, "State": …}}`), `None` for an operation that takes the
-    values themselves (`{"_code": …, "_state": …}`). `names` are the contract's members, or the
-    parameters. All else is as in `Dynamics`.
+    The body is an object of X++ parameters by name. `parameter` is the name of a data contract's
+    (`{"_contract": {"Code": …, "State": …}}`), or `None` for an operation with plain values
+    (`{"_code": …, "_state": …}`). `names` are the contract's members, or the parameters. The rest
+    is as in `Dynamics`.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class CustomService(Environment):
         self.parameter = parameter
         self.on_premises = on_premises
         self.misfit_status = 400
-        """Status for a body that does not fit the X++ parameters; no capture shows which it is."""
+        """Status for a body that does not fit the X++ parameters; 400 is a guess."""
 
     def _is_api(self, path: str) -> bool:
         return path.startswith(f"{self.root}/api/services")
@@ -71,7 +71,7 @@ class CustomService(Environment):
         return None
 
     def _describe(self, names: list[str]) -> Response | None:
-        """List what is below; the names must be right so far."""
+        """Return what a service group, service or operation contains; `None` if it is unknown."""
         match names:
             case [] | [""]:
                 return JSONResponse({"ServiceGroups": [{"Name": GROUP}]})
@@ -101,8 +101,8 @@ class CustomService(Environment):
     def _arguments(self, members: dict[str, Any]) -> dict[str, Any]:
         """Return the values, by the names of `names`.
 
-        Every X++ parameter must be there. What a contract does not know is passed over, as JSON.NET
-        does, so that a misspelt `state` arrives as an empty one. X++ strings are never null.
+        Every X++ parameter is required. Unknown members of a contract are ignored, as JSON.NET
+        does, so that a misspelt `state` becomes an empty one. X++ strings are never null.
         """
         if self.parameter:
             if self.parameter not in members:
@@ -154,7 +154,7 @@ MISFITS = {
 
 
 def _thrown(kind: str, message: str) -> Response:
-    """Answer as F&O does when X++ throws."""
+    """Return the response of F&O to an exception in X++."""
     return _exception(500, kind, f"An exception occured when invoking the operation - {message}")
 
 

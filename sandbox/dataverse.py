@@ -1,11 +1,11 @@
-"""Microsoft Dataverse as the sandbox plays it: one table with an alternate key over the state.
+"""Microsoft Dataverse: one table with an alternate key on the state.
 
 Addresses, headers and errors follow
 https://learn.microsoft.com/power-apps/developer/data-platform/webapi/compose-http-requests-handle-errors,
 https://learn.microsoft.com/power-apps/developer/data-platform/webapi/create-entity-web-api,
 https://learn.microsoft.com/troubleshoot/power-platform/power-apps/dataverse/web-api-client-errors,
 https://learn.microsoft.com/power-apps/developer/data-platform/reference/web-service-error-codes and
-captured answers. Values sent are repeated only to who asks for annotations.
+captured responses. Errors repeat the values sent only if the request asks for annotations.
 """
 
 import json
@@ -51,10 +51,9 @@ NOWHERE = "00000000-0000-0000-0000-000000000000"
 class Dataverse(Target):
     """An environment with the table `new_oauthcallback`, keyed by state; serve `app`.
 
-    `path` is the table's. `authorized_apps` are the application users. `authority` is where its
-    challenge sends who has no token: the login host, before the tenant. `further` are columns
-    besides `names`, `lengths` the columns' lengths (default: 4000 characters, and 450 for the
-    state, because a key holds 900 bytes).
+    `path` is the table's. `authorized_apps` are the application users. `authority` is the login
+    host in the challenge of a 401. `further` are columns besides `names`, `lengths` the columns'
+    lengths (default: 4000 characters, and 450 for the state, because a key holds 900 bytes).
     """
 
     def __init__(
@@ -78,8 +77,8 @@ class Dataverse(Target):
         self.readable = True
         """Whether the application user's security role lets it read the table."""
         self.key_status: str | None = "Active"
-        """`EntityKeyIndexStatus` of the alternate key: only an active one keeps duplicates out;
-        `None` for a table without one."""
+        """`EntityKeyIndexStatus` of the alternate key: only an active one prevents duplicates;
+        `None` for a table without a key."""
 
     path = f"{ROOT}/{COLLECTION}"
 
@@ -87,7 +86,7 @@ class Dataverse(Target):
         return path.startswith("/api/data/")
 
     def _audiences(self, request: Request) -> Collection[str]:
-        """Accept the slash too: Dataverse's own resource identifiers end in one."""
+        """Accept the audience with a slash too: Dataverse's own resource identifiers end in one."""
         return {
             f"{audience}{slash}" for audience in super()._audiences(request) for slash in ("", "/")
         }
@@ -139,7 +138,7 @@ class Dataverse(Target):
         return JSONResponse(echo, 201, headers)
 
     def _store(self, request: Request, row: dict[str, Any]) -> None:
-        """Store it. Rows whose key is null, or for which no key is active, may be there twice."""
+        """Store a row. Duplicates are possible if its key is null or no key is active."""
         state = row.get(self.names.state)
         if state and self.key_status == "Active":
             super()._store(request, row)
@@ -158,7 +157,7 @@ class Dataverse(Target):
             del minimal.headers["Preference-Applied"]
         return minimal
 
-    # --- what a read-only check asks -----------------------------------------------------------
+    # --- what a read-only check reads ----------------------------------------------------------
 
     def _who_am_i(self, request: Request, user: str) -> Response:
         """https://learn.microsoft.com/power-apps/developer/data-platform/webapi/reference/whoami."""
@@ -173,10 +172,10 @@ class Dataverse(Target):
         )
 
     def _privileges(self, request: Request, user: str, segment: str, function: str) -> Response:
-        """Which of the privileges asked for the user has, from roles and teams.
+        """Return which of the named privileges the user has, from roles and teams.
 
         https://learn.microsoft.com/power-apps/developer/data-platform/webapi/reference/retrieveusersetofprivilegesbynames:
-        the names are a collection, so they come through a parameter alias.
+        the names are a collection, so they are sent in a parameter alias.
         """
         call = re.fullmatch(
             rf"{re.escape(NAMESPACE)}\.RetrieveUserSetOfPrivilegesByNames"
@@ -263,7 +262,7 @@ class Dataverse(Target):
         return _error(status, code, text.format(name, f"{NAMESPACE}.{TABLE}", TABLE, length))
 
     def _duplicate(self, request: Request, row: Mapping[str, Any]) -> Response:
-        """Name the key; the value only in the annotations, for who asks for them."""
+        """Name the key in the message, and the value only in requested annotations."""
         text = (
             f"Entity Key {KEY_NAME} violated. A record with the same value for State already "
             "exists. A duplicate record cannot be created. Select one or more unique values and "

@@ -1,6 +1,6 @@
-"""One authorization from Dynamics' request to the API call, printed step by step.
+"""Print one authorization step by step, from Dynamics' request to the API call (RFC 6749 §4.1).
 
-Every server is real, on loopback, behind TLS; only the person is played, by an HTTP client.
+All servers are real ones on loopback with TLS; an HTTP client takes the person's place.
 
     python -m sandbox.demo [--package]
 """
@@ -20,7 +20,7 @@ from sandbox.world import PASSWORD, USER, World
 
 
 class DemoError(Exception):
-    """A step did not do what it should; the message says which and what to look at."""
+    """A step failed; the message says which one."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def walk(world: World) -> None:
-    """Go the six steps of the flow."""
+    """Run the six steps of the flow."""
     print("Sandbox")
     say("Entra", world.entra_server.url)
     say("Dynamics", world.dynamics_server.url)
@@ -127,7 +127,7 @@ def show_parameters(what: str, parameters: dict[str, str]) -> None:
 
 
 def shorten(secret: str) -> str:
-    """Show enough of a secret to recognise it, too little to use it."""
+    """Return the first characters of a secret and its length: recognisable, but not usable."""
     return f"{secret[:4]}…({len(secret)})"
 
 

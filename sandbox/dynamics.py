@@ -1,8 +1,8 @@
-"""Dynamics 365 Finance & Operations as the sandbox plays it: one OData entity with a unique key.
+"""Dynamics 365 Finance & Operations: one OData entity with a unique key.
 
-Answers follow
+Responses follow
 https://learn.microsoft.com/dynamics365/fin-ops-core/dev-itpro/data-entities/odata and error
-bodies captured from real environments: the text that tells a duplicate repeats the value sent.
+bodies captured from real environments: the message about a duplicate repeats the value sent.
 """
 
 from abc import abstractmethod
@@ -47,7 +47,7 @@ __all__ = [
 COLLECTION = "OAuthCallbacks"
 TYPE = "Microsoft.Dynamics.DataEntities.OAuthCallback"
 NAMESPACE = "/namespaces/AXSF"
-"""Where everything is on-premises."""
+"""The root path on-premises."""
 HEADERS = {
     "Content-Type": "application/json; odata.metadata=minimal; charset=utf-8",
     "OData-Version": "4.0",
@@ -60,24 +60,25 @@ EXISTS = {
         "Der Datensatz ist bereits vorhanden."
     ),
 }
-"""How the kernel says it, in the service user's language: a table's label, its name, its key."""
+"""The duplicate message by the service user's language; {0} is the table's label, {1} its name, {2}
+the key."""
 
 
 class Environment(Target):
-    """What OData and custom services of F&O have in common: where they are, whom they believe.
+    """What OData and custom services of F&O have in common: addresses and authentication.
 
-    On-premises everything is under `/namespaces/AXSF/`, tokens come from AD FS (hand it in as
-    `entra`), and who brings no good one is sent to its sign-in page with 302, not refused with 401
+    On-premises all paths begin with `/namespaces/AXSF/`, tokens come from AD FS (pass it as
+    `entra`), and a request without a valid one gets a 302 to the sign-in page instead of a 401
     (https://github.com/microsoft/Dynamics-AX-Integration/issues/101).
     """
 
     on_premises = False
     language = "en-US"
-    """The service user's; the texts of errors are in it. `en-US` or `de`."""
+    """The service user's language, in which error texts are: `en-US` or `de`."""
 
     @property
     def root(self) -> str:
-        """What comes before `/data` and `/api`: empty in the cloud."""
+        """The path before `/data` and `/api`: empty in the cloud."""
         return NAMESPACE if self.on_premises else ""
 
     def _serve(self, request: Request, body: bytes) -> Response:
@@ -93,7 +94,7 @@ class Environment(Target):
 
     @abstractmethod
     def _serve_path(self, request: Request, path: list[str], body: bytes) -> Response | None:
-        """Answer a path below the root; `None` when there is nothing."""
+        """Answer a path below the root; `None` if it is unknown."""
 
     def _unauthorized(self, request: Request) -> Response:
         if self.on_premises:
@@ -101,7 +102,7 @@ class Environment(Target):
         return super()._unauthorized(request)
 
     def _sign_in(self, request: Request) -> str:
-        """WS-Federation's passive sign-in, where AD FS has it."""
+        """Return the address of WS-Federation's passive sign-in at AD FS."""
         if isinstance(self.entra, Entra):
             return super()._sign_in(request)
         server = urlsplit(self.entra.issuer).netloc
@@ -115,16 +116,16 @@ class Environment(Target):
 class Dynamics(Environment):
     """An F&O environment with the entity `/data/OAuthCallbacks`, keyed by state; serve `app`.
 
-    It believes tokens of `entra` whose audience is exactly `resource` (`None`: the URL it is
-    reached at) and whose application is one of `authorized_apps` (default: all of Entra's), the
-    form "Microsoft Entra ID applications" in F&O. `further` are the entity's properties besides
-    `names`; `key_length` is the longest state that fits its key, `lengths` those of other
-    properties (default: as long as you like). `companies` are the legal entities that a body's
-    `dataAreaId` may name. An entity that is not `public` is not there for OData. A service user
-    that is not `permitted` cannot create, one for whom it is not `readable` cannot read.
+    It accepts tokens of `entra` whose audience is exactly `resource` (`None`: its own URL) and
+    whose application is one of `authorized_apps` (default: all of Entra's), the form "Microsoft
+    Entra ID applications" in F&O. `further` are the entity's properties besides `names`;
+    `key_length` is the maximum length of the state, `lengths` those of other properties (default:
+    unlimited). `companies` are the legal entities that a body's `dataAreaId` may name. OData does
+    not show an entity that is not `public`. The service user can create if `permitted`, and read if
+    `readable`.
     """
 
-    def __init__(  # noqa: PLR0913 - each is one thing that a customer sets up differently
+    def __init__(  # noqa: PLR0913 - each is a difference between customers' environments
         self,
         entra: Entra | Adfs,
         *,
@@ -156,7 +157,7 @@ class Dynamics(Environment):
 
     @property
     def key_length(self) -> int:
-        """The longest state that fits the key, in characters."""
+        """The maximum length of the state, in characters."""
         return self.lengths[self.names.state]
 
     def _is_api(self, path: str) -> bool:
@@ -192,7 +193,7 @@ class Dynamics(Environment):
         return JSONResponse({"@odata.context": context, "value": rows}, 200, HEADERS)
 
     def _create(self, request: Request, body: bytes) -> Response:
-        """OData 4.0 part 1, section 11.4.2; the key is unique, as an index over State makes it."""
+        """Create a row (OData 4.0 part 1, section 11.4.2). A unique index keeps State unique."""
         if not self.permitted:
             raise RefusedError(self._forbidden())
         row = self._row(request, body)
@@ -274,7 +275,7 @@ FLAWS = {
     Flaw.TOP: (400, "The query specified in the URI is not valid."),
     Flaw.NOT_STRING: (400, "Cannot convert the value of '{0}' to Edm.String."),
 }
-"""OData's own words, with a status: {0} is the property, {1} the type."""
+"""OData's status and message: {0} is the property, {1} the type."""
 
 
 def _error(status: int, message: str) -> Response:
@@ -287,7 +288,7 @@ def _write_failed(status: int, infolog: str) -> Response:
 
 
 def _exception(status: int, kind: str, message: str) -> Response:
-    """Answer as F&O does when its code throws."""
+    """Return the response of F&O to an exception in its code."""
     trace = "   at Microsoft.Dynamics.Platform.Integration.Services.OData.Update.UpdateProcessor."
     inner = {
         "message": message,

@@ -1,15 +1,14 @@
-"""Microsoft Entra ID as the sandbox plays it: client credentials of every kind, real RS256 tokens.
+"""Microsoft Entra ID: the client credentials grant with every credential, and RS256 tokens.
 
-One tenant, in which applications prove who they are by a secret, by a certificate (an assertion
-they sign) or by a token of a managed identity (a federated identity credential). Answers and
-their texts follow
+One tenant, in which applications authenticate with a secret, with a certificate (a signed
+assertion) or with a token of a managed identity (a federated identity credential). Responses follow
 https://learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow,
 https://learn.microsoft.com/entra/identity-platform/certificate-credentials,
 https://learn.microsoft.com/entra/workload-id/workload-identity-federation and `aadsts.py`.
 
-Not known, and so decided here: in which order Entra checks an assertion; that it refuses the
-token of a system-assigned identity with 700226 (documented is only that such an identity cannot
-be a federated credential); 5000811 for a token that it did not sign.
+Assumptions, because no source says it: the order in which Entra checks an assertion; 700226 for the
+token of a system-assigned identity (documented is only that it cannot be a federated credential);
+5000811 for a token that Entra did not sign.
 """
 
 import hmac
@@ -39,7 +38,7 @@ EXCHANGE = (
     "api://AzureADTokenExchangeUSGov",
     "api://AzureADTokenExchangeChina",
 )
-"""What a managed identity asks a token for that is to be an assertion; one for each cloud."""
+"""The audiences of a managed identity's token that serves as an assertion, one for each cloud."""
 SHARED = ("common", "organizations")
 """Paths that name no tenant."""
 BY_SECRET, BY_ASSERTION = "1", "2"
@@ -47,7 +46,7 @@ BY_SECRET, BY_ASSERTION = "1", "2"
 
 
 class FederatedCredential(NamedTuple):
-    """Whose tokens an application accepts as its own credential; compared to the letter.
+    """The tokens that an application accepts as its own credential, by exact comparison.
 
     For a managed identity the issuer is `Entra.issuer`, the subject its principal (object) id.
     """
@@ -61,8 +60,8 @@ class Entra(Issuer):
     """One tenant of login.microsoftonline.com; serve `app`.
 
     `clients` maps application ids to their secrets, `resources` are the application id URIs that
-    tokens are issued for (both may grow later), `lifetime` is the life of a token in seconds. An
-    application without a secret is known by its `certificates` or by `federated`.
+    tokens are issued for (both may be extended later), `lifetime` is that of a token in seconds. An
+    application without a secret needs `certificates` or `federated`.
     """
 
     ALGORITHMS = ("RS256", "PS256")
@@ -86,13 +85,13 @@ class Entra(Issuer):
         self.expired: set[str] = set()
         """Application ids whose secret is right but expired."""
         self.refuse: dict[str, int] = {}
-        """AADSTS codes by application id: what every token request of it is refused with."""
+        """AADSTS codes by application id: each of its token requests is refused with it."""
         self.elsewhere: dict[str, str] = {}
-        """Tenants by application id: it is registered there, and not installed in this one."""
+        """Other tenants by application id, for applications that are not registered in this one."""
         self.without_oid: set[str] = set()
         """Application ids without a service principal: their tokens have no `oid`."""
         self.roles: dict[tuple[str, str] | str, list[str]] = {}
-        """The claim `roles`, by application id, or by that and the resource (see `_same`)."""
+        """The claim `roles`, by application id, or by id and `_normalized` resource."""
 
         self.app = Starlette(
             routes=[
@@ -104,14 +103,14 @@ class Entra(Issuer):
 
     @property
     def issuer(self) -> str:
-        """What its v2.0 tokens name as issuer. Raises `RuntimeError` while `url` is not set."""
+        """`iss` of its v2.0 tokens. Raises `RuntimeError` while `url` is not set."""
         if not self.url:
-            raise RuntimeError("Entra must be told its `url` before it can name itself.")
+            raise RuntimeError("Entra's `url` must be set first.")
         return f"{self.url}/{self.tenant}/v2.0"
 
     def is_known(self, resource: str) -> bool:
-        """Tell whether tokens are issued for it. Entra finds `https://X/` and `https://x` alike."""
-        return _same(resource) in {_same(known) for known in self.resources}
+        """Tell whether tokens are issued for it. Entra ignores case and a slash at its end."""
+        return _normalized(resource) in {_normalized(known) for known in self.resources}
 
     @override
     def verify(self, token: str, audience: str) -> dict[str, Any]:
@@ -122,12 +121,12 @@ class Entra(Issuer):
     def sign_for_identity(
         self, client: str, principal: str, resource: str, resource_id: str
     ) -> str:
-        """Return a token for a managed identity, as the identity endpoint hands it out.
+        """Return a token for a managed identity, as the identity endpoint issues it.
 
-        For Dynamics and its like that is a v1.0 access token with the principal id as `oid`. For
-        `EXCHANGE` it is a v2.0 token, to be presented as an assertion. `resource_id` is the
-        identity's own Azure resource. Real v2.0 tokens name the audience by a GUID, this one as
-        it was asked for, which is how a federated credential names it.
+        For a resource such as Dynamics it is a v1.0 access token with the principal id as `oid`.
+        For `EXCHANGE` it is a v2.0 token that serves as an assertion. `resource_id` is the
+        identity's own Azure resource. The audience of real v2.0 tokens is a GUID; here it is the
+        requested one, as in a federated credential.
         """
         common = {"sub": principal, "oid": principal, "xms_mirid": resource_id}
         if resource in EXCHANGE:
@@ -162,15 +161,15 @@ class Entra(Issuer):
     @override
     def _grant(self, request: Request, form: dict[str, str]) -> Response:
         """RFC 6749, section 4.4, as Entra v2.0 does it."""
-        asked = _Asked(form, self._tenant(request), base_of(request))
+        token_request = _TokenRequest(form, self._tenant(request), base_of(request))
         if form.get("client_id") in self.refuse:
-            raise asked.refused(self.refuse[form["client_id"]])
-        if asked.tenant in SHARED:
-            raise asked.refused(50059)
-        client = self._check_client(asked)
-        means = self._check_credential(asked, client)
-        resource = self._check_scope(asked)
-        claims = self._v1_claims(client, asked.tenant, resource)
+            raise token_request.refused(self.refuse[form["client_id"]])
+        if token_request.tenant in SHARED:
+            raise token_request.refused(50059)
+        client = self._check_client(token_request)
+        means = self._check_credential(token_request, client)
+        resource = self._check_scope(token_request)
+        claims = self._v1_claims(client, token_request.tenant, resource)
         token = self._sign(claims | {"appid": client, "appidacr": means})
         answer = {
             "token_type": "Bearer",
@@ -181,12 +180,12 @@ class Entra(Issuer):
         return JSONResponse(answer, headers={"Cache-Control": "no-store, no-cache"})
 
     @override
-    def _in_trouble(self, fault: Fault) -> RefusedError:
+    def _outage(self, fault: Fault) -> RefusedError:
         codes = {Fault.THROTTLED: 90055, Fault.SERVER_ERROR: 50000, Fault.UNAVAILABLE: 90033}
         return AadstsError(codes[fault], {})
 
     def _tenant(self, request: Request) -> str:
-        """Return the tenant that the path names, as it spells itself."""
+        """Return the tenant that the path names, in its own spelling."""
         name = request.path_params["tenant"]
         if not re.fullmatch(r"[A-Za-z0-9.-]+", name):
             raise AadstsError(900023, {"tenant": name})
@@ -195,71 +194,75 @@ class Entra(Issuer):
                 return tenant
         raise AadstsError(90002, {"tenant": name})
 
-    def _check_client(self, asked: "_Asked") -> str:
-        grant, client = asked.required("grant_type"), asked.required("client_id")
+    def _check_client(self, token_request: "_TokenRequest") -> str:
+        grant, client = token_request.required("grant_type"), token_request.required("client_id")
         if grant != "client_credentials":
-            raise asked.refused(70003)
+            raise token_request.refused(70003)
         home = self.elsewhere.get(client, self.tenant)
         known = {*self.clients, *self.certificates, *self.federated}
-        if client not in known or asked.tenant != home:
-            raise asked.refused(700016)
+        if client not in known or token_request.tenant != home:
+            raise token_request.refused(700016)
         return client
 
-    def _check_credential(self, asked: "_Asked", client: str) -> str:
-        """Return the kind of credential that proved who the client is."""
-        if "client_assertion" in asked.form:
-            self._check_assertion(asked, client)
+    def _check_credential(self, token_request: "_TokenRequest", client: str) -> str:
+        """Authenticate the client; return the kind of its credential."""
+        if "client_assertion" in token_request.form:
+            self._check_assertion(token_request, client)
             return BY_ASSERTION
-        if "client_secret" not in asked.form:
-            raise asked.refused(7000218)
-        sent, secret = asked.form["client_secret"], self.clients.get(client)
+        if "client_secret" not in token_request.form:
+            raise token_request.refused(7000218)
+        sent, secret = token_request.form["client_secret"], self.clients.get(client)
         if secret is None or not hmac.compare_digest(sent.encode(), secret.encode()):
-            raise asked.refused(7000215)
+            raise token_request.refused(7000215)
         if client in self.expired:
-            raise asked.refused(7000222)
+            raise token_request.refused(7000222)
         return BY_SECRET
 
-    def _check_assertion(self, asked: "_Asked", client: str) -> None:
-        """RFC 7523, section 3. A foreign issuer makes it a federated credential."""
-        if asked.required("client_assertion_type") != assertions.TYPE:
-            raise asked.refused(90023)
-        assertion = asked.assertion
+    def _check_assertion(self, token_request: "_TokenRequest", client: str) -> None:
+        """RFC 7523, section 3. An issuer other than the client makes it a federated credential."""
+        if token_request.required("client_assertion_type") != assertions.TYPE:
+            raise token_request.refused(90023)
+        assertion = token_request.assertion
         if assertion is None:
-            raise asked.refused(50027)
+            raise token_request.refused(50027)
         if assertion.algorithm not in self.ALGORITHMS:
-            raise asked.refused(5002738, algorithms=",".join(self.ALGORITHMS))
+            raise token_request.refused(5002738, algorithms=",".join(self.ALGORITHMS))
         if "://" in assertion.text("iss"):
-            self._check_federation(asked, client, assertion)
+            self._check_federation(token_request, client, assertion)
         else:
-            self._check_certificate(asked, client, assertion)
+            self._check_certificate(token_request, client, assertion)
 
-    def _check_certificate(self, asked: "_Asked", client: str, assertion: Assertion) -> None:
+    def _check_certificate(
+        self, token_request: "_TokenRequest", client: str, assertion: Assertion
+    ) -> None:
         """Check an assertion that the client signed itself."""
         if not assertion.thumbprint:
-            raise asked.refused(5002723)
+            raise token_request.refused(5002723)
         if assertion.text("iss") != client or assertion.text("sub") != client:
-            raise asked.refused(700021)
+            raise token_request.refused(700021)
         certificate = assertion.certificate(self.certificates.get(client, ()))
         if certificate is None:
-            raise asked.refused(700027)
+            raise token_request.refused(700027)
         found = _validity(certificate)
         if not assertions.is_current(certificate):
-            raise asked.refused(700027, EXPIRED, found=found)
+            raise token_request.refused(700027, EXPIRED, found=found)
         if not assertion.is_signed_by(certificate, self.ALGORITHMS):
-            raise asked.refused(700027, SIGNATURE, found=found)
-        own = f"{asked.base}/{asked.tenant}"
+            raise token_request.refused(700027, SIGNATURE, found=found)
+        own = f"{token_request.base}/{token_request.tenant}"
         if assertion.text("aud") not in (f"{own}/oauth2/v2.0/token", f"{own}/v2.0"):
-            raise asked.refused(700023)
+            raise token_request.refused(700023)
         if not assertion.is_timely:
-            raise asked.refused(700024)
+            raise token_request.refused(700024)
         if not assertion.text("jti"):
-            raise asked.refused(50027)
+            raise token_request.refused(50027)
 
-    def _check_federation(self, asked: "_Asked", client: str, assertion: Assertion) -> None:
-        """Check an assertion that somebody else signed: here, Entra for a managed identity.
+    def _check_federation(
+        self, token_request: "_TokenRequest", client: str, assertion: Assertion
+    ) -> None:
+        """Check an assertion of another issuer: here, Entra's token of a managed identity.
 
-        Issuer, audience and subject must agree in one and the same credential. What Entra names
-        when several do not is not known; here it is the first of the three.
+        Issuer, audience and subject must match one credential. It is not known which one Entra
+        names if several do not match; here it is the first of the three.
         """
         left = self.federated.get(client, [])
         for code, claim, member in (
@@ -269,37 +272,36 @@ class Entra(Issuer):
         ):
             left = [known for known in left if getattr(known, member) == assertion.text(claim)]
             if not left:
-                raise asked.refused(code)
+                raise token_request.refused(code)
         if not assertion.is_signed_among(self.public_keys, ["RS256"]):
-            raise asked.refused(5000811)
+            raise token_request.refused(5000811)
         if "/microsoft.managedidentity/" not in assertion.text("xms_mirid").lower():
-            raise asked.refused(700226)
+            raise token_request.refused(700226)
         if not assertion.is_timely:
-            raise asked.refused(700024)
+            raise token_request.refused(700024)
 
-    def _check_scope(self, asked: "_Asked") -> str:
-        """Return the resource, spelled as asked for: so it becomes the audience.
+    def _check_scope(self, token_request: "_TokenRequest") -> str:
+        """Return the resource as spelled in the request, which becomes the audience.
 
-        Entra issues `aud` with the slash or the capitals of the request; it is Dynamics which
-        then refuses.
+        Entra keeps the slash and the capitals of the request in `aud`; Dynamics then refuses them.
         """
-        scope = asked.required("scope")
+        scope = token_request.required("scope")
         if len(scope.split()) != 1:
-            raise asked.refused(70011)
+            raise token_request.refused(70011)
         if not scope.endswith("/.default"):
-            raise asked.refused(1002012)
-        if not self.is_known(asked.resource):
-            raise asked.refused(500011)
-        return asked.resource
+            raise token_request.refused(1002012)
+        if not self.is_known(token_request.resource):
+            raise token_request.refused(500011)
+        return token_request.resource
 
     def _app_claims(self, tenant: str, resource: str) -> dict[str, Any]:
-        """Return what tokens of applications have in both versions."""
+        """Return the claims that tokens of applications have in both versions."""
         return {"aud": resource, "idtyp": "app", "tid": tenant, "uti": uuid4().hex[:22]}
 
     def _v1_claims(self, client: str, tenant: str, resource: str) -> dict[str, Any]:
-        """Return what a v1.0 token says; this version is what Dynamics' registration asks for."""
+        """Return the claims of a v1.0 token, the version that Dynamics' registration requests."""
         principal = str(uuid5(NAMESPACE_URL, f"{tenant}/{client}"))
-        by_resource = self.roles.get((client, _same(resource)))
+        by_resource = self.roles.get((client, _normalized(resource)))
         claims = self._app_claims(tenant, resource) | {
             "iss": f"https://sts.windows.net/{tenant}/",
             "idp": f"https://sts.windows.net/{tenant}/",
@@ -314,8 +316,8 @@ class Entra(Issuer):
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A token request: its form, the tenant it went to, and where that was reached."""
+class _TokenRequest:
+    """A token request: its form, the tenant in its path, and the base of its URL."""
 
     form: Mapping[str, str]
     tenant: str
@@ -327,7 +329,7 @@ class _Asked:
 
     @property
     def assertion(self) -> Assertion | None:
-        """The assertion, if there is one that can be read."""
+        """The assertion, or `None` if it is missing or malformed."""
         try:
             return Assertion.read(self.form["client_assertion"])
         except (KeyError, MalformedError):
@@ -339,7 +341,7 @@ class _Asked:
         return self.form[name]
 
     def refused(self, code: int, sentence: str = "", **more: str) -> AadstsError:
-        """Return the refusal, about what was sent."""
+        """Return the error with this code, with the values of the request."""
         about = {
             "client": self.form.get("client_id", ""),
             "grant": self.form.get("grant_type", ""),
@@ -347,13 +349,13 @@ class _Asked:
             "resource": self.resource,
             "tenant": self.tenant,
             "parameter": "client_assertion",
-            "now": _moment(datetime.now(UTC)),
+            "now": _timestamp(datetime.now(UTC)),
         }
         return AadstsError(code, about | _about(self.assertion) | more, sentence)
 
 
 def _about(assertion: Assertion | None) -> dict[str, str]:
-    """Return what the sentences say about an assertion. Neither is a secret."""
+    """Return the values of an assertion that the sentences quote. None is a secret."""
     if assertion is None:
         return {}
     return {
@@ -362,12 +364,12 @@ def _about(assertion: Assertion | None) -> dict[str, str]:
         "issuer": assertion.text("iss"),
         "subject": assertion.text("sub"),
         "thumbprint": assertion.thumbprint,
-        "start": _moment(datetime.fromtimestamp(assertion.start, UTC)),
-        "end": _moment(datetime.fromtimestamp(assertion.end, UTC)),
+        "start": _timestamp(datetime.fromtimestamp(assertion.start, UTC)),
+        "end": _timestamp(datetime.fromtimestamp(assertion.end, UTC)),
     }
 
 
-def _moment(moment: datetime) -> str:
+def _timestamp(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%f0Z")
 
 
@@ -376,6 +378,6 @@ def _validity(certificate: x509.Certificate) -> str:
     return f"Start={start:%m/%d/%Y %H:%M:%S}, End={end:%m/%d/%Y %H:%M:%S}"
 
 
-def _same(resource: str) -> str:
+def _normalized(resource: str) -> str:
     """Return a resource in lower case, without a slash at its end."""
     return resource.lower().removesuffix("/")

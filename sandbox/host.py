@@ -1,8 +1,8 @@
-"""The Functions host for one's own machine.
+"""The Azure Functions host, for a developer's machine.
 
-Microsoft's own worker code runs the functions (`sandbox/worker.py`); this module answers HTTP
-for the .NET host in front of it, and `sandbox/queues.py` serves queues. Source files named here
-are those of Azure/azure-functions-host and, where they begin with WebJobs, of
+Microsoft's own worker code runs the functions (`sandbox/worker.py`); this module replaces the HTTP
+side of the .NET host, and `sandbox/queues.py` its queue side. Source files named here are those of
+Azure/azure-functions-host and, where they begin with WebJobs, of
 Azure/azure-webjobs-sdk or Azure/azure-webjobs-sdk-extensions.
 
     python -m sandbox.host [--directory .] [--port 7071] [--certificate FILE --key FILE]
@@ -40,14 +40,14 @@ from sandbox.storage import MemoryQueues, Queues
 from sandbox.worker_channel import WorkerProcess
 
 FUNCTION_KEY = "local"
-"""The one key that opens functions whose `auth_level` is not anonymous."""
+"""The key of functions whose `auth_level` is not anonymous."""
 
 ENVIRONMENT = "AZURE_FUNCTIONS_ENVIRONMENT"
 DEFAULT_BODY_LIMIT = 104_857_600
 HOMEPAGE = b"<!DOCTYPE html><title>Functions</title><p>Your Functions app is up and running."
 
 WriteOutput = Callable[[Mapping[str, Any], Datum], Awaitable[None]]
-"""Writes one output: gets the raw binding and the value; returns when it is stored, or raises."""
+"""Writes one output, given the raw binding and the value; returns when it is stored, or raises."""
 
 if TYPE_CHECKING:
     from sandbox.azure_storage import AzureQueues
@@ -67,18 +67,18 @@ class Worker(Protocol):
     async def run(
         self, function_id: str, inputs: list[tuple[str, Datum]], metadata: Mapping[str, Datum]
     ) -> worker.Result:
-        """Run one of them."""
+        """Run one function."""
 
 
 class FunctionFailedError(Exception):
-    """A function raised, or what it gave could not be written or sent. The log says which."""
+    """A function raised, or its output could not be written or sent. The log says which."""
 
 
 @dataclass(frozen=True)
 class Function:
     """One function of the app. `route`, `methods` and `auth_level` are those of an HTTP trigger.
 
-    `route` has the prefix in it; no `methods` means any.
+    `route` includes the prefix; empty `methods` allow any.
     """
 
     name: str
@@ -91,13 +91,13 @@ class Function:
 
     @property
     def trigger(self) -> Mapping[str, Any]:
-        """The raw binding that starts it; its `name` is the function's parameter."""
+        """The raw binding of its trigger; its `name` is the function's parameter."""
         return next(binding for binding in self.bindings if binding["type"] == self.trigger_type)
 
 
 @dataclass
 class _Answer:
-    """What leaves. Header names are lower-case."""
+    """An HTTP answer. Header names are lower-case."""
 
     status: int
     headers: dict[str, str] = field(default_factory=dict)
@@ -108,29 +108,28 @@ class _Answer:
 class FunctionsHost:
     """ASGI application: answers as the Azure Functions host would, for the app in a folder.
 
-    `settings` are the app settings: in the environment while `function_app.py` is imported, and
-    only then. `queues` is the storage of its queue bindings. Queue triggers run between the
-    startup and the shutdown of ASGI's lifespan; a server without lifespan leaves messages where
-    they are. `lease` is for how many seconds a received message is out of sight. Outputs are
-    written before the HTTP answer leaves, as in WorkerFunctionInvoker.cs: what raises there makes
-    the answer a 500. `write_output` replaces the writer. `process` is a `WorkerProcess` for the
-    functions, which otherwise run in this process.
+    `settings` are the app settings; they are in the environment only while `function_app.py` is
+    imported. `queues` is the storage of its queue bindings. Queue triggers run between the startup
+    and the shutdown of ASGI's lifespan; without lifespan they do not run. `lease` is for how many
+    seconds a received message is invisible. Outputs are written before the HTTP answer is sent, as
+    in WorkerFunctionInvoker.cs: an error there makes the answer a 500. `write_output` replaces the
+    writer. `process` is a `WorkerProcess` for the functions, which otherwise run in this process.
 
     Raises what importing or indexing the app raises, and `ValueError` for a wrong host.json. Hosts
-    in one process share nothing but `queues` and may serve from different threads. Nothing here
-    scales, throttles or times out.
+    in one process share only `queues` and may serve from different threads. There is no scaling,
+    throttling or time-out.
     """
 
     functions: tuple[Function, ...]
     """In the order in which their routes are tried."""
 
     errors: dict[str, str]
-    """Why functions did not load, by name. As in ScriptHost.cs the others go on without them."""
+    """Why functions did not load, by name. As in ScriptHost.cs the others still run."""
 
     keys_fail: bool = False
-    """Whether the storage with the host's keys does not answer. Then a request with a key, and so
-    each one with `code` in its query, is an empty 500 and reaches no function, anonymous or not
-    (AuthenticationLevelHandler.cs). May be changed at any time."""
+    """Whether the storage with the host's keys does not answer. A request with a key, which `code`
+    in the query counts as, then gets an empty 500 and reaches no function, not even an anonymous
+    one (AuthenticationLevelHandler.cs). May be changed at any time."""
 
     def __init__(
         self,
@@ -144,7 +143,7 @@ class FunctionsHost:
     ) -> None:
         refuse_in_azure(os.environ)
         directory = directory.resolve()
-        # As Core Tools set it unless told otherwise; in Azure it says Production.
+        # The default of Core Tools; in Azure it is Production.
         stage = os.environ.get(ENVIRONMENT, "Development")
         settings = {ENVIRONMENT: stage, **settings}
         self._settings = {**os.environ, **settings}
@@ -203,11 +202,11 @@ class FunctionsHost:
     async def invoke(
         self, name: str, inputs: list[tuple[str, Datum]], metadata: Mapping[str, Datum]
     ) -> Datum | None:
-        """Run a function by its name, write what it puts out, and give what it returned.
+        """Run a function by its name, write its outputs, and return its value.
 
-        `inputs` are values for its parameters; `metadata` is what the trigger tells beside them
-        (of a queue: `Id`, `DequeueCount`, …). Raises `FunctionFailedError`, also when an output
-        could not be written: the trigger then keeps its message.
+        `inputs` are values for its parameters; `metadata` is the trigger's (of a queue: `Id`,
+        `DequeueCount`, …). Raises `FunctionFailedError`, also when an output could not be written:
+        the trigger then keeps its message.
         """
         function = self._by_name[name]
         returned, outputs, error = await self._worker.run(function.function_id, inputs, metadata)
@@ -221,7 +220,7 @@ class FunctionsHost:
         return returned
 
     def _loads(self, function: Function) -> bool:
-        """Take the function's trigger on, or keep the reason why not."""
+        """Add the function's trigger, or record in `errors` why that is not possible."""
         if function.trigger_type != "queueTrigger" or self._queues is None:
             return True
 
@@ -263,7 +262,7 @@ class FunctionsHost:
         if found is None:
             return self._homepage() if request.path == "/" else _Answer(HTTPStatus.NOT_FOUND)
         function, params = found
-        # The key is looked for before the function runs: an OAuth code is a wrong key.
+        # The key is checked before the function runs: an OAuth code counts as a wrong key.
         if self.keys_fail and request.function_key:
             raise _failed(function.name, "the host cannot load its keys")
         if function.auth_level != "anonymous" and request.function_key != FUNCTION_KEY:
@@ -293,7 +292,7 @@ class FunctionsHost:
 
     @property
     def _body_limit(self) -> int:
-        # HttpRequestBodySizeMiddleware.cs: what is no number does not count.
+        # HttpRequestBodySizeMiddleware.cs ignores a value that is not a number.
         limit = self._settings.get("FUNCTIONS_REQUEST_BODY_SIZE_LIMIT", "")
         return int(limit) if limit.isdecimal() else DEFAULT_BODY_LIMIT
 
@@ -303,8 +302,8 @@ class FunctionsHost:
         return _Answer(HTTPStatus.OK, {"content-type": "text/html"}, body=HOMEPAGE)
 
     def _add_headers(self, request: aspnet.Request, answer: _Answer) -> None:
-        # HstsConfigurationMiddleware.cs sets its header before the function does, and the first
-        # one stays; CustomHttpHeadersMiddleware.cs adds what is not there yet.
+        # HstsConfigurationMiddleware.cs sets its header before the function runs, and the first
+        # value is kept; CustomHttpHeadersMiddleware.cs only adds missing headers.
         if self._hsts and aspnet.gets_hsts(request):
             answer.headers["strict-transport-security"] = self._hsts
         for name, value in self._custom_headers.items():
@@ -328,7 +327,7 @@ def _function(indexed: worker.Indexed, prefix: str) -> Function:
 
 
 def _http_datum(request: aspnet.Request, params: Mapping[str, str], body: bytes) -> Datum:
-    """Wrap a request as the worker gets it (GrpcMessageConversionExtensions.cs)."""
+    """Convert a request to the worker's input (GrpcMessageConversionExtensions.cs)."""
 
     def texts(values: Mapping[str, str]) -> dict[str, Datum]:
         return {name: Datum(value, "string") for name, value in values.items()}
@@ -345,9 +344,9 @@ def _http_datum(request: aspnet.Request, params: Mapping[str, str], body: bytes)
 
 
 def _http_answer(returned: Datum | None) -> _Answer:
-    """Unwrap what an HTTP function returned (HttpBinding.cs, RawScriptResult.cs).
+    """Convert an HTTP function's return value (HttpBinding.cs, RawScriptResult.cs).
 
-    Raises `ValueError` for what ASP.NET Core refuses to send.
+    Raises `ValueError` for a header that ASP.NET Core refuses to send.
     """
     if returned is None:
         return _Answer(HTTPStatus.OK)
@@ -370,7 +369,7 @@ def _http_answer(returned: Datum | None) -> _Answer:
 
 
 def _unwrapped(text: str) -> str:
-    """Give a text as it is; of a JSON object with a text `body`, that member."""
+    """Return the text; if it is a JSON object with a string `body`, return that member."""
     try:
         parsed = json.loads(text)
     except ValueError:
@@ -380,7 +379,7 @@ def _unwrapped(text: str) -> str:
 
 
 def _reserved_answer(path: str) -> _Answer:
-    """Answer for the host's own addresses, which no function's route gets."""
+    """Answer a request to the host's own addresses, which no function's route can match."""
     if path == "/admin/host/ping":
         no_cache = {"cache-control": "no-store,no-cache", "pragma": "no-cache"}
         return _Answer(HTTPStatus.OK, no_cache)
@@ -407,9 +406,10 @@ def _failed(name: str, why: str) -> FunctionFailedError:
 
 
 def _overridden(host_json: dict[str, Any], settings: Mapping[str, str]) -> dict[str, Any]:
-    """Let app settings such as `AzureFunctionsJobHost__extensions__queues__batchSize` win.
+    """Return host.json with app settings such as `AzureFunctionsJobHost__logging__…` applied.
 
-    Documented in functions-host-json. As in .NET the case of a name does not matter.
+    https://learn.microsoft.com/azure/azure-functions/functions-host-json#override-hostjson-values;
+    names are case-insensitive, as in .NET.
     """
     for setting, value in settings.items():
         root, *path = setting.split("__")
@@ -457,7 +457,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="run the functions in a process that has only the app's and the worker's packages",
     )
     options = parser.parse_args(arguments)
-    # uvicorn raises the signal that stopped it once more when it is done.
+    # uvicorn raises the signal that stopped it again at its end.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit())
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
@@ -505,19 +505,19 @@ def serve(
         ws="none",
         lifespan="on",
         log_config=None,
-        access_log=False,  # it would show codes and states
+        access_log=False,  # it would contain codes and states
         proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=5,
         ssl_certfile=certificate,
         ssl_keyfile=key,
     )
-    config.load()  # a wrong certificate shows before anyone is told that the port is open
+    config.load()  # a wrong certificate must fail before the port is announced
     with listen(port) as listener:
         port = listener.getsockname()[1]
         _print_functions(host, f"{'https' if certificate else 'http'}://localhost:{port}")
         if ready_file:
-            # Written aside and renamed: whoever waits for the file never finds it empty.
+            # Written elsewhere and renamed: a reader never finds it empty.
             draft = ready_file.with_name(f"{ready_file.name}.draft")
             draft.write_text(str(port), "ascii")
             draft.replace(ready_file)
@@ -525,7 +525,7 @@ def serve(
 
 
 def _storage(*, required: bool) -> Queues:
-    """Give what AzureWebJobsStorage leads to, or queues in memory, and say so."""
+    """Return the queues at AzureWebJobsStorage, or queues in memory with a warning."""
     connection = os.environ.setdefault(STORAGE, "UseDevelopmentStorage=true")
     try:
         queues = _azure_queues(connection)
@@ -548,7 +548,7 @@ def _storage(*, required: bool) -> Queues:
 def _azure_queues(connection: str) -> "AzureQueues":
     if "=" not in connection:
         raise ValueError("It is no connection string.")
-    from sandbox.azure_storage import AzureQueues  # noqa: PLC0415 - 30 MiB, where it is used
+    from sandbox.azure_storage import AzureQueues  # noqa: PLC0415 - 30 MiB, only if it is used
 
     return AzureQueues(connection)
 

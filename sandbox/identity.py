@@ -1,13 +1,12 @@
-"""The managed identity endpoint of App Service and Functions, as the sandbox plays it.
+"""The managed identity endpoint of App Service and Functions.
 
 A worker finds it by `IDENTITY_ENDPOINT` and `IDENTITY_HEADER`, and speaks plain HTTP to it on
 its own machine:
 https://learn.microsoft.com/azure/app-service/overview-managed-identity#rest-endpoint-reference.
 
-The bodies of errors follow answers that people have published: 400 for an identity that is not
-there, 500 for a resource that Entra does not know. Not documented, and so decided here: 401 for
-a wrong `X-IDENTITY-HEADER`, 400 for another `api-version` or a missing `resource`, and the texts
-of these.
+Error bodies follow published responses: 400 for an identity that is not assigned, 500 for a
+resource that Entra does not know. Assumptions, because no source says it: 401 for a wrong
+`X-IDENTITY-HEADER`, 400 for another `api-version` or a missing `resource`, and their texts.
 """
 
 import hmac
@@ -58,10 +57,10 @@ class Identity:
 
 
 class IdentityEndpoint(Faulty):
-    """Hands out tokens of `identities`, signed by `entra`; serve `app` without TLS.
+    """Issues tokens for `identities`, signed by `entra`; serve `app` without TLS.
 
-    `header` is the secret that tells a worker's request from one that somebody made it send. Of
-    the faults those of tokens count.
+    `header` is the secret that protects it against server-side request forgery. The faults of
+    metadata have no effect.
     """
 
     def __init__(self, entra: Entra, identities: Iterable[Identity], header: str = HEADER) -> None:
@@ -73,7 +72,7 @@ class IdentityEndpoint(Faulty):
         self.app = Starlette(routes=[Route(PATH, self._token)])
 
     def environment(self, url: str) -> dict[str, str]:
-        """Return what Azure puts into a worker's environment, for an `app` served at `url`."""
+        """Return a worker's environment variables for an `app` that is served at `url`."""
         return {"IDENTITY_ENDPOINT": f"{url}{PATH}", "IDENTITY_HEADER": self.header}
 
     async def _token(self, request: Request) -> Response:
@@ -92,7 +91,7 @@ class IdentityEndpoint(Faulty):
         return self._issue(self._find(query), query["resource"])
 
     def _find(self, query: Mapping[str, str]) -> Identity:
-        """Return who is asked for: by one of three ids an assigned one, else the app's own."""
+        """Return the requested identity: an assigned one by its id, else the app's own."""
         for name, member in _MEMBERS.items():
             if name in query:
                 asked = query[name].lower()
@@ -121,8 +120,8 @@ class IdentityEndpoint(Faulty):
         return JSONResponse(answer)
 
     @override
-    def _in_trouble(self, fault: Fault) -> RefusedError:
-        status, text = _TROUBLE[fault]
+    def _outage(self, fault: Fault) -> RefusedError:
+        status, text = _OUTAGE_TEXTS[fault]
         return _MsiError(status, text)
 
 
@@ -150,7 +149,7 @@ _MEMBERS = {
     "object_id": "principal_id",
     "mi_res_id": "resource_id",
 }
-_TROUBLE = {
+_OUTAGE_TEXTS = {
     Fault.THROTTLED: (429, "Too many requests."),
     Fault.SERVER_ERROR: (500, NO_TOKEN),
     Fault.UNAVAILABLE: (503, "The service is unavailable."),

@@ -1,4 +1,4 @@
-"""What issues tokens in the sandbox: the faults it plays, its signing key, its counters."""
+"""What the sandbox's token endpoints have in common: faults, signing key, counters."""
 
 import time
 from abc import ABC, abstractmethod
@@ -21,7 +21,7 @@ HTML = "<!DOCTYPE html><html><head><title>Sign in to your account</title></head>
 
 
 class Fault(Enum):
-    """What can be wrong. The two `METADATA_…` strike the metadata, others the tokens."""
+    """Faults of a token endpoint. The two `METADATA_…` affect the metadata, others the tokens."""
 
     THROTTLED = auto()
     """429 with `Retry-After`."""
@@ -38,11 +38,11 @@ class Fault(Enum):
     HANG = auto()
     """Never answers."""
     HANG_IN_HEAD = auto()
-    """Sends a byte of the head every so often, without end."""
+    """Sends the head one byte at a time, without end."""
     HANG_IN_BODY = auto()
-    """200, and then a byte of the body every so often."""
+    """200, and the body one byte at a time, without end."""
     GZIP_BOMB = auto()
-    """200, and some KB of gzip that unpack to 64 MiB, though nobody asked for gzip."""
+    """200, and 64 KB of unrequested gzip that decompress to 64 MiB."""
     RESET = auto()
     """The connection is reset."""
     HALF_BODY = auto()
@@ -54,7 +54,7 @@ class Fault(Enum):
 
 
 class RefusedError(Exception, ABC):
-    """What ends a request for a token, in the words of who refuses it."""
+    """A refused token request; subclasses have the error format of their server."""
 
     @abstractmethod
     def answer(self, request: Request, headers: Mapping[str, str] | None = None) -> Response:
@@ -75,18 +75,18 @@ class Faulty(ABC):
         """`Retry-After` of `THROTTLED`: seconds or an HTTP-date."""
 
     @abstractmethod
-    def _in_trouble(self, fault: Fault) -> RefusedError:
-        """Say `THROTTLED`, `SERVER_ERROR` or `UNAVAILABLE` in this server's words."""
+    def _outage(self, fault: Fault) -> RefusedError:
+        """Return this server's error for `THROTTLED`, `SERVER_ERROR` or `UNAVAILABLE`."""
 
     async def _serve(self, request: Request, answer: Callable[[], Response]) -> Response:
-        """Play the next fault, or answer. The request's body must have been read."""
+        """Apply the next fault, or answer. The request's body must have been read."""
         fault = self.faults.popleft() if self.faults else self.mode
         await pause(request.receive, self.delay)
-        if fault in _INSTEAD:
-            return _INSTEAD[fault]()
+        if fault in _FAULTY_RESPONSES:
+            return _FAULTY_RESPONSES[fault]()
         try:
-            if fault in _IN_WORDS:
-                raise self._in_trouble(fault)
+            if fault in _OUTAGES:
+                raise self._outage(fault)
             whole = answer()
         except RefusedError as refused:
             throttled = fault is Fault.THROTTLED
@@ -99,11 +99,11 @@ class Issuer(Faulty):
     """A token endpoint with its metadata and its keys; what Entra and AD FS have in common.
 
     `clients` maps application ids to their secrets, `resources` are what tokens are issued for
-    (both may grow later), `lifetime` is the life of a token in seconds.
+    (both may be extended later), `lifetime` is that of a token in seconds.
     """
 
     ALGORITHMS: tuple[str, ...]
-    """With which clients may sign their assertions."""
+    """The signature algorithms that assertions may have."""
 
     def __init__(self, clients: Mapping[str, str], resources: Iterable[str], lifetime: int) -> None:
         super().__init__()
@@ -116,11 +116,11 @@ class Issuer(Faulty):
         self.token_requests = 0
         self.metadata_requests = 0
         self.issued: list[str] = []
-        """Every access token issued, as it went over the wire."""
+        """Every access token that was issued."""
 
         self._key = RSAKey.generate_key(2048, {"use": "sig"}, auto_kid=True)
         self.public_keys = KeySet.import_key_set(KeySet([self._key]).as_dict())
-        """What verifies the tokens."""
+        """The keys that verify the tokens."""
 
     @abstractmethod
     def verify(self, token: str, audience: str) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class Issuer(Faulty):
         return await self._publish(request, lambda: self._document(request))
 
     async def _keys(self, request: Request) -> Response:
-        """RFC 7517, section 5; refused where the metadata is."""
+        """RFC 7517, section 5; refused like the metadata."""
 
         def keys() -> dict[str, Any]:
             self._document(request)
@@ -169,7 +169,7 @@ class Issuer(Faulty):
         return await self._serve(request, lambda: self._grant(request, form))
 
     def _sign(self, claims: dict[str, Any]) -> str:
-        """Issue a token with these claims, its life, and its issuer's key."""
+        """Return a token with these claims and its times, signed with the issuer's key."""
         now = int(time.time())
         life = {"iat": now, "nbf": now, "exp": now + self.lifetime}
         token = jwt.encode({"alg": "RS256", "kid": self._key.kid}, claims | life, self._key)
@@ -177,7 +177,7 @@ class Issuer(Faulty):
         return token
 
     def _claims(self, token: str, **expected: str | None) -> dict[str, Any]:
-        """Return the claims of a token of this key; `None` expects any value of that claim."""
+        """Verify a token and return its claims; `None` allows any value of that claim."""
         claims = jwt.decode(token, self.public_keys, algorithms=["RS256"]).claims
         registry = JWTClaimsRegistry(exp={"essential": True})
         for name, value in expected.items():
@@ -197,9 +197,9 @@ def _page(status: int) -> Response:
     return HTMLResponse(HTML, status)
 
 
-_IN_WORDS = (Fault.THROTTLED, Fault.SERVER_ERROR, Fault.UNAVAILABLE)
+_OUTAGES = (Fault.THROTTLED, Fault.SERVER_ERROR, Fault.UNAVAILABLE)
 
-_INSTEAD: dict[Fault | None, Callable[[], Response]] = {
+_FAULTY_RESPONSES: dict[Fault | None, Callable[[], Response]] = {
     Fault.UNAVAILABLE_HTML: lambda: _page(503),
     Fault.NOT_JSON: lambda: _page(200),
     Fault.NOT_JSON_ERROR: lambda: _page(400),

@@ -1,7 +1,7 @@
-"""HTTP/1.1 as Kestrel speaks it, the web server in which the Functions host runs.
+"""An HTTP/1.1 server (RFC 9112) that accepts and refuses requests as Kestrel does.
 
-h11, which serves the rest of the sandbox, refuses other requests and in other words. Source files
-named here are those of dotnet/aspnetcore, src/Servers/Kestrel/Core.
+Kestrel is the web server of the Functions host; h11, which serves the rest of the sandbox, differs.
+Source files named here are those of dotnet/aspnetcore, src/Servers/Kestrel/Core.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ _WITHOUT_BODY = frozenset((HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED))
 
 
 class Refused(Exception):
-    """Kestrel answers this request itself: no body, and none of the app's headers."""
+    """A request that Kestrel refuses: the answer has no body and none of the app's headers."""
 
     def __init__(self, status: HTTPStatus, *, allow: bytes = b"") -> None:
         super().__init__(status.phrase)
@@ -55,7 +55,7 @@ class Head:
 
     @classmethod
     def read(cls, line: bytes, fields: list[bytes]) -> "Head":
-        """Read lines without their ends. Raises `Refused`.
+        """Parse the lines of a head, without their line ends. Raises `Refused`.
 
         HttpParser.cs, Http1Connection.cs, HttpRequestHeaders.cs, Http1MessageBody.cs.
         """
@@ -68,12 +68,12 @@ class Head:
 
     @property
     def length(self) -> int:
-        """The length that was announced; 0 without one."""
+        """The Content-Length; 0 without one."""
         return int(self._values(b"content-length") or 0)
 
     @property
     def chunked(self) -> bool:
-        """Whether the body comes in chunks: `transfer-encoding` was checked."""
+        """Whether the body is chunked, the only Transfer-Encoding that `read` accepts."""
         return bool(self._values(b"transfer-encoding"))
 
     @property
@@ -90,9 +90,9 @@ class Head:
         return self._values(b"expect").lower() == b"100-continue"
 
     def scope(self, scheme: str, state: Mapping[str, Any]) -> Scope:
-        """Give the scope of ASGI.
+        """Return the ASGI scope.
 
-        `kestrel.target` is the raw target: ASGI does not tell `/x` from `/x?`.
+        `kestrel.target` is the raw target: ASGI does not distinguish `/x` from `/x?`.
         """
         path, _, query = self.target.partition(b"?")
         return {
@@ -174,7 +174,7 @@ def _frame(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         return headers
     if codings[-1].rpartition(b",")[2].strip().lower() != b"chunked":
         raise Refused(HTTPStatus.BAD_REQUEST)
-    # A length beside chunks stays visible under another name.
+    # The Content-Length of a chunked request is renamed.
     renamed = {b"content-length": b"x-content-length"}
     return [(renamed.get(name, name), value) for name, value in headers]
 
@@ -182,7 +182,7 @@ def _frame(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
 class Connection(asyncio.StreamReaderProtocol):
     """One client's connection: the `http` protocol class of a uvicorn server.
 
-    One request after the other; the app gets the whole body in one message. Nothing times out.
+    Requests are served one after the other; the app gets the body in one message. No time-outs.
     """
 
     transport: asyncio.Transport
@@ -206,20 +206,20 @@ class Connection(asyncio.StreamReaderProtocol):
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take part in the server's life."""
+        """Register the connection at the server."""
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         self._server.connections.add(self)  # type: ignore[arg-type]
         super().connection_made(transport)
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the app."""
+        """Notify the app."""
         self._server.connections.discard(self)
         self._lost.set()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
-        """Close after the answer that is under way; called by uvicorn when it stops."""
+        """Close after the current answer; called by uvicorn when it stops."""
         self._stopping = True
         if not self._answering:
             self.transport.close()
@@ -236,7 +236,7 @@ class Connection(asyncio.StreamReaderProtocol):
             ConnectionError,
             TimeoutError,
         ):
-            pass  # the client has gone, or does not send what it announced
+            pass  # the client has disconnected, or the body is incomplete
         finally:
             self._server.tasks.discard(task)
             writer.close()
@@ -281,7 +281,7 @@ class _Exchange:
         self._start: Message = {}
 
     async def receive(self) -> Message:
-        """Give the whole body; from then on, that the client has gone."""
+        """Return the whole body; after that, wait until the client disconnects."""
         if self._read:
             await self._lost.wait()
             return {"type": "http.disconnect"}
@@ -296,7 +296,7 @@ class _Exchange:
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(self, message: Message) -> None:
-        """Write the answer, which the app gives as a start and one body."""
+        """Write the answer, which the app sends as a start and one body."""
         if message["type"] == "http.response.start":
             self._start = message
             return
@@ -310,14 +310,14 @@ class _Exchange:
         await self._writer.drain()
 
     async def drain(self) -> bool:
-        """Throw away what the app has not read; tell whether another request can follow.
+        """Discard the unread body; tell whether another request can follow.
 
         Http1MessageBody.cs
         """
         if self._read:
             return not self._broken
         if self._head.continues:
-            return False  # a client that was not told to go on may send the body or not
+            return False  # without 100 Continue the client may send the body or not
         async with asyncio.timeout(DRAIN_SECONDS):
             async for _ in self._pieces():
                 pass

@@ -1,6 +1,6 @@
-"""A client certificate and its private key, out of PEM text, a PEM file or a PFX file.
+"""Read a client certificate and its private key from PEM text, a PEM file or a PFX file.
 
-Loaded only where a connection uses one: `cryptography`'s parsers cost a cold start 30 ms.
+Imported only if a connection uses one: `cryptography`'s parsers take 30 ms of a cold start.
 """
 
 import re
@@ -27,8 +27,8 @@ _BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END \1-----", re.DOT
 def load(certificate: ClientCertificate) -> tuple[str, str]:
     """Return the private key and the chain as PEM, the certificate of the key first.
 
-    The file is read anew each time. Raises `CredentialRefused` when there is no key, no certificate
-    that belongs to it, or the passphrase is wrong.
+    The file is read again at each call. Raises `CredentialRefused` when the key or its certificate
+    is missing, or the passphrase is wrong.
     """
     key, chain = _open(certificate)
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -46,7 +46,7 @@ def _open(certificate: ClientCertificate) -> tuple[PrivateKeyTypes, list[x509.Ce
         key, chain = _read(certificate, password)
         public = _public(key)
         leaf = next(found for found in chain if _public(found) == public)
-    except (OSError, ValueError, TypeError, StopIteration):  # these texts may quote the file
+    except (OSError, ValueError, TypeError, StopIteration):  # their messages may quote the file
         raise CredentialRefused(
             "certificate_unreadable",
             "ENTRA_CLIENT_CERTIFICATE and its password do not open a private key and a certificate"
@@ -79,8 +79,8 @@ def _pem(text: str, password: bytes | None) -> tuple[PrivateKeyTypes, list[x509.
 
 
 def _block(label: str, body: str) -> bytes:
-    """Give a block its lines back, which an app setting in one line has lost."""
-    if ":" not in body:  # no headers, which the older kind of encrypted key has
+    """Return a PEM block with its line breaks, which an app setting in one line does not have."""
+    if ":" not in body:  # headers of a key in the older encrypted format (RFC 1421)
         body = "\n".join(["", *body.replace("\\n", " ").split(), ""])
     return f"-----BEGIN {label}-----{body}-----END {label}-----\n".encode()
 

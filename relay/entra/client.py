@@ -1,9 +1,8 @@
-"""Entra and AD FS through MSAL: one token by the client credentials grant (RFC 6749 §4.4).
+"""Get a token from Entra or AD FS through MSAL, by the client credentials grant (RFC 6749 §4.4).
 
-MSAL blocks, replays failures for up to an hour, waits for ever without a time-out, and tells
-errors as dictionaries or as exceptions that quote whole responses. None of that leaves this file:
-`Client.acquire` returns an `AccessToken`, or raises `Unavailable` or `CredentialRefused`, before
-its deadline.
+MSAL blocks, replays failures for up to an hour, has no time-out of its own, and reports errors as
+dictionaries or as exceptions that quote whole responses. This module hides that: `Client.acquire`
+returns an `AccessToken`, or raises `Unavailable` or `CredentialRefused`, before its deadline.
 """
 
 import asyncio
@@ -38,13 +37,13 @@ from relay.errors import CredentialRefused, RelayError, Unavailable
 from relay.ports import AccessToken
 
 DEADLINE = 10.0
-"""Seconds for all that one token asks: metadata, the token itself, the identity endpoint."""
+"""Seconds for all requests of one token: metadata, token endpoint, identity endpoint."""
 MAX_ANSWER = 1024 * 1024
-"""Bytes of an answer, as it comes and unpacked; a longer one is no answer."""
+"""Bytes of a response body, compressed or not; a longer one counts as no response."""
 LIFETIME = 600
-"""Seconds for which a token is good that does not tell (RFC 6749 §5.1); MSAL takes it so too."""
+"""Lifetime in seconds of a token without `expires_in` (RFC 6749 §5.1); MSAL assumes the same."""
 EARLY = 300.0
-"""Seconds before its end from which a token is renewed."""
+"""Seconds before its expiry from which a token is renewed."""
 
 logger = logging.getLogger(__name__)
 
@@ -54,25 +53,25 @@ type Headers = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer, with the names that MSAL asks for."""
+    """A response, with the attributes that MSAL reads."""
 
     status_code: int
     headers: Headers = field(repr=False)
     text: str = field(repr=False)
 
     def raise_for_status(self) -> None:
-        """Raise for an error, without what it says."""
+        """Raise `ValueError` for an error status, without the body in its message."""
         if self.status_code >= HTTPStatus.BAD_REQUEST:
             raise ValueError("status")
 
 
 def load() -> None:
-    """Import MSAL and all that it brings, which otherwise happens with the first token."""
+    """Import MSAL and its dependencies, which otherwise happens with the first token."""
     import msal  # noqa: F401, PLC0415
 
 
 class UnreachableError(Exception):
-    """There is no answer. `word` says why; the cause is not kept, it quotes names and bytes."""
+    """No response came. `word` is the reason; the cause is dropped, as it quotes host and body."""
 
     def __init__(self, word: str) -> None:
         super().__init__(word)
@@ -80,15 +79,15 @@ class UnreachableError(Exception):
 
 
 class _Session:
-    """The HTTP of one `acquire`: an event loop of its thread, and one deadline for all requests.
+    """The HTTP requests of one `acquire`: an event loop in its thread, one deadline for all.
 
-    MSAL blocks, and a blocking client bounds only each wait for the next byte: an answer that drips
-    never ends. No cookies, no redirects, no retries; proxies are those of the environment.
+    A blocking client has time-outs for single reads only, so a slow response could last for ever.
+    No cookies, no redirects, no retries; proxies are those of the environment.
     """
 
     def __init__(self, context: ssl.SSLContext, seconds: float) -> None:
         self._context = context
-        # uvloop's `close` waits for a name server that does not answer.
+        # Not uvloop, whose `close` waits for a DNS server that does not answer.
         self._loop = asyncio.SelectorEventLoop()
         self._ends = self._loop.time() + seconds
         self._clients: dict[str | None, httpx.AsyncClient] = {}
@@ -96,9 +95,9 @@ class _Session:
     def request(
         self, method: str, url: str, headers: Headers, body: bytes | None, *, direct: bool
     ) -> Response:
-        """Ask, through no proxy if `direct`, and wait. Raises `UnreachableError`."""
+        """Send a request, without a proxy if `direct`, and block. Raises `UnreachableError`."""
         try:
-            return self._run(self._ask(method, url, headers, body, direct=direct))
+            return self._run(self._exchange(method, url, headers, body, direct=direct))
         except (TimeoutError, httpx.TimeoutException):
             raise UnreachableError("timeout") from None
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
@@ -116,9 +115,9 @@ class _Session:
         try:
             return self._loop.run_until_complete(task)
         finally:
-            task.cancel()  # Ctrl+C at a command leaves it unfinished
+            task.cancel()  # it is unfinished after Ctrl+C
 
-    async def _ask(
+    async def _exchange(
         self, method: str, url: str, headers: Headers, body: bytes | None, *, direct: bool
     ) -> Response:
         async with asyncio.timeout_at(self._ends):
@@ -131,7 +130,7 @@ class _Session:
                     content += part
                     if len(content) > MAX_ANSWER:
                         raise UnreachableError("size")
-        unpacked = _unpacked(bytes(content), response.headers.get("content-encoding", ""))
+        unpacked = _decoded(bytes(content), response.headers.get("content-encoding", ""))
         text = unpacked.decode("utf-8", "replace")
         return Response(response.status_code, dict(response.headers), text)
 
@@ -145,19 +144,19 @@ class _Session:
     async def _disconnect(self) -> None:
         for client in self._clients.values():
             await client.aclose()
-        await self._loop.shutdown_asyncgens()  # of an answer that was not read to its end
-        await asyncio.sleep(0)  # the turn of the loop in which the sockets close
+        await self._loop.shutdown_asyncgens()  # of responses that were not read completely
+        await asyncio.sleep(0)  # sockets close in the next iteration of the loop
 
 
-def _unpacked(content: bytes, encoding: str) -> bytes:
-    """Undo a content coding (RFC 9110 §8.4.1) that nobody asked for, up to `MAX_ANSWER` bytes."""
+def _decoded(content: bytes, encoding: str) -> bytes:
+    """Decode an unrequested content coding (RFC 9110 §8.4.1), up to `MAX_ANSWER` bytes."""
     match encoding.strip().lower():
         case "" | "identity":
             return content
         case "gzip" | "x-gzip":
             windows = [zlib.MAX_WBITS | 16]
         case "deflate":
-            # Some servers leave out the zlib header that the RFC wants.
+            # Some servers omit the zlib header, which RFC 9110 §8.4.1.2 requires.
             windows = [zlib.MAX_WBITS, -zlib.MAX_WBITS]
         case _:
             raise UnreachableError("encoding")
@@ -173,9 +172,9 @@ def _unpacked(content: bytes, encoding: str) -> bytes:
 
 
 class Client:
-    """One client of Entra, in whatever way it proves who it is. Not to be used by two at once.
+    """One confidential client of Entra or AD FS, with any credential. Not thread-safe.
 
-    In: the trust for TLS; `clock`, by which tokens live; `deadline`, in seconds, for `acquire`.
+    In: the trust for TLS; the `clock` for the tokens' times; `deadline`, in seconds, for `acquire`.
     """
 
     def __init__(
@@ -191,13 +190,13 @@ class Client:
         self._clock = clock
         self._http_cache: dict[str, object] = {}
         self._app: Any = None
-        self._stamp: object = None
+        self._file_version: object = None
 
     def acquire(self) -> AccessToken:
-        """Return a new token. It blocks, at most until the deadline: call it in a thread.
+        """Return a new token. Blocks, at most until the deadline: call it in a thread.
 
-        Raises `Unavailable` when Entra cannot be reached now, and `CredentialRefused` when it does
-        not give one.
+        Raises `Unavailable` when Entra cannot be reached now, and `CredentialRefused` when it
+        refuses.
         """
         started = self._clock()
         try:
@@ -205,14 +204,14 @@ class Client:
                 result = self._ask()
         except RelayError:
             raise
-        except Exception as error:  # noqa: BLE001 - the door at which MSAL's many errors end
-            # What is no JSON did not come from Entra but from something on the way to it.
+        except Exception as error:  # noqa: BLE001 - MSAL raises many types
+            # A body that is not JSON comes from a proxy or firewall, not from Entra.
             # `from None`: these errors quote responses in full.
             foreign = isinstance(error, json.JSONDecodeError)
             word = error.word if isinstance(error, UnreachableError) else type(error).__name__
-            raise self._refusal({}, word, passing=foreign) from None
+            raise self._refusal({}, word, transient=foreign) from None
         finally:
-            self._http_cache.clear()  # or MSAL replays a failure for up to an hour
+            self._http_cache.clear()  # MSAL would replay a failure for up to an hour
         if "access_token" not in result:
             raise self._refusal(result, "no_token")
         lifetime = float(result.get("expires_in", LIFETIME))
@@ -228,39 +227,39 @@ class Client:
         if credentials.authority is None or credentials.client_id is None:
             return self._identity(credentials.resource)
         app = self._application(credentials.authority, credentials.client_id)
-        # Tokens are kept in tokens.py: one that MSAL finds may be the one that Dynamics refused.
+        # tokens.py is the cache: MSAL's could return the token that Dynamics has refused.
         app.remove_tokens_for_client()
-        # AD FS before 2019 does not know `scope`; later ones take both.
+        # AD FS before 2019 does not know `scope`; later versions accept both.
         adfs = clouds.is_adfs(credentials.authority)
         further = {"data": {"resource": credentials.resource}} if adfs else {}
         answer: Mapping[str, Any] = app.acquire_token_for_client([credentials.scope], **further)
         return answer
 
     def _application(self, authority: str, client_id: str) -> Any:  # noqa: ANN401 - MSAL has no types
-        """Return MSAL's client, made anew when the file of its certificate is another one."""
-        stamp = _stamp(self._credentials.credential)
-        if self._app is not None and stamp == self._stamp:
+        """Return MSAL's client; a new one when the certificate's file has changed."""
+        version = _file_version(self._credentials.credential)
+        if self._app is not None and version == self._file_version:
             return self._app
-        import msal  # noqa: PLC0415 - 100 ms that a process which only answers /health never pays
+        import msal  # noqa: PLC0415 - 100 ms, which /health does not need
 
         try:
             credential = self._credential(authority)
         except CredentialRefused:
             if self._app is None:
                 raise
-            # A file that is just being written. The client that works goes on until it can be read.
+            # The file is being written: use the old client until it can be read.
             return self._app
         self._app = msal.ConfidentialClientApplication(
             client_id,
             authority=authority,
             client_credential=credential,
-            # The authority comes from the settings, where it was checked. Asking a public cloud
-            # about a private one would only add a request to every failure.
+            # The authority was validated with the settings. Instance discovery would only add a
+            # request to the public cloud.
             instance_discovery=False,
             http_client=self._http,
             http_cache=self._http_cache,
         )
-        self._stamp = stamp
+        self._file_version = version
         return self._app
 
     def _credential(self, authority: str) -> str | dict[str, object]:
@@ -279,16 +278,16 @@ class Client:
                 assert_never(self._credentials.credential)
 
     def _assertion(self, audience: str) -> str:
-        """Return the identity's token, by which Entra knows the app registration that trusts it."""
+        """Return the identity's token: the client assertion of an app that federates with it."""
         token: str = self._identity(audience)["access_token"]
         return token
 
     def _identity(self, resource: str) -> Mapping[str, Any]:
-        """Ask the platform for a token of its managed identity."""
+        """Request a token of the managed identity from the platform."""
         import msal  # noqa: PLC0415 - as above
 
         if "IDENTITY_ENDPOINT" not in os.environ:
-            # MSAL would take this for a virtual machine and wait for an address without an answer.
+            # MSAL would assume a virtual machine and wait for its unreachable metadata address.
             raise CredentialRefused(
                 "identity_missing", "No managed identity is assigned to the relay."
             )
@@ -296,7 +295,7 @@ class Client:
         identity: Any = msal.SystemAssignedManagedIdentity()
         if isinstance(credential, ManagedIdentity) and credential.client_id is not None:
             identity = msal.UserAssignedManagedIdentity(client_id=credential.client_id)
-        # A new client each time: the platform keeps the tokens, and MSAL would keep refused ones.
+        # A new client each time: MSAL would cache refused tokens; the platform has a cache itself.
         self._http.asked = "identity"
         client = msal.ManagedIdentityClient(identity, http_client=self._http, http_cache={})
         answer: Mapping[str, Any] = client.acquire_token_for_client(resource=resource)
@@ -306,13 +305,13 @@ class Client:
         return answer
 
     def _refusal(
-        self, result: Mapping[str, Any], otherwise: str, *, passing: bool = False
+        self, result: Mapping[str, Any], otherwise: str, *, transient: bool = False
     ) -> RelayError:
         http = self._http
         status = http.status
-        passing = passing or status is None or status < HTTPStatus.BAD_REQUEST
+        transient = transient or status is None or status < HTTPStatus.BAD_REQUEST
         reason = _reason(http.asked, status, result or http.answer, otherwise)
-        if passing or status in TRANSIENT:
+        if transient or status in TRANSIENT:
             error: RelayError = Unavailable(
                 reason, "Entra cannot be reached just now.", retry_after=http.retry_after
             )
@@ -323,18 +322,18 @@ class Client:
 
 
 class _Http:
-    """The HTTP client that MSAL is given. It keeps what MSAL leaves out of its answers."""
+    """The HTTP client that is passed to MSAL. It records what MSAL leaves out of its results."""
 
     def __init__(self, context: ssl.SSLContext, deadline: float) -> None:
         self._context = context
         self._deadline = deadline
         self._session: _Session | None = None
         self.asked = "entra"
-        """Who was asked last, `entra` or `identity`: MSAL tells both failures alike."""
+        """The last endpoint, `entra` or `identity`: MSAL reports failures of both alike."""
         self.status: int | None = None
         self.retry_after: float | None = None
         self.answer: Mapping[str, Any] = {}
-        """The last error as Entra words it: of a wrong tenant MSAL only says "ValueError"."""
+        """The JSON of Entra's last error: MSAL reduces a wrong tenant to a `ValueError`."""
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -355,7 +354,7 @@ class _Http:
     def get(
         self, url: str, *, params: Parameters | None = None, headers: Headers | None = None
     ) -> Response:
-        return self._keep("GET", url, params, headers)
+        return self._send("GET", url, params, headers)
 
     def post(
         self,
@@ -365,15 +364,15 @@ class _Http:
         data: Parameters | None = None,
         headers: Headers | None = None,
     ) -> Response:
-        # `urlencode` takes bytes as they are: MSAL hands over a certificate's assertion as such.
+        # `urlencode` accepts bytes, which MSAL passes as a certificate's assertion.
         body = urlencode(data or {}).encode("ascii")
         form = {"Content-Type": "application/x-www-form-urlencoded", **(headers or {})}
-        return self._keep("POST", url, params, form, body)
+        return self._send("POST", url, params, form, body)
 
     def close(self) -> None:
-        """Leave the connections open: they end with the session, not with MSAL's client."""
+        """Do nothing: connections are closed with the session, not with MSAL's client."""
 
-    def _keep(
+    def _send(
         self,
         method: str,
         url: str,
@@ -386,7 +385,7 @@ class _Http:
         if known is not None:
             return known
         url = f"{url}?{urlencode(params)}" if params else url
-        # The platform's endpoint is on this machine: a proxy would only learn its secret.
+        # The identity endpoint is local, and its requests carry a secret: no proxy.
         direct = self.asked == "identity"
         if self._session is None:
             raise RuntimeError("no session")
@@ -402,11 +401,11 @@ _METADATA = "/v2.0/.well-known/openid-configuration"
 
 
 def _known_metadata(url: str) -> Response | None:
-    """Return the metadata of a tenant in a known cloud without asking, as far as MSAL uses them.
+    """Return the metadata of a tenant in a known cloud, as far as MSAL uses them, or `None`.
 
-    Endpoints are documented, and the same for every tenant; asking would cost each cold start a
-    round trip (https://learn.microsoft.com/entra/identity-platform/v2-protocols#endpoints). A
-    tenant that does not exist is then refused by the token endpoint.
+    The endpoints are documented and follow one pattern for all tenants, so a cold start saves a
+    request (https://learn.microsoft.com/entra/identity-platform/v2-protocols#endpoints). A tenant
+    that does not exist is then refused by the token endpoint.
     """
     authority = url.removesuffix(_METADATA)
     if authority == url or clouds.of_login(authority) is None:
@@ -419,8 +418,8 @@ def _known_metadata(url: str) -> Response | None:
     return Response(HTTPStatus.OK, {}, json.dumps(endpoints))
 
 
-def _stamp(credential: Credential) -> object:
-    """Return what changes when the platform puts another certificate into the file."""
+def _file_version(credential: Credential) -> object:
+    """Return values that change when the certificate's file is replaced."""
     if not isinstance(credential, ClientCertificate) or credential.path is None:
         return None
     try:
@@ -434,10 +433,10 @@ _WORD = re.compile(r"[a-z_]{1,40}")
 
 
 def _reason(asked: str, status: int | None, result: Mapping[str, Any], otherwise: str) -> str:
-    """Return one word for the log: AADSTS and its number, or OAuth's `error`, or what is known.
+    """Return the reason for the log: an AADSTS number, OAuth's `error`, or `otherwise`.
 
-    Only numbers and plain words pass: the descriptions quote what was sent. For the identity
-    endpoint it is the status, because MSAL calls all its errors `invalid_scope`.
+    Descriptions are not logged, because they quote the request. For the identity endpoint the
+    reason is the status, because MSAL calls all its errors `invalid_scope`.
     """
     if asked == "identity" and status is not None:
         return f"identity_{status}"

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 class Cloud:
     """One national cloud.
 
-    `exchange` is the audience of a managed identity's token that an app registration takes as its
-    federated credential. `dynamics` are endings of host names.
+    `logins` are its login hosts, `dynamics` the suffixes of its Dynamics hosts. `exchange` is the
+    audience of a managed identity's token when it serves as an app's federated credential.
     """
 
     name: str
@@ -50,7 +50,7 @@ CLOUDS = (
 )
 
 NO_TENANT = ("", "common", "organizations", "consumers")
-"""What may stand in a tenant's place, but names none: an app-only token needs its own."""
+"""Values in the tenant's place that name no tenant: an app-only token needs one."""
 
 
 def of_login(authority: str) -> Cloud | None:
@@ -60,13 +60,13 @@ def of_login(authority: str) -> Cloud | None:
 
 
 def of_dynamics(url: str) -> Cloud | None:
-    """Return the cloud that a Dynamics host belongs to, if its name tells."""
+    """Return the cloud of a Dynamics host, if its name has a known suffix."""
     host = _host(url)
     return next((cloud for cloud in CLOUDS if host.endswith(cloud.dynamics)), None)
 
 
 def is_adfs(authority: str) -> bool:
-    """Tell whether an authority is AD FS, which has `adfs` where Entra has the tenant."""
+    """Tell whether an authority is AD FS: its path begins with `adfs` instead of a tenant."""
     return urlsplit(authority).path.strip("/").partition("/")[0].lower() == "adfs"
 
 

@@ -1,8 +1,8 @@
-"""The token for Dynamics: fetched once for all who want it, kept, renewed in time.
+"""A cache of access tokens for Dynamics, one request at a time for each client.
 
-MSAL asks once for each of many callers, and raises when a refresh fails although the old token is
-still good. Here one request is under way at most, the last good token is used while it is renewed
-or Entra is out, and after a failure Entra is left alone for a moment. `entra.py` gets each token.
+MSAL sends one request per concurrent caller, and raises when a refresh fails although the cached
+token is still valid. Here callers share one request, the last token is used while it is renewed or
+Entra is unavailable, and failures are followed by a pause. `client.py` requests each token.
 """
 
 import asyncio
@@ -19,26 +19,26 @@ from relay.errors import CredentialRefused, RelayError, Unavailable
 from relay.ports import AccessToken
 
 AHEAD = 3
-"""How many tokens are fetched ahead; with more clients the rest wait until they are needed."""
+"""Tokens that are fetched at start; those of further clients are fetched on demand."""
 LAST_GOOD = 30.0
-"""Seconds that a token must still live to be used while its renewal runs or fails."""
+"""Seconds of remaining lifetime that a token needs to be used while its renewal runs or fails."""
 PAUSE_UNAVAILABLE = 1.0
 PAUSE_REFUSED = 5.0
-"""Seconds after a failure without Retry-After in which Entra is not asked again."""
+"""Seconds without a request after a failure without Retry-After."""
 RENEWAL_INTERVAL = 30.0
-"""Seconds between two renewals that Dynamics caused by answering 401."""
+"""Seconds between two renewals after a 401 of Dynamics."""
 STUCK = 1.0
-"""Seconds after its deadline at which a request counts as one that never ends."""
+"""Seconds after its deadline at which a request counts as hung."""
 
 
 type _Request = Future[AccessToken | RelayError]
-"""A failure is a result: an exception that was raised keeps its frames, and in them a code."""
+"""A failure is a result and not an exception: a raised one keeps its frames, and a code in them."""
 
 
 class TokenCache:
     """Tokens by client credentials: connections with equal ones share one token and one request.
 
-    In: the trust for TLS; `clock`, by which tokens live; `deadline`, the seconds for one request.
+    In: the trust for TLS; the `clock` for the tokens' times; `deadline`, in seconds, for a request.
     """
 
     def __init__(
@@ -54,29 +54,29 @@ class TokenCache:
         self._sources: dict[ClientCredentials, _Source] = {}
 
     async def get(self, credentials: ClientCredentials, *, within: float = DEADLINE) -> AccessToken:
-        """Return a token that is good for some time, most often without waiting.
+        """Return a valid token, usually from the cache.
 
-        Waits for at most `within` seconds; the request goes on for others. Raises `Unavailable`
-        when Entra cannot be reached now and no token is left, and `CredentialRefused` when it does
-        not give one.
+        Waits for at most `within` seconds; the request continues for other callers. Raises
+        `Unavailable` when Entra cannot be reached and no valid token is cached, and
+        `CredentialRefused` when Entra refuses.
         """
         return await self._source(credentials).get(within)
 
     async def renew(
         self, credentials: ClientCredentials, refused: AccessToken, *, within: float = DEADLINE
     ) -> AccessToken:
-        """Return another token than the one that Dynamics refused. Waits and raises as `get`."""
+        """Return another token than the one that Dynamics refused. Waits and raises like `get`."""
         return await self._source(credentials).renew(refused, within)
 
     def fetch_ahead(self, wanted: Iterable[ClientCredentials]) -> None:
-        """Begin to fetch tokens before anybody asks, while the host is still starting.
+        """Start to fetch tokens while the host is starting.
 
-        Returns at once and raises nothing: a failure counts like that of any other request.
+        Returns at once and raises nothing; a failure is followed by a pause as usual.
         """
         first = [*islice(dict.fromkeys(wanted), AHEAD)]
         if first:
-            # Here and not in the threads: these have then nothing to do but wait for Entra, while
-            # the rest of the app is imported. Side by side both would be late.
+            # Imported here and not in the threads, which then only wait for Entra while the rest of
+            # the app is imported. Imports in parallel would delay both.
             load()
         for credentials in first:
             self._source(credentials).fetch_ahead()
@@ -94,10 +94,10 @@ class TokenCache:
 
 
 class _Source:
-    """The token of one client: the last good one, and at most one request for the next.
+    """The cached token of one client, and at most one request for the next.
 
-    Requests run in threads and write down what came of them there, under the lock: the first one
-    begins before there is an event loop, and a renewal may have nobody who waits for it.
+    Requests run in threads and store their result there, under the lock: the first request starts
+    before there is an event loop, and a renewal may have no caller that waits for it.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class _Source:
         self._token: AccessToken | None = None
         self._request: _Request | None = None
         self._began = 0.0
-        self._closed_until = 0.0
+        self._retry_at = 0.0
         self._renewed_at = float("-inf")
 
     def fetch_ahead(self) -> None:
@@ -128,13 +128,12 @@ class _Source:
                 return token
         try:
             async with asyncio.timeout(within):
-                # A caller that goes away does not end the request: a `Future` that is set to
-                # running cannot be cancelled.
+                # A cancelled caller does not cancel the request: a running `Future` cannot be.
                 outcome = await asyncio.wrap_future(request)
         except TimeoutError:
             raise Unavailable("entra_timeout", "Entra did not answer in time.") from None
         if isinstance(outcome, RelayError):
-            raise _again(outcome)
+            raise _copy(outcome)
         return outcome
 
     async def renew(self, refused: AccessToken, within: float) -> AccessToken:
@@ -146,20 +145,20 @@ class _Source:
         return await self.get(within)
 
     def _last_request(self) -> _Request:
-        """Return the request under way, or the one that failed a moment ago, or begin one."""
+        """Return the running request, or the failed one while its pause lasts, or start one."""
         request, now = self._request, self._clock()
         if request is not None:
             if not request.done():
                 if now < self._began + self._deadline + STUCK:
                     return request
-                # Its thread may still be in there.
+                # The hung thread may still use the old client.
                 self._client = self._make()
-            elif now < self._closed_until:
+            elif now < self._retry_at:
                 return request
         request = Future()
         request.set_running_or_notify_cancel()
-        # Everything in MSAL blocks, its constructor too. Not in the loop's executor: sealing would
-        # wait behind an Entra that does not answer, and so would the end of the process.
+        # A thread because MSAL blocks, in its constructor too. Not the loop's executor: if Entra
+        # does not answer, sealing and the end of the process would wait for it.
         arguments = (request, self._client)
         Thread(target=self._acquire, args=arguments, name="token", daemon=True).start()
         self._request, self._began = request, now
@@ -170,30 +169,30 @@ class _Source:
         try:
             outcome = client.acquire()
         except RelayError as error:
-            outcome = _again(error)
-        except BaseException as error:  # noqa: BLE001 - for those who wait for it
-            self._note(request, None)
+            outcome = _copy(error)
+        except BaseException as error:  # noqa: BLE001 - raised in the waiting callers
+            self._store(request, None)
             request.set_exception(error)
             return
-        self._note(request, outcome)
+        self._store(request, outcome)
         request.set_result(outcome)
 
-    def _note(self, request: _Request, outcome: AccessToken | RelayError | None) -> None:
-        """Keep what came of a request. Before it is set, so that nobody begins another one."""
+    def _store(self, request: _Request, outcome: AccessToken | RelayError | None) -> None:
+        """Store a request's result. Call it before the future is set: no second one starts then."""
         with self._lock:
             if request is not self._request:
-                return  # it was stuck, and another one took its place
+                return  # it hung and was replaced
             match outcome:
                 case AccessToken():
                     self._token = outcome
                 case RelayError():
-                    self._closed_until = self._clock() + _pause(outcome)
+                    self._retry_at = self._clock() + _pause(outcome)
                 case None:
                     self._request = None
 
 
-def _again(error: RelayError) -> RelayError:
-    """Return another one to be raised."""
+def _copy(error: RelayError) -> RelayError:
+    """Return a copy: a stored error must not be raised itself, it would keep its frames."""
     if isinstance(error, Unavailable):
         return Unavailable(error.reason, str(error), retry_after=error.retry_after)
     return CredentialRefused(error.reason, str(error))

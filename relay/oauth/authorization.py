@@ -1,6 +1,6 @@
-"""The authorization response (RFC 6749 §4.1.2): what the provider's redirect says.
+"""The authorization response (RFC 6749 §4.1.2): the parameters of the provider's redirect.
 
-`parse` reads it, `oauth.state` verifies it, `check` holds it against the norms.
+`parse` reads it, `oauth.state` verifies its state, `check` validates the rest.
 """
 
 import json
@@ -15,9 +15,9 @@ from relay.oauth.request import IMPLICIT, RESPONSE, Request, parameters, strings
 MAX_CODE = 8 * 1024
 MAX_VALUE = 4 * 1024
 MAX_SECURED = 20 * 1024
-"""Characters of a secured response: the longest code and state in base64, and a signature."""
+"""Characters of a JARM response: the longest code and state in base64, and a signature."""
 MAX_HELD = 24 * 1024
-"""Bytes of JSON of all that is kept: sealed and in base64 twice it must fit a queue message."""
+"""Bytes of JSON of all kept values: encrypted and in base64 twice they must fit a queue message."""
 MAX_DESCRIPTION = 1_000
 """Characters of `error_description` that are kept."""
 # RFC 6749 Appendix A: `code` and `state` are VSCHAR, `error` is NQSCHAR.
@@ -29,10 +29,10 @@ _HTTPS_URI = re.compile(r"https://[\x21\x23-\x3b=\x3f-\x5b\x5d\x5f\x61-\x7a\x7e]
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationResponse:
-    """What the provider's redirect said, not believed yet (RFC 6749 §4.1.2 and §4.1.2.1).
+    """An unverified authorization response (RFC 6749 §4.1.2 and §4.1.2.1).
 
-    A parameter with an empty value is absent. `implicit` tells of tokens in the response, which are
-    not kept. `extra` holds the further parameters that the body template names, no others.
+    A parameter with an empty value is absent. `implicit`: the response has tokens, which are not
+    kept. `extra` holds those further parameters that the body template names.
     """
 
     code: str | None = field(repr=False)
@@ -48,12 +48,11 @@ class AuthorizationResponse:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedResponse(AuthorizationResponse):
-    """The same after its state was verified. Only `state.verify` makes one.
+    """An authorization response whose state was verified. Only `state.verify` makes one.
 
-    Delivery takes nothing else, so that what a stranger sends cannot reach Dynamics by mistake.
-    `code_verifier` and `redirect_uri` are what Dynamics needs to redeem the code of a flow that
-    began at the relay; of any other flow it knows them itself. `cookie_name` is the cookie that
-    bound such a flow to its browser.
+    Delivery accepts no other type, so an unverified response cannot reach Dynamics by mistake.
+    Only a flow that began at the relay has `code_verifier` and `redirect_uri`, which Dynamics needs
+    to redeem its code, and `cookie_name`, the cookie that binds it to its browser.
     """
 
     state: str = field(repr=False)
@@ -63,20 +62,19 @@ class VerifiedResponse(AuthorizationResponse):
 
 
 def parse(request: Request, connection: Connection) -> AuthorizationResponse:
-    """Read the authorization response out of a request.
+    """Parse the authorization response of a request.
 
-    In: a guarded request, and the connection whose template names further parameters. It checks
-    sizes, media type, encoding and that no known parameter stands twice, whether in the query, the
-    body or both. It does not check who sent it. Raises `InvalidResponse`.
+    In: a request that passed `guard`, and the connection whose template names further parameters.
+    Checks sizes, media type, encoding, and that no known parameter is repeated, in the query, the
+    body or both. Does not check who sent it. Raises `InvalidResponse`.
     """
     pairs = parameters(request)
-    _check_not_bare(request, pairs)
+    _check_not_empty(request, pairs)
     if connection.provider.secured:
-        raise _unsecured()
+        raise _no_jwt()
     sent = {name for name, value in pairs if value}
-    if "response" in sent and sent.isdisjoint(_beside(connection)):
-        # An unknown parameter like any other, but without a state the answer is no anyway, and
-        # this reason tells the operator what to do.
+    if "response" in sent and sent.isdisjoint(_response_parameters(connection)):
+        # Without a state the response is refused anyway, and this reason tells the operator why.
         raise InvalidResponse(
             "jarm_unexpected",
             "The response is a JWT, and PROVIDER_RESPONSE_MODE does not say that it is.",
@@ -85,22 +83,22 @@ def parse(request: Request, connection: Connection) -> AuthorizationResponse:
 
 
 def secured(request: Request, connection: Connection) -> str | None:
-    """Return the JWT that is the response (JARM §2.3), or `None` where the connection wants none.
+    """Return the response JWT (JARM §2.3), or `None` if the connection does not use JARM.
 
-    In: a guarded request. Where a JWT is wanted nothing else is taken: whoever could leave it out
-    would need no signature. Raises `InvalidResponse`.
+    In: a request that passed `guard`. A connection with JARM accepts no plain response: that would
+    bypass the signature. Raises `InvalidResponse`.
     """
     if not connection.provider.secured:
         return None
     pairs = parameters(request)
-    _check_not_bare(request, pairs)
-    beside = _beside(connection)
-    _check_duplicates(pairs, beside | {"response"})
+    _check_not_empty(request, pairs)
+    plain = _response_parameters(connection)
+    _check_duplicates(pairs, plain | {"response"})
     sent = {name: value for name, value in pairs if value}
     token = sent.get("response")
     if token is None:
-        raise _unsecured()
-    if not beside.isdisjoint(sent):
+        raise _no_jwt()
+    if not plain.isdisjoint(sent):
         raise InvalidResponse("jarm_beside", "The response is a JWT and has parameters beside it.")
     if len(token) > MAX_SECURED:
         raise too_large("a value that is too long")
@@ -108,18 +106,18 @@ def secured(request: Request, connection: Connection) -> str | None:
 
 
 def unpacked(claims: Mapping[str, object], connection: Connection) -> AuthorizationResponse:
-    """Return the response that the claims of a JWT are (JARM §2.1); only `jarm.unpack` calls this.
+    """Return the response in the claims of a JWT (JARM §2.1); only `jarm.unpack` calls this.
 
-    The parameters in it are held against the same limits as those of a query.
+    The same limits apply as to the parameters of a query.
     """
     return _response(strings(claims.items()), connection)
 
 
 def check(response: VerifiedResponse, connection: Connection) -> None:
-    """Hold a verified response against the norms. Raises `InvalidResponse`.
+    """Validate a verified response. Raises `InvalidResponse`.
 
-    In this order: `iss` (RFC 9207 §2.4), `error` (§4.1.2.1), tokens of the implicit flow, which
-    have no business here, and the character sets of RFC 6749 Appendix A.
+    In this order: `iss` (RFC 9207 §2.4), either a code or an error (RFC 6749 §4.1.2), no tokens of
+    the implicit flow, and the character sets of RFC 6749 Appendix A.
     """
     _check_issuer(response, connection)
     if response.code is None and response.error is None:
@@ -151,11 +149,11 @@ def _check_issuer(response: VerifiedResponse, connection: Connection) -> None:
         if provider.iss_required:
             raise InvalidResponse("iss_missing", "The response does not name its issuer (iss).")
     elif response.iss != provider.issuer:
-        # Simple string comparison, RFC 3986 §6.2.1: no normalisation that could be played with.
+        # Simple string comparison (RFC 3986 §6.2.1), as RFC 9207 §2.4 demands: no normalisation.
         raise InvalidResponse("iss_mismatch", "The response comes from another issuer (iss).")
 
 
-def _check_not_bare(request: Request, pairs: list[tuple[str, str]]) -> None:
+def _check_not_empty(request: Request, pairs: list[tuple[str, str]]) -> None:
     if request.method == "GET" and not pairs:
         raise InvalidResponse(
             "bare", "This is a redirect URI: a provider sends people here with a code.", page="bare"
@@ -168,7 +166,7 @@ def _response(pairs: list[tuple[str, str]], connection: Connection) -> Authoriza
     _check_duplicates(pairs, wanted | set(IMPLICIT))
     sent = {name: value for name, value in pairs if value}
     kept = {name: sent[name] for name in wanted if name in sent}
-    if description := _legible(kept.pop("error_description", None)):
+    if description := _without_controls(kept.pop("error_description", None)):
         kept["error_description"] = description
     for name, value in kept.items():
         limit = MAX_CODE if name == code_parameter else MAX_VALUE
@@ -181,7 +179,7 @@ def _response(pairs: list[tuple[str, str]], connection: Connection) -> Authoriza
         state=kept.get("state"),
         error=kept.get("error"),
         error_description=kept.get("error_description"),
-        error_uri=_absolute(kept.get("error_uri")),
+        error_uri=_https_uri(kept.get("error_uri")),
         iss=kept.get("iss"),
         session_state=kept.get("session_state"),
         implicit=any(name in sent for name in IMPLICIT),
@@ -189,8 +187,8 @@ def _response(pairs: list[tuple[str, str]], connection: Connection) -> Authoriza
     )
 
 
-def _beside(connection: Connection) -> set[str]:
-    """Return the parameters that make a response, and may not stand beside a JWT that is one."""
+def _response_parameters(connection: Connection) -> set[str]:
+    """Return the parameters of a plain response, which must not accompany a response JWT."""
     return {connection.provider.code_parameter, "code", "state", "error"}
 
 
@@ -200,16 +198,16 @@ def _check_duplicates(pairs: list[tuple[str, str]], known: set[str]) -> None:
         raise InvalidResponse("duplicate", "A parameter stands in the response more than once.")
 
 
-def _unsecured() -> InvalidResponse:
+def _no_jwt() -> InvalidResponse:
     return InvalidResponse("jarm_missing", "The response is not the JWT that it has to be.")
 
 
-def _legible(description: str | None) -> str | None:
-    # Entra puts CR LF into it: a reason to tidy up, never one to refuse.
+def _without_controls(description: str | None) -> str | None:
+    # Entra puts CR LF into it, so control characters are replaced and not refused.
     if description is None:
         return None
     return _CONTROL.sub(" ", description)[:MAX_DESCRIPTION].strip() or None
 
 
-def _absolute(uri: str | None) -> str | None:
+def _https_uri(uri: str | None) -> str | None:
     return uri if uri is not None and _HTTPS_URI.fullmatch(uri) else None

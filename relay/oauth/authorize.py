@@ -1,7 +1,7 @@
-"""A flow begins at the relay: a ticket from Dynamics becomes a redirect to the provider.
+"""Start a flow at the relay: turn a ticket from Dynamics into an authorization request.
 
-Nothing is stored. What has to be known when the person comes back stands in the state, which the
-relay signs, and in a cookie, which only this browser has; PKCE's verifier follows from both.
+Nothing is stored (RFC 6749 §4.1.1, RFC 7636). What the callback needs is in the state, which the
+relay signs, and in a cookie, which only this browser has; the PKCE verifier is derived from both.
 """
 
 import re
@@ -16,17 +16,17 @@ from relay.oauth import state
 from relay.oauth.authorization import VerifiedResponse
 from relay.oauth.request import Request, guard, parameters
 
-PATIENCE = timedelta(minutes=10)
-"""How long a person may take at the provider: the life of the state and of its cookie."""
+LIFETIME = timedelta(minutes=10)
+"""Lifetime of the state and its cookie: the time that a person has at the provider."""
 MAX_UNFINISHED = 5
-"""Cookies of unfinished flows that one browser may keep; more would fill the request's headers."""
+"""Cookies of unfinished flows per browser; more would exceed the limit of request headers."""
 
-_OURS = re.compile(r"__Host-relay-[A-Za-z0-9_-]{8}")
+_FLOW_COOKIE = re.compile(r"__Host-relay-[A-Za-z0-9_-]{8}")
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Where the browser goes, and the values of Set-Cookie headers: the flow's own comes first."""
+    """Where to redirect the browser, and the Set-Cookie values, the flow's own first."""
 
     location: str = field(repr=False)
     cookies: tuple[str, ...] = field(repr=False)
@@ -35,11 +35,11 @@ class Started:
 def begin(request: Request, connection: Connection, now: datetime) -> Started:
     """Start one flow.
 
-    In: the request, whose query has a `ticket`, and whose Cookie header tells of other flows;
-    nothing else of it reaches the answer. Raises `UnknownConnection` when the connection has no
-    provider to go to, and `InvalidResponse` when the ticket does not hold. Not checked here:
-    whether the ticket was used before. Each use replaces the cookie of the last one, and Dynamics'
-    unique key takes one callback of them all.
+    In: the request; only the `ticket` of its query and the names in its Cookie header are used.
+    Raises `UnknownConnection` when the connection lacks the provider's settings, and
+    `InvalidResponse` when the ticket is not valid. Not checked here: whether the ticket was used
+    before. Each use replaces the cookie of the previous one, and Dynamics' unique key accepts only
+    one callback.
     """
     guard(request)
     provider = connection.provider
@@ -47,19 +47,19 @@ def begin(request: Request, connection: Connection, now: datetime) -> Started:
         provider.authorization_endpoint is None
         or provider.client_id is None
         or provider.redirect_uri is None
-        # Under another policy nothing would hold the callback to the browser that began here.
+        # Only a signed state can bind the callback to this browser.
         or connection.state_policy is not StatePolicy.SIGNED
     ):
         raise UnknownConnection
     claims = state.verify_ticket(_ticket(request), connection, now)
     cookie = secrets.token_urlsafe(32)
-    token = state.mint(connection, claims.jti, now, PATIENCE, cookie)
-    # Of the key that signs the state: the callback finds it by the state's kid.
+    token = state.mint(connection, claims.jti, now, LIFETIME, cookie)
+    # The key that signs the state: the callback finds it again by the state's kid.
     key = next(iter(connection.state_keys.values()))
     verifier = state.derive_verifier(key, claims.jti, cookie)
     return Started(
         address(provider.authorization_endpoint, request_parameters(provider, token, verifier)),
-        (_set(claims.jti, cookie, connection), *_surplus(claims.jti, request)),
+        (_set_cookie(claims.jti, cookie, connection), *_delete_oldest(claims.jti, request)),
     )
 
 
@@ -83,17 +83,17 @@ def request_parameters(
 
 
 def address(endpoint: str, pairs: list[tuple[str, str]]) -> str:
-    """Return the address of an authorization endpoint with parameters."""
-    # RFC 6749 §3.1: a query that the endpoint has already is retained. %20 and not + for a space:
-    # every decoder reads it the same.
+    """Return the URL of an authorization request: the endpoint with the parameters added."""
+    # RFC 6749 §3.1: the endpoint's own query is retained. %20 and not + for a space: every decoder
+    # understands it.
     url, _, query = endpoint.partition("?")
     added = urlencode(pairs, quote_via=quote)
     return f"{url}?{query}&{added}" if query else f"{url}?{added}"
 
 
 def end(response: VerifiedResponse) -> str | None:
-    """Return the value of the Set-Cookie that ends the flow, if it began here."""
-    return None if response.cookie_name is None else _clear(response.cookie_name)
+    """Return the Set-Cookie value that deletes the flow's cookie, or `None` if it has none."""
+    return None if response.cookie_name is None else _delete_cookie(response.cookie_name)
 
 
 def _ticket(request: Request) -> str:
@@ -103,29 +103,31 @@ def _ticket(request: Request) -> str:
     return tickets[0]
 
 
-def _set(jti: str, value: str, connection: Connection) -> str:
-    # Lax cookies come back with the provider's redirect, which is a GET at the top level, and not
-    # with a form that another site posts.
+def _set_cookie(jti: str, value: str, connection: Connection) -> str:
+    # Browsers send Lax cookies with the provider's redirect, a top-level GET, but not with a form
+    # that another site posts.
     same_site = "None" if connection.provider.posts else "Lax"
     return (
-        f"{state.cookie_name(jti)}={value}; Max-Age={int(PATIENCE.total_seconds())}; "
+        f"{state.cookie_name(jti)}={value}; Max-Age={int(LIFETIME.total_seconds())}; "
         f"Path=/; Secure; HttpOnly; SameSite={same_site}"
     )
 
 
-def _surplus(jti: str, request: Request) -> list[str]:
-    """Return what deletes the oldest cookies, so that `MAX_UNFINISHED` are left with the new one.
+def _delete_oldest(jti: str, request: Request) -> list[str]:
+    """Return Set-Cookie values that delete the oldest flows, so that `MAX_UNFINISHED` remain.
 
-    The names come from the request and stand in the answer, so only ours pass: they have no
-    character that could do anything there.
+    The names come from the request and are written into the response. Only names of the relay's
+    own form pass, so no header can be injected.
     """
     # Browsers send the oldest first (RFC 6265 §5.4).
     names = dict.fromkeys(
         name for name, _ in state.parse_cookies(request.headers.get("cookie", ""))
     )
-    others = [name for name in names if _OURS.fullmatch(name) and name != state.cookie_name(jti)]
-    return [_clear(name) for name in others[: max(0, len(others) - MAX_UNFINISHED + 1)]]
+    others = [
+        name for name in names if _FLOW_COOKIE.fullmatch(name) and name != state.cookie_name(jti)
+    ]
+    return [_delete_cookie(name) for name in others[: max(0, len(others) - MAX_UNFINISHED + 1)]]
 
 
-def _clear(name: str) -> str:
+def _delete_cookie(name: str) -> str:
     return f"{name}=; Max-Age=0; Path=/; Secure; HttpOnly; SameSite=Lax"

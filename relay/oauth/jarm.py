@@ -1,8 +1,8 @@
-"""A response that is a JWT, signed by the provider (JARM: JWT Secured Authorization Response Mode).
+"""JARM, the JWT Secured Authorization Response Mode: a response as a JWT signed by the provider.
 
-`read` does all that needs no key, so that nobody makes the relay fetch one with a token that is not
-for it; `unpack` proves it with the issuer's keys. What comes out walks on like any other response:
-its state is checked next, and nothing in it is believed before.
+`read` makes all checks that need no key, so that a token for somebody else causes no fetch of keys;
+`unpack` verifies the signature with the issuer's keys. The result is an unverified response like
+any other: its state is checked next.
 """
 
 from collections.abc import Iterable
@@ -21,18 +21,18 @@ ALGORITHMS = {
     "ES256": ("EC", "P-256"),
     "EdDSA": ("OKP", "Ed25519"),
 }
-"""Key type and curve for each. Nothing symmetric: a public key must never serve as a secret."""
+"""Key type and curve of each. No symmetric algorithm: a public key must not serve as a secret."""
 
 LIFETIME = 600
-"""Seconds: what JARM §2.1 recommends as the longest."""
+"""Seconds: the longest that JARM §2.1 recommends."""
 
 JARM = jws.Kind(
     "jarm",
     "The response was not signed by the provider for this address, or it has expired.",
     authorization.MAX_SECURED,
     LIFETIME,
-    # JARM names no type; this one is in use. An access token's or a logout token's is another
-    # (RFC 8725 §3.11).
+    # JARM defines no type; the second one is in use. Explicit types keep out access and logout
+    # tokens (RFC 8725 §3.11).
     types=frozenset({"jwt", "oauth-authz-resp+jwt"}),
     fractions=True,
 )
@@ -40,7 +40,7 @@ JARM = jws.Kind(
 
 @dataclass(frozen=True, slots=True)
 class SecuredResponse:
-    """A JWT that is from the issuer and for this client, by its own word. No key has seen it."""
+    """A JWT whose claims name the issuer and this client. Its signature is not verified yet."""
 
     token: jws.Token
     algorithm: str
@@ -48,7 +48,7 @@ class SecuredResponse:
 
 
 def read(text: str, connection: Connection, now: datetime) -> SecuredResponse:
-    """Check all of a JWT that can be checked without a key. Raises `InvalidResponse`."""
+    """Check everything but the signature of a JWT. Raises `InvalidResponse`."""
     if text.count(".") == 4:  # noqa: PLR2004 - RFC 7516 §3.1: five parts
         raise JARM.refused("encrypted")
     token = jws.read(text, JARM)
@@ -71,10 +71,10 @@ def read(text: str, connection: Connection, now: datetime) -> SecuredResponse:
 def unpack(
     response: SecuredResponse, keys: Iterable[Jwk], connection: Connection
 ) -> AuthorizationResponse:
-    """Prove a JWT with one of the issuer's keys, and return the response in it.
+    """Verify a JWT with one of the issuer's keys, and return the response in it.
 
-    Exactly one key may come into question, by its id or, where the JWT names none, by its kind:
-    trying several would let a weak one vouch for a strong one. Raises `InvalidResponse`.
+    Exactly one key must match, by its id or, if the JWT names none, by its type: trying several
+    would accept a signature by the weakest of them. Raises `InvalidResponse`.
     """
     fitting = [
         key
@@ -83,12 +83,12 @@ def unpack(
     ]
     if len(fitting) != 1:
         raise JARM.refused("key")
-    response.token.prove(_public(fitting[0], response.algorithm), response.algorithm)
+    response.token.verify(_public(fitting[0], response.algorithm), response.algorithm)
     return authorization.unpacked(response.token.claims, connection)
 
 
 def fits(key: Jwk, algorithm: str) -> bool:
-    """Tell whether a key is a public one for this algorithm, by its own word (RFC 7517 §4)."""
+    """Tell whether a key's members say that it is a public key for this algorithm (RFC 7517 §4)."""
     kind, curve = ALGORITHMS[algorithm]
     operations = key.get("key_ops", ["verify"])
     return (
@@ -107,5 +107,5 @@ def _public(key: Jwk, algorithm: str) -> Any:  # noqa: ANN401 - a class for each
 
     try:
         return jwt.PyJWK(dict(key), algorithm).key
-    except Exception:  # noqa: BLE001 - a key can be broken in many ways, and none is worth a crash
+    except Exception:  # noqa: BLE001 - PyJWT raises many types for a malformed key
         raise JARM.refused("key") from None

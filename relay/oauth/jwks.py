@@ -1,7 +1,7 @@
-"""The provider's public keys, by which a JARM response is proven (RFC 7517, RFC 8414).
+"""The provider's public keys, which verify JARM responses: fetched and cached (RFC 7517, RFC 8414).
 
-Every address comes from the settings, or from what the configured issuer says of itself over https.
-No token and no request has a say in what is fetched, and many who ask cause one fetch.
+Every address comes from the settings, or over https from the configured issuer's metadata, never
+from a token or request. Concurrent callers share one fetch.
 """
 
 import asyncio
@@ -23,25 +23,25 @@ TIMEOUT = 5.0
 """Seconds for everything: metadata and keys."""
 MAX_DOCUMENT = 256 * 1024
 FRESH = 300.0
-"""Seconds until keys are fetched again: so long is a withdrawn key still believed."""
+"""Seconds until keys are fetched again. A revoked key is accepted for as long."""
 LAST_GOOD = 3600.0
-"""Seconds for which keys are used when the issuer does not answer."""
+"""Seconds for which cached keys are used while the issuer does not answer."""
 INTERVAL = 60.0
-"""Seconds between two fetches because of an unknown key id, which anybody can make up."""
+"""Seconds between two fetches for an unknown key id, which anybody can make up."""
 PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, INTERVAL)
-"""Seconds without a fetch after one failure, two in a row and so on: a first reload is not kept
-waiting."""
+"""Back-off in seconds after one failure, two in a row and so on. After the first the person may
+reload at once."""
 
 _HEADERS = {
     "Accept": "application/json",
-    # What is compressed has no size until it is unpacked.
+    # The size of a compressed body is only known after decompression.
     "Accept-Encoding": "identity",
     "User-Agent": outgoing.USER_AGENT,
 }
 
 
 class KeyStore:
-    """The keys of all issuers, for the life of the process. `context` is the trust for TLS."""
+    """A cache of all issuers' keys, for the life of the process. `context`: the trust for TLS."""
 
     def __init__(
         self, context: ssl.SSLContext, *, clock: Callable[[], float] = time.monotonic
@@ -57,9 +57,9 @@ class KeyStore:
         self._issuers: dict[tuple[str | None, str | None], _Issuer] = {}
 
     async def get(self, provider: Provider, kid: str | None) -> tuple[Jwk, ...]:
-        """Return the provider's keys, which need not hold one with this id.
+        """Return the provider's keys; a key with this id may be missing among them.
 
-        Raises `KeysUnavailable` when there are none to be had now.
+        Raises `KeysUnavailable` when they cannot be fetched and none are cached.
         """
         name = (provider.issuer, provider.jwks_uri)
         issuer = self._issuers.get(name)
@@ -73,7 +73,7 @@ class KeyStore:
 
 
 class _Issuer:
-    """The keys of one issuer, and at most one fetch at a time."""
+    """The cached keys of one issuer. At most one fetch runs at a time."""
 
     def __init__(
         self, provider: Provider, http: httpx.AsyncClient, clock: Callable[[], float]
@@ -84,8 +84,8 @@ class _Issuer:
         self._keys: tuple[Jwk, ...] = ()
         self._fetched_at = float("-inf")
         self._failures = 0
-        self._closed_until = float("-inf")
-        self._flight: asyncio.Task[tuple[Jwk, ...]] | None = None
+        self._retry_at = float("-inf")
+        self._download_task: asyncio.Task[tuple[Jwk, ...]] | None = None
 
     async def get(self, kid: str | None) -> tuple[Jwk, ...]:
         age = self._clock() - self._fetched_at
@@ -100,17 +100,17 @@ class _Issuer:
             raise
 
     async def _fetch(self) -> tuple[Jwk, ...]:
-        if self._flight is None:
-            if self._clock() < self._closed_until:
+        if self._download_task is None:
+            if self._clock() < self._retry_at:
                 raise _unavailable("pause")
-            self._flight = asyncio.create_task(self._land())
-        # A caller that goes away must not take the others' keys along.
-        return await asyncio.shield(self._flight)
+            self._download_task = asyncio.create_task(self._download())
+        # A caller that is cancelled must not cancel the fetch of the others.
+        return await asyncio.shield(self._download_task)
 
-    async def _land(self) -> tuple[Jwk, ...]:
+    async def _download(self) -> tuple[Jwk, ...]:
         try:
             async with asyncio.timeout(TIMEOUT):
-                self._keys = _keys(await self._document(await self._address()))
+                self._keys = _keys(await self._document(await self._jwks_address()))
         except KeysUnavailable:
             self._fail()
             raise
@@ -121,13 +121,13 @@ class _Issuer:
             self._failures, self._fetched_at = 0, self._clock()
             return self._keys
         finally:
-            self._flight = None
+            self._download_task = None
 
     def _fail(self) -> None:
-        self._closed_until = self._clock() + PAUSES[min(self._failures, len(PAUSES) - 1)]
+        self._retry_at = self._clock() + PAUSES[min(self._failures, len(PAUSES) - 1)]
         self._failures += 1
 
-    async def _address(self) -> str:
+    async def _jwks_address(self) -> str:
         """Return the address of the keys: from the settings, or from the issuer's metadata."""
         if self._provider.jwks_uri is not None:
             return self._provider.jwks_uri
@@ -156,8 +156,9 @@ class _Issuer:
 
 
 def metadata_addresses(issuer: str) -> Iterator[str]:
-    """Return where an issuer's metadata may be, in the order in which they are tried."""
-    # RFC 8414 §3.1 puts its path in between, OpenID Connect Discovery §4 behind.
+    """Return the addresses of an issuer's metadata, in the order in which they are tried."""
+    # RFC 8414 §3.1 inserts /.well-known before the issuer's path, OpenID Connect Discovery §4
+    # appends it.
     parts = urlsplit(issuer)
     path = parts.path.rstrip("/")
     yield f"{parts.scheme}://{parts.netloc}/.well-known/oauth-authorization-server{path}"
@@ -166,8 +167,8 @@ def metadata_addresses(issuer: str) -> Iterator[str]:
 
 def _jwks_uri(metadata: dict[str, Any], issuer: str) -> str:
     address = metadata.get("jwks_uri")
-    # RFC 8414 §3.3: a document of any other issuer is not to be used. And never http: what trusts
-    # whoever reaches it inside a data centre, such as 169.254.169.254, speaks only that.
+    # RFC 8414 §3.3: metadata of another issuer must not be used. https only: metadata services
+    # inside a data centre, such as 169.254.169.254, speak only http (SSRF).
     if metadata.get("issuer") != issuer or not str(address).startswith("https://"):
         raise _unavailable("metadata")
     return str(address)

@@ -1,8 +1,7 @@
-"""A compact JWS (RFC 7515 §3.1), read so strictly that one token has one spelling and one meaning.
+"""JWS in compact serialization (RFC 7515 §3.1): parse strictly, check times, verify, sign.
 
-Signatures are HMAC's, or checked by PyJWT. What PyJWT lets pass is refused here, before a key is
-looked at: base64 with stray bits, members that stand twice, `exp` as a boolean, headers that change
-what is signed.
+HS256 is verified here, other algorithms by PyJWT. Refused before any key is used is what PyJWT
+would accept: non-canonical base64, duplicate members, `exp` as a boolean, the `b64` header.
 """
 
 import base64
@@ -23,12 +22,12 @@ LEEWAY = 60
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a token is for, and its limits.
+    """A kind of token and its limits.
 
-    `name` begins every reason in the log. People get the one `sentence`, whatever is wrong: the
-    next step is the same each time, and which check failed would help nobody but a forger.
-    `size` is in characters, `lifetime` in seconds from now to `exp`; `types` are media types
-    without `application/`; `fractions`: times may have them, as RFC 7519 §2 allows.
+    `name` is the prefix of its reasons in the log. `sentence` is shown for every fault: the next
+    step is always the same, and the failed check would only help a forger. `size` is in characters,
+    `lifetime` in seconds from now to `exp`; `types` are media types without `application/`;
+    `fractions`: whether times may have decimals (RFC 7519 §2 allows it).
     """
 
     name: str
@@ -45,7 +44,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token as it reads. Nothing of it is believed before `prove`."""
+    """A parsed token. It is unverified until `verify` has returned."""
 
     kind: Kind
     text: str = field(repr=False)
@@ -53,7 +52,7 @@ class Token:
     claims: Mapping[str, object] = field(repr=False)
 
     def check_times(self, now: datetime) -> None:
-        """Hold `exp`, and `nbf` and `iat` where they stand, against the clock."""
+        """Check `exp`, and `nbf` and `iat` if present. Raises `InvalidResponse`."""
         exp, *starts = (self._time(name) for name in ("exp", "nbf", "iat"))
         seconds = now.timestamp()
         if exp is None:
@@ -69,15 +68,15 @@ class Token:
         if name not in self.claims:
             return None
         time = self.claims[name]
-        # For Python, True is an integer too.
+        # In Python a bool is an int.
         if isinstance(time, int) and not isinstance(time, bool):
             return time
         if isinstance(time, float) and self.kind.fractions:
             return time
         raise self.kind.refused("times")
 
-    def prove(self, key: Any, algorithm: str) -> None:  # noqa: ANN401 - a kind of key for each
-        """Check the signature with this key and this algorithm, whatever the header says."""
+    def verify(self, key: Any, algorithm: str) -> None:  # noqa: ANN401 - a kind of key for each
+        """Check the signature with this key and algorithm; the header's `alg` is ignored."""
         if algorithm == HS256:
             signed, _, signature = self.text.rpartition(".")
             if not hmac.compare_digest(_mac(signed, key), _decode(signature)):
@@ -86,7 +85,7 @@ class Token:
         import jwt  # noqa: PLC0415 - 32 ms for all of cryptography, which only JARM needs
 
         try:
-            # The signature only: PyJWT reads the wall clock, and times are checked above.
+            # Only the signature: PyJWT would check times by the wall clock; `check_times` does it.
             jwt.PyJWS([algorithm]).decode(
                 self.text,
                 key,
@@ -99,7 +98,7 @@ class Token:
 
 
 def read(text: str, kind: Kind) -> Token:
-    """Take a token apart. Raises `InvalidResponse`; the signature is not checked here."""
+    """Parse a token. Does not check its signature. Raises `InvalidResponse`."""
     if len(text) > kind.size:
         raise kind.refused("size")
     try:
@@ -109,19 +108,19 @@ def read(text: str, kind: Kind) -> Token:
     except (ValueError, RecursionError):
         raise kind.refused("malformed") from None
     if "crit" in header or "b64" in header:
-        # RFC 7515 §4.1.11: what is critical and not understood is refused. RFC 7797: b64 changes
-        # what is signed.
+        # RFC 7515 §4.1.11: an unknown critical header is refused. RFC 7797: b64 changes the signing
+        # input.
         raise kind.refused("critical")
     typ = header.get("typ", "JWT")
-    # RFC 7519 §5.1: a media type, so its case does not matter, and RFC 7515 §4.1.9 lets
-    # "application/" be left out. It is signed like the rest: no second spelling of one token.
+    # A media type (RFC 7519 §5.1): its case does not matter, and "application/" may be left out
+    # (RFC 7515 §4.1.9). As `typ` is signed too, this allows no second spelling of one token.
     if not isinstance(typ, str) or typ.lower().removeprefix("application/") not in kind.types:
         raise kind.refused("type")
     return Token(kind, text, header, claims)
 
 
 def sign(claims: Mapping[str, object], key: bytes, kid: str) -> str:
-    """Return a compact JWT (RFC 7515 §7.1) with HS256, which is HMAC with SHA-256."""
+    """Return a compact JWT (RFC 7515 §7.1), signed with HS256."""
     header = {"alg": HS256, "typ": "JWT", "kid": kid}
     signed = ".".join(
         base64url(json.dumps(part, separators=(",", ":")).encode()) for part in (header, claims)
@@ -130,19 +129,19 @@ def sign(claims: Mapping[str, object], key: bytes, kid: str) -> str:
 
 
 def base64url(raw: bytes) -> str:
-    """Write bytes in base64url without padding (RFC 7515 §2)."""
+    """Encode bytes in base64url without padding (RFC 7515 §2)."""
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
 def _mac(signed: str, key: bytes) -> bytes:
-    # By hand, because PyJWT costs a cold start 30 ms for all of cryptography.
+    # Not by PyJWT, which imports cryptography: 30 ms of a cold start.
     return hmac.digest(key, signed.encode("ascii"), "sha256")
 
 
 def _decode(segment: str) -> bytes:
     decoded = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
-    # Python skips what is no base64, takes + and / too, and drops the last character's stray bits.
-    # Only what encoding gives back is the one spelling of these bytes.
+    # Python skips invalid characters, accepts + and /, and drops the last character's unused bits.
+    # Encoding again shows whether the segment is the canonical encoding.
     if base64url(decoded) != segment:
         raise ValueError
     return decoded
@@ -158,7 +157,7 @@ def _object(raw: bytes) -> dict[str, object]:
 def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        # RFC 7515 §4: a reader may refuse them. The one who signed may have read the other one.
+        # RFC 7515 §4 allows to refuse duplicates: the signer may have read the other value.
         raise ValueError
     return members
 

@@ -24,7 +24,7 @@ RESPONSE = ("state", "error", "error_description", "error_uri", "iss", "session_
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What came in over HTTP. `query` is raw, `headers` have lower-case names."""
+    """An HTTP request. `query` is raw, `headers` have lower-case names."""
 
     method: str
     query: str = field(repr=False)
@@ -33,16 +33,16 @@ class Request:
 
     @property
     def wants_html(self) -> bool:
-        """Tell a browser, which navigates, from a program."""
+        """Whether the client accepts HTML, as browsers do and programs do not."""
         return "text/html" in self.headers.get("accept", "").lower()
 
 
 def guard(request: Request) -> None:
-    """Refuse what is no navigation of a person, before anything is looked at.
+    """Refuse other methods than GET and POST, and prefetches, before anything else is read.
 
-    Raises `InvalidResponse`: with 405 for other methods than GET and POST, with 503 for a prefetch
-    or prerender, whose code would be spent before the person has clicked. Chromium keeps the 204 of
-    a prefetch and the real click then does nothing; a 503 it throws away.
+    Raises `InvalidResponse`: with 405 for the method, with 503 for a prefetch or prerender, which
+    would deliver the code before the person has clicked. Chromium keeps the 204 of a prefetch, and
+    the real click then does nothing; it discards a 503.
     """
     if request.method not in ("GET", "POST"):
         raise InvalidResponse(
@@ -63,9 +63,9 @@ def guard(request: Request) -> None:
 
 
 def parameters(request: Request) -> list[tuple[str, str]]:
-    """Return the parameters of a request as they stand, decoded once, from query and body.
+    """Return the parameters of query and body in their order, duplicates included, decoded once.
 
-    It checks sizes, media type and encoding. Raises `InvalidResponse`.
+    Checks sizes, media type and encoding. Raises `InvalidResponse`.
     """
     _check_size(request)
     media_type = _media_type(request)
@@ -87,7 +87,7 @@ def _check_size(request: Request) -> None:
     if len(request.body) > MAX_BODY:
         raise too_large("a body of more than 32 KiB")
     if request.method == "POST" and not request.body and "content-length" not in request.headers:
-        # The Functions host gives a chunked body to no function: it is not empty, it is lost.
+        # The Functions host passes no chunked body to a function: the body was lost, not empty.
         raise InvalidResponse(
             "length_required",
             "The body came without a Content-Length. Send it in one piece, not chunked.",
@@ -96,7 +96,7 @@ def _check_size(request: Request) -> None:
 
 
 def _media_type(request: Request) -> str | None:
-    """Return the media type of the body, or `None` when there is no body that counts."""
+    """Return the media type of the body, or `None` when there is no body or it is ignored."""
     if request.method != "POST" or not request.body:
         return None
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -125,8 +125,8 @@ def _body_pairs(request: Request, media_type: str) -> list[tuple[str, str]]:
 
 
 def _json_pairs(text: str) -> list[tuple[str, str]]:
-    # Only the outermost object is one of parameters. Deeper ones are read as lists of pairs too,
-    # and are then no strings, and ignored like every value that is none.
+    # Only the members of the outermost object are parameters. Inner objects are parsed as lists of
+    # pairs too, and ignored like every value that is not a string.
     try:
         members = json.loads(text, object_pairs_hook=_Members, parse_constant=_no_constant)
     except (ValueError, RecursionError):
@@ -137,9 +137,9 @@ def _json_pairs(text: str) -> list[tuple[str, str]]:
 
 
 def strings(members: Iterable[tuple[str, object]]) -> list[tuple[str, str]]:
-    """Return JSON members as parameters; one that is no string has no value.
+    """Return JSON members as parameters; a value that is not a string becomes empty.
 
-    Raises `InvalidResponse` for a known parameter that is no string.
+    Raises `InvalidResponse` for a known parameter that is not a string.
     """
     pairs = []
     for name, value in members:
@@ -151,7 +151,7 @@ def strings(members: Iterable[tuple[str, object]]) -> list[tuple[str, str]]:
             pairs.append((name, ""))
     try:
         "".join(name + value for name, value in pairs).encode("utf-8")
-    except UnicodeError:  # half of a surrogate pair, written as an escape
+    except UnicodeError:  # an escaped lone surrogate
         raise _not_utf8() from None
     return pairs
 
@@ -165,7 +165,7 @@ def _no_constant(_name: str) -> NoReturn:
 
 
 def too_large(what: str) -> InvalidResponse:
-    """Return the error for something beyond the limits."""
+    """Return the error for a response that exceeds a limit."""
     return InvalidResponse(
         "too_large",
         f"The response has {what}: no provider sends that.",

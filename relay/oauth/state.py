@@ -1,10 +1,9 @@
-"""Is the state one that was minted for this flow? Only what passes here is believed.
+"""The `state` parameter (RFC 6749 §4.1.1): verify it by the connection's policy; mint signed ones.
 
-A state means nothing to the provider (RFC 6749 §4.1.1). Under `opaque` the relay knows nothing of
-it either, and Dynamics alone refuses a stranger's; under `pattern` junk is refused here, but
-whoever knows the pattern can write a state that passes. Under `signed` it is a JWT with a MAC:
-Dynamics minted it, for this connection, not long ago; and if it has a `cookie` claim, the relay
-minted it for one browser, which alone may bring it back (RFC 9700 §2.1).
+`opaque`: not checked here; only Dynamics can refuse an unknown one. `pattern`: it must match, but
+whoever knows the pattern can forge one. `signed`: a JWT with a MAC, which Dynamics minted for this
+connection within its lifetime. A `cookie` claim binds it to one browser (RFC 9700 §2.1); such a
+state was minted by the relay.
 """
 
 import hashlib
@@ -21,7 +20,7 @@ from relay.oauth.authorization import AuthorizationResponse, VerifiedResponse
 
 CALLBACK = "callback"
 AUTHORIZE = "authorize"
-"""What a token is good for: the first half of its `aud`, before the connection's name."""
+"""The purpose of a token: the first part of its `aud`, before the connection's name."""
 
 MAX_SIZE = 1024
 LIFETIME = 3600
@@ -46,10 +45,10 @@ _HASH = re.compile(r"[A-Za-z0-9_-]{43}")
 
 @dataclass(frozen=True, slots=True)
 class StateClaims:
-    """What a signed token says, once its signature holds.
+    """The claims of a token whose signature was verified.
 
-    `key` is the one that signed it; `cookie` is the hash of the value that the browser has to
-    bring, or `None` when any browser may.
+    `key` is the key that signed it; `cookie` is the hash of the cookie that the browser must send,
+    or `None` if the token is not bound to a browser.
     """
 
     key: bytes = field(repr=False)
@@ -63,10 +62,10 @@ def verify(
     cookies: str = "",
     now: datetime | None = None,
 ) -> VerifiedResponse:
-    """Return the response as one to be believed, or raise `InvalidResponse`.
+    """Return the response as a verified one, or raise `InvalidResponse`.
 
-    In: the Cookie header as it came; without one, no state that is bound to a browser passes. Not
-    checked here: whether the state was used before. That is Dynamics' unique key.
+    In: the raw Cookie header; a state that is bound to a browser needs it. Not checked here:
+    whether the state was used before, which Dynamics' unique key decides.
     """
     if response.state is None:
         raise InvalidResponse("state_missing", "The response has no state.")
@@ -83,14 +82,14 @@ def verify(
         return VerifiedResponse(**parts)
     return VerifiedResponse(
         **parts,
-        code_verifier=derive_verifier(claims.key, claims.jti, _bound(claims, cookies)),
+        code_verifier=derive_verifier(claims.key, claims.jti, _bound_cookie(claims, cookies)),
         cookie_name=cookie_name(claims.jti),
         redirect_uri=connection.provider.redirect_uri,
     )
 
 
 def verify_ticket(ticket: str, connection: Connection, now: datetime) -> StateClaims:
-    """Return what Dynamics' permission to start a flow says, or raise `InvalidResponse`."""
+    """Return the claims of a ticket, Dynamics' permission to start a flow, or `InvalidResponse`."""
     return _claims(ticket, TICKET, AUTHORIZE, connection, now)
 
 
@@ -101,7 +100,7 @@ def mint(
     lifetime: timedelta,
     cookie: str | None = None,
 ) -> str:
-    """Return a signed state, bound to the browser that has this cookie value if one is given."""
+    """Return a signed state. `cookie` is the value that binds it to a browser."""
     binding = {} if cookie is None else {"cookie": fingerprint(cookie)}
     return _sign(connection, CALLBACK, jti, now + lifetime, binding)
 
@@ -114,7 +113,7 @@ def mint_ticket(connection: Connection, jti: str, now: datetime, lifetime: timed
 def derive_verifier(key: bytes, jti: str, cookie: str) -> str:
     """Return the PKCE code verifier (RFC 7636 §4.1) of one flow: 43 characters.
 
-    It is stored nowhere. It takes both the relay's key and the browser's cookie to make it again.
+    It is not stored: it is derived again from the relay's key and the browser's cookie.
     """
     return jws.base64url(hmac.digest(key, f"pkce:{jti}:{cookie}".encode(), "sha256"))
 
@@ -125,13 +124,13 @@ def fingerprint(value: str) -> str:
 
 
 def cookie_name(jti: str) -> str:
-    """Return the name of a flow's cookie; `__Host-`: no other host of the domain can set it."""
+    """Return the name of a flow's cookie. `__Host-`: no other host of the domain can set it."""
     return f"__Host-relay-{jti[:8]}"
 
 
 def parse_cookies(cookies: str) -> list[tuple[str, str]]:
-    """Split a Cookie header (RFC 6265 §4.2.1) into names and values, exactly as they stand."""
-    # Nothing is trimmed or unquoted: what only looks like the name is another cookie.
+    """Split a Cookie header (RFC 6265 §4.2.1) into names and values, unchanged."""
+    # No trimming or unquoting: a name that differs in a blank is another cookie.
     pairs = (pair.removeprefix(" ").partition("=") for pair in cookies.split(";"))
     return [(name, value) for name, _, value in pairs]
 
@@ -147,7 +146,7 @@ def _match(state: str, connection: Connection) -> None:
 def _claims(
     text: str, kind: jws.Kind, use: str, connection: Connection, now: datetime
 ) -> StateClaims:
-    """Verify a token. All that needs no key comes first, so a forged one costs one HMAC at most."""
+    """Verify a token. The signature comes last, so a forged token costs one HMAC at most."""
     token = jws.read(text, kind)
     if token.header.get("alg") != jws.HS256:
         raise kind.refused("algorithm")
@@ -155,13 +154,13 @@ def _claims(
     key = connection.state_keys.get(kid) if isinstance(kid, str) else None
     if key is None:
         raise kind.refused("key")
-    # One string: a list of audiences is a token for others too.
+    # A string, not a list: a token for several audiences is not only for this one.
     if token.claims.get("aud") != f"{use}:{connection.name}":
         raise kind.refused("audience")
     token.check_times(now)
     jti = _text(token, "jti", _JTI)
     cookie = _text(token, "cookie", _HASH) if "cookie" in token.claims else None
-    token.prove(key, jws.HS256)
+    token.verify(key, jws.HS256)
     return StateClaims(key, jti, cookie)
 
 
@@ -172,14 +171,14 @@ def _text(token: jws.Token, name: str, grammar: re.Pattern[str]) -> str:
     return value
 
 
-def _bound(claims: StateClaims, cookies: str) -> str:
-    """Return the value of the flow's cookie, if this is the browser that started the flow."""
+def _bound_cookie(claims: StateClaims, cookies: str) -> str:
+    """Return the value of the flow's cookie. Raises if another browser started the flow."""
     name = cookie_name(claims.jti)
     values = [value for each, value in parse_cookies(cookies) if each == name]
     if not values:
         raise CookieMissing
     if len(values) > 1:
-        # Cookie tossing: a second one of that name comes from somebody else.
+        # Cookie tossing: somebody else has set a second cookie of that name.
         raise STATE.refused("cookie_repeated")
     if not _HASH.fullmatch(values[0]) or not hmac.compare_digest(
         fingerprint(values[0]), claims.cookie or ""
