@@ -27,9 +27,8 @@ from relay.errors import (
     Unopenable,
 )
 from relay.oauth import authorization, authorize, jarm, state
-from relay.oauth.authorization import AuthorizationResponse
 from relay.oauth.authorize import Started
-from relay.oauth.request import Request, guard
+from relay.oauth.request import Request, guard, response_parameters
 from relay.outcome import STATUS, Answer, Outcome
 from relay.ports import AccessToken, Dynamics, Keys, Receipt, Tokens
 from relay.tracing import Spans
@@ -212,13 +211,23 @@ class _Reception(_Invocation):
         # Which connection's redirect URI is it?
         connection = self.find(name)
         # What does the response say? It is not verified yet.
-        response = await self._read(request, connection)
+        sent = response_parameters(request)
+        token = authorization.secured(sent, connection)
+        if token is None:
+            response = authorization.parse(sent, connection)
+        else:
+            secured = jarm.read(token, connection, self.relay.now())
+            keys = await self.relay.keys.get(connection.provider, secured.kid)
+            response = await asyncio.to_thread(jarm.unpack, secured, keys, connection)
         # Was its state minted for this connection and this browser?
         cookies = request.headers.get("cookie", "")
         try:
             verified = state.verify(response, connection, cookies, self.relay.now())
         except CookieMissing:
-            return self._answer_again(connection, response)
+            # For a delivered error record the first answer was "declined", not "delivered".
+            if response.error is not None:
+                raise
+            return self._answer_again(delivery_id(connection.name, response))
         # Is it from this issuer, and is it a code or an error as RFC 6749 defines them?
         authorization.check(verified, connection)
         clear = authorize.end(verified)
@@ -232,21 +241,10 @@ class _Reception(_Invocation):
             answer = await self._accept(callback)
         return replace(answer, clear=clear)
 
-    async def _read(self, request: Request, connection: Connection) -> AuthorizationResponse:
-        """Parse the response from the parameters, or from a JWT (JARM)."""
-        token = authorization.secured(request, connection)
-        if token is None:
-            return authorization.parse(request, connection)
-        secured = jarm.read(token, connection, self.relay.now())
-        keys = await self.relay.keys.get(connection.provider, secured.kid)
-        return await asyncio.to_thread(jarm.unpack, secured, keys, connection)
-
-    def _answer_again(self, connection: Connection, response: AuthorizationResponse) -> Answer:
+    def _answer_again(self, delivery: str) -> Answer:
         """Repeat the first answer after a second click: the first one has deleted the cookie."""
-        delivery = delivery_id(connection.name, response)
         receipt = self.relay.deliveries.remembered(delivery)
-        # For a delivered error record the first answer was "declined", not "delivered".
-        if receipt is None or response.error is not None:
+        if receipt is None:
             raise CookieMissing
         self.line.delivery_id, self.line.dynamics_status = delivery, receipt.status
         return self._delivered(receipt)

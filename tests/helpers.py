@@ -19,8 +19,9 @@ from relay.connections import (
     StatePolicy,
     Target,
 )
+from relay.oauth import authorization
 from relay.oauth.authorization import AuthorizationResponse, VerifiedResponse
-from relay.oauth.request import Request
+from relay.oauth.request import Request, response_parameters
 
 CODE = "canary-code-5f1c"
 STATE = "canary-state-b72e"
@@ -139,3 +140,13 @@ def tiny_wheel(folder: Path) -> str:
         archive.writestr(f"{name}/WHEEL", tags)
         archive.writestr(f"{name}/RECORD", "")
     return f"tiny==1.0 --hash=sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}\n"
+
+
+def parse(request: Request, where: Connection) -> AuthorizationResponse:
+    """Return the authorization response of a request, not verified."""
+    return authorization.parse(response_parameters(request), where)
+
+
+def response_jwt(request: Request, where: Connection) -> str | None:
+    """Return the JWT that the response of a request is (JARM)."""
+    return authorization.secured(response_parameters(request), where)

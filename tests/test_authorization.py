@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from relay.connections import Connection, Provider
 from relay.errors import InvalidResponse
-from relay.oauth.authorization import AuthorizationResponse, check, parse
+from relay.oauth.authorization import AuthorizationResponse, check
 from relay.oauth.request import Request, guard
 from tests.helpers import (
     CANARY,
@@ -20,6 +20,7 @@ from tests.helpers import (
     STATE,
     connection,
     get,
+    parse,
     post,
     post_json,
     verified,

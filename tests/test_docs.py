@@ -560,7 +560,7 @@ def beginnings(function: str, file: str) -> tuple[str, ...]:
     """Return what the words begin with that a function of this name gives to an error."""
     *receiver, name = function.split(".")
     named = receiver[-1].lower() if receiver else ""
-    if name in ("refused", "_text"):
+    if name in ("refused", "text_claim"):
         kinds = (named,) if named in KINDS["jws.py"] else KINDS.get(file, ())
         return tuple(f"{kind}_" for kind in kinds)
     if name in ERRORS - {"Misconfigured"} or (file == "errors.py" and name == "__init__"):
@@ -574,7 +574,7 @@ def beginnings(function: str, file: str) -> tuple[str, ...]:
     }.get((file, name), ())
 
 
-SECOND = ("_refusal", "_text", "_give_up")
+SECOND = ("_refusal", "_give_up")
 """Functions that take the word as their second argument."""
 
 

@@ -26,7 +26,18 @@ from relay.oauth.authorization import MAX_HELD
 from relay.oauth.request import Request, guard
 from relay.outcome import Answer, Outcome
 from relay.pages.translations import LANGUAGES
-from tests.helpers import CODE, JSON, STATE, connection, get, post, post_json, verified
+from tests.helpers import (
+    CODE,
+    JSON,
+    STATE,
+    connection,
+    get,
+    parse,
+    post,
+    post_json,
+    response_jwt,
+    verified,
+)
 
 NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
 REFERENCE = "00112233aabbccdd"
@@ -181,8 +192,8 @@ IN_PLACE = {"put": "method", "prefetch": "prefetch", "nothing": "bare"}
 def walk(request: Request, where: Connection) -> None:
     """Go through the checks in the contract's order."""
     guard(request)
-    authorization.secured(request, where)
-    believed = state.verify(authorization.parse(request, where), where, "", NOW)
+    response_jwt(request, where)
+    believed = state.verify(parse(request, where), where, "", NOW)
     authorization.check(believed, where)
 
 
@@ -215,7 +226,7 @@ def test_every_browser_that_is_refused_gets_to_a_page_that_says_what_to_do(name:
 
 @pytest.mark.parametrize("query", [SENT + "&x=" * 48, SENT + "&" * 48], ids=["used", "empty"])
 def test_50_parameters_are_not_too_many(query: str) -> None:
-    assert authorization.parse(get(query), PLAIN).code == CODE
+    assert parse(get(query), PLAIN).code == CODE
 
 
 @pytest.mark.parametrize(

@@ -27,12 +27,12 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from relay import outgoing
 from relay.connections import Connection, Provider
 from relay.errors import InvalidResponse, KeysUnavailable
-from relay.oauth import authorization, jarm, jwks
+from relay.oauth import jarm, jwks
 from relay.oauth.authorization import AuthorizationResponse
 from relay.oauth.jwks import KeyStore
 from sandbox.serving import HalfBody, Hang, Reset, Server
 from sandbox.tls import Authority
-from tests.helpers import CODE, STATE, connection, get, post, post_json
+from tests.helpers import CODE, STATE, connection, get, parse, post, post_json, response_jwt
 
 NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
 SECONDS = int(NOW.timestamp())
@@ -464,13 +464,13 @@ def test_it_is_found_in_a_query_in_a_form_and_in_json(mode: str) -> None:
         post_json({"response": "a.b.c"}),
         get({"response": "a.b.c", "utm": "x", "iss": ISSUER, "code": "", "session_state": "y"}),
     ):
-        assert authorization.secured(request, secured(mode)) == "a.b.c"
+        assert response_jwt(request, secured(mode)) == "a.b.c"
 
 
 @pytest.mark.parametrize("mode", [None, "query", "form_post", "fragment"])
 def test_other_connections_have_none(mode: str | None) -> None:
     at = connection(provider=Provider(response_mode=mode))
-    assert authorization.secured(get({"response": "a.b.c"}), at) is None
+    assert response_jwt(get({"response": "a.b.c"}), at) is None
 
 
 @pytest.mark.parametrize(
@@ -484,7 +484,7 @@ def test_other_connections_have_none(mode: str | None) -> None:
 )
 def test_a_plain_response_is_refused_where_a_signed_one_is_wanted(query: dict[str, str]) -> None:
     """Downgrade: whoever may leave the signature out needs none."""
-    for read in (authorization.secured, authorization.parse):
+    for read in (response_jwt, parse):
         with pytest.raises(InvalidResponse) as refused:
             read(get(query), secured())
         assert refused.value.reason == "jarm_missing"
@@ -494,7 +494,7 @@ def test_a_plain_response_is_refused_where_a_signed_one_is_wanted(query: dict[st
 def test_nothing_of_a_plain_response_stands_beside_it(beside: str) -> None:
     at = secured(code_parameter="spapi_oauth_code")
     with pytest.raises(InvalidResponse) as refused:
-        authorization.secured(get({"response": "a.b.c", beside: "x"}), at)
+        response_jwt(get({"response": "a.b.c", beside: "x"}), at)
     assert refused.value.reason == "jarm_beside"
 
 
@@ -502,37 +502,37 @@ def test_nothing_of_a_plain_response_stands_beside_it(beside: str) -> None:
 def test_no_parameter_stands_twice(name: str) -> None:
     twice = f"response=a.b.c&{name}=x&{name}=x"
     with pytest.raises(InvalidResponse) as refused:
-        authorization.secured(get(twice), secured())
+        response_jwt(get(twice), secured())
     assert refused.value.reason == "duplicate"
     with pytest.raises(InvalidResponse) as refused:
-        authorization.secured(post("response=a.b.c", query="response=a.b.c"), secured())
+        response_jwt(post("response=a.b.c", query="response=a.b.c"), secured())
     assert refused.value.reason == "duplicate"
 
 
 def test_20_kib_are_read_and_one_character_more_is_refused() -> None:
     most = "a" * 20_480
-    assert authorization.secured(post(f"response={most}"), secured()) == most
+    assert response_jwt(post(f"response={most}"), secured()) == most
     with pytest.raises(InvalidResponse) as refused:
-        authorization.secured(post(f"response={most}a"), secured())
+        response_jwt(post(f"response={most}a"), secured())
     assert refused.value.status == 413
 
 
 def test_somebody_who_looks_at_the_url_sees_the_page_with_the_fragments_script() -> None:
     for mode in MODES:
         with pytest.raises(InvalidResponse) as refused:
-            authorization.secured(get(""), secured(mode))
+            response_jwt(get(""), secured(mode))
         assert refused.value.page == "bare"
 
 
 def test_a_signed_response_that_nobody_asked_for_is_named_as_that() -> None:
     with pytest.raises(InvalidResponse) as refused:
-        authorization.parse(get({"response": "a.b.c"}), connection())
+        parse(get({"response": "a.b.c"}), connection())
     assert refused.value.reason == "jarm_unexpected"
 
 
 def test_a_parameter_of_that_name_beside_a_plain_response_is_ignored() -> None:
     for beside in ({"code": CODE}, {"state": STATE}, {"error": "x"}):
-        authorization.parse(get({"response": "yes", **beside}), connection())
+        parse(get({"response": "yes", **beside}), connection())
 
 
 # -- the issuer's keys ---------------------------------------------------------------------------
@@ -884,7 +884,7 @@ async def test_from_the_request_to_the_response_with_keys_over_tls(stage: Stage)
     stage.issuer.keys = keys()
     at = secured(issuer=stage.provider.issuer)
     query = {"response": token("PS256", {"iss": stage.provider.issuer})}
-    text = authorization.secured(get(query), at)
+    text = response_jwt(get(query), at)
     assert text is not None
     read = jarm.read(text, at, NOW)
     response = jarm.unpack(read, await stage.store.get(at.provider, read.kid), at)

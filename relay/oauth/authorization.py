@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from relay.connections import Connection
 from relay.errors import InvalidResponse
-from relay.oauth.request import IMPLICIT, RESPONSE, Request, parameters, strings, too_large
+from relay.oauth.request import IMPLICIT, RESPONSE, Parameters, strings, too_large
 
 MAX_CODE = 8 * 1024
 MAX_VALUE = 4 * 1024
@@ -61,15 +61,13 @@ class VerifiedResponse(AuthorizationResponse):
     redirect_uri: str | None = None
 
 
-def parse(request: Request, connection: Connection) -> AuthorizationResponse:
-    """Parse the authorization response of a request.
+def parse(pairs: Parameters, connection: Connection) -> AuthorizationResponse:
+    """Parse the authorization response in the parameters of a request.
 
-    In: a request that passed `guard`, and the connection whose template names further parameters.
-    Checks sizes, media type, encoding, and that no known parameter is repeated, in the query, the
-    body or both. Does not check who sent it. Raises `InvalidResponse`.
+    The connection's template names further parameters. Checks sizes, and that no known parameter
+    is repeated, in the query, the body or both. Does not check who sent it. Raises
+    `InvalidResponse`.
     """
-    pairs = parameters(request)
-    _check_not_empty(request, pairs)
     if connection.provider.secured:
         raise _no_jwt()
     sent = {name for name, value in pairs if value}
@@ -82,16 +80,14 @@ def parse(request: Request, connection: Connection) -> AuthorizationResponse:
     return _response(pairs, connection)
 
 
-def secured(request: Request, connection: Connection) -> str | None:
+def secured(pairs: Parameters, connection: Connection) -> str | None:
     """Return the response JWT (JARM §2.3), or `None` if the connection does not use JARM.
 
-    In: a request that passed `guard`. A connection with JARM accepts no plain response: that would
-    bypass the signature. Raises `InvalidResponse`.
+    A connection with JARM accepts no plain response: that would bypass the signature. Raises
+    `InvalidResponse`.
     """
     if not connection.provider.secured:
         return None
-    pairs = parameters(request)
-    _check_not_empty(request, pairs)
     plain = _response_parameters(connection)
     _check_duplicates(pairs, plain | {"response"})
     sent = {name: value for name, value in pairs if value}
@@ -153,14 +149,7 @@ def _check_issuer(response: VerifiedResponse, connection: Connection) -> None:
         raise InvalidResponse("iss_mismatch", "The response comes from another issuer (iss).")
 
 
-def _check_not_empty(request: Request, pairs: list[tuple[str, str]]) -> None:
-    if request.method == "GET" and not pairs:
-        raise InvalidResponse(
-            "bare", "This is a redirect URI: a provider sends people here with a code.", page="bare"
-        )
-
-
-def _response(pairs: list[tuple[str, str]], connection: Connection) -> AuthorizationResponse:
+def _response(pairs: Parameters, connection: Connection) -> AuthorizationResponse:
     code_parameter = connection.provider.code_parameter
     wanted = {code_parameter, *RESPONSE, *connection.target.body.params}
     _check_duplicates(pairs, wanted | set(IMPLICIT))
@@ -192,7 +181,7 @@ def _response_parameters(connection: Connection) -> set[str]:
     return {connection.provider.code_parameter, "code", "state", "error"}
 
 
-def _check_duplicates(pairs: list[tuple[str, str]], known: set[str]) -> None:
+def _check_duplicates(pairs: Parameters, known: set[str]) -> None:
     names = [name for name, _ in pairs]
     if any(names.count(name) > 1 for name in known):
         raise InvalidResponse("duplicate", "A parameter stands in the response more than once.")

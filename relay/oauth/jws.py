@@ -7,6 +7,7 @@ would accept: non-canonical base64, duplicate members, `exp` as a boolean, the `
 import base64
 import hmac
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -74,6 +75,13 @@ class Token:
         if isinstance(time, float) and self.kind.fractions:
             return time
         raise self.kind.refused("times")
+
+    def text_claim(self, name: str, grammar: re.Pattern[str]) -> str:
+        """Return a claim that is a string of this form. Raises `InvalidResponse`."""
+        value = self.claims.get(name)
+        if not isinstance(value, str) or not grammar.fullmatch(value):
+            raise self.kind.refused(name)
+        return value
 
     def verify(self, key: Any, algorithm: str) -> None:  # noqa: ANN401 - a kind of key for each
         """Check the signature with this key and algorithm; the header's `alg` is ignored."""

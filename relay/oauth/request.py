@@ -62,8 +62,25 @@ def guard(request: Request) -> None:
             )
 
 
-def parameters(request: Request) -> list[tuple[str, str]]:
-    """Return the parameters of query and body in their order, duplicates included, decoded once.
+type Parameters = list[tuple[str, str]]
+"""Names and values in their order, duplicates included, decoded once."""
+
+
+def response_parameters(request: Request) -> Parameters:
+    """Return the parameters of a request that `guard` let pass; a GET has some.
+
+    Checks and raises as `parameters`.
+    """
+    pairs = parameters(request)
+    if request.method == "GET" and not pairs:
+        raise InvalidResponse(
+            "bare", "This is a redirect URI: a provider sends people here with a code.", page="bare"
+        )
+    return pairs
+
+
+def parameters(request: Request) -> Parameters:
+    """Return the parameters of query and body.
 
     Checks sizes, media type and encoding. Raises `InvalidResponse`.
     """
@@ -109,14 +126,14 @@ def _media_type(request: Request) -> str | None:
     return media_type
 
 
-def _query_pairs(query: str) -> list[tuple[str, str]]:
+def _query_pairs(query: str) -> Parameters:
     try:
         return parse_qsl(query, keep_blank_values=True, encoding="utf-8", errors="strict")
     except UnicodeError:
         raise _not_utf8() from None
 
 
-def _body_pairs(request: Request, media_type: str) -> list[tuple[str, str]]:
+def _body_pairs(request: Request, media_type: str) -> Parameters:
     try:
         text = request.body.decode("utf-8")
     except UnicodeError:
@@ -124,7 +141,7 @@ def _body_pairs(request: Request, media_type: str) -> list[tuple[str, str]]:
     return _json_pairs(text) if media_type == JSON else _query_pairs(text)
 
 
-def _json_pairs(text: str) -> list[tuple[str, str]]:
+def _json_pairs(text: str) -> Parameters:
     # Only the members of the outermost object are parameters. Inner objects are parsed as lists of
     # pairs too, and ignored like every value that is not a string.
     try:
@@ -136,7 +153,7 @@ def _json_pairs(text: str) -> list[tuple[str, str]]:
     return strings(members)
 
 
-def strings(members: Iterable[tuple[str, object]]) -> list[tuple[str, str]]:
+def strings(members: Iterable[tuple[str, object]]) -> Parameters:
     """Return JSON members as parameters; a value that is not a string becomes empty.
 
     Raises `InvalidResponse` for a known parameter that is not a string.

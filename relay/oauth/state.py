@@ -158,17 +158,10 @@ def _claims(
     if token.claims.get("aud") != f"{use}:{connection.name}":
         raise kind.refused("audience")
     token.check_times(now)
-    jti = _text(token, "jti", _JTI)
-    cookie = _text(token, "cookie", _HASH) if "cookie" in token.claims else None
+    jti = token.text_claim("jti", _JTI)
+    cookie = token.text_claim("cookie", _HASH) if "cookie" in token.claims else None
     token.verify(key, jws.HS256)
     return StateClaims(key, jti, cookie)
-
-
-def _text(token: jws.Token, name: str, grammar: re.Pattern[str]) -> str:
-    value = token.claims.get(name)
-    if not isinstance(value, str) or not grammar.fullmatch(value):
-        raise token.kind.refused(name)
-    return value
 
 
 def _bound_cookie(claims: StateClaims, cookies: str) -> str:
