@@ -1,18 +1,19 @@
 #!/usr/bin/env python3
-"""Everything that a developer does with this project. Needs Python 3.13 or later, nothing else.
+"""The commands of this project's developers. Needs Python 3.13 or later, nothing else.
 
-python3 dev.py demo     one callback from end to end, printed, on this machine alone; with
+python3 dev.py demo     run one callback from end to end on this machine and print it; with
                         --package it runs from the folder that is deployed
-python3 dev.py up       the same servers for a browser, until Ctrl+C
+python3 dev.py up       run the same servers for a browser, until Ctrl+C
 python3 dev.py test     lint, types, imports, bandit, advisories, all tests; more goes to pytest
-python3 dev.py mutants  which changes of the code no test would see; minutes
-python3 dev.py bench    the relay beside its peers, measured here; --quick for a minute's look
+python3 dev.py mutants  find changes of the code that no test notices; takes minutes
+python3 dev.py bench    measure the relay and its alternatives; --quick takes a minute
+python3 dev.py shots    take screenshots of every page
 
-The first run makes .venv and installs what requirements-dev.txt pins. `test` also installs the
-scanner of infra/ into .venv-infra and, where there is npm, Azurite into sandbox/node_modules and
-the software of others that the relay is tested against into tests/others/node_modules. It drives
-the Chromium, Chrome or Edge that the machine has. What is missing leaves its tests out; they are
-named at the end. With CI=true that fails the run.
+The first run creates .venv and installs what requirements-dev.txt pins. `test` also installs the
+scanner of infra/ into .venv-infra and, if npm is installed, Azurite into sandbox/node_modules and
+the third-party software of tests/others into its node_modules. It uses the machine's Chromium,
+Chrome or Edge. Tests whose tools are missing are skipped and listed at the end; with CI=true that
+fails the run.
 """
 
 from __future__ import annotations
@@ -86,18 +87,18 @@ def demo(arguments: list[str]) -> int:
 
 
 def up(arguments: list[str]) -> int:
-    """Keep the sandbox up for a browser."""
+    """Run the sandbox for a browser until Ctrl+C."""
     return run("-m", "sandbox.up", *arguments)
 
 
 def test(arguments: list[str]) -> int:
-    """Run every check, then say which failed, and what could not be run."""
+    """Run every check; then print which ones failed and which could not run."""
     failed = []
     left_out = {what: install_npm(folder, what) for folder, what in NPM.items()}
     left_out["the scan of the infrastructure"] = install_scanner()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
-        # A file's tests stay together: they share servers, which take longer to start than to use.
+        # The tests of one file share servers, which take longer to start than to use.
         spread = ("-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile")
         tests = ("tests", ("-m", "pytest", f"--junit-xml={report}", *spread, *arguments))
         for name, command in (*CHECKS, tests):
@@ -121,7 +122,7 @@ def test(arguments: list[str]) -> int:
 
 
 def skipped(report: Path) -> dict[str, str]:
-    """Read pytest's JUnit report: which tests of which file were left out, and why."""
+    """Return the skipped tests of each file and the reasons, from pytest's JUnit report."""
     if not report.is_file():
         return {}
     names: dict[tuple[str, str], list[str]] = {}
@@ -137,15 +138,15 @@ def skipped(report: Path) -> dict[str, str]:
 
 
 def mutants(arguments: list[str]) -> int:
-    """Tell which changes of the code no test would see."""
+    """Find changes of the code that no test notices."""
     return run("-m", "benchmarks.mutants", *arguments)
 
 
 def advisories() -> tuple[bool, str]:
-    """Ask which of the deployed packages have known vulnerabilities; say who could not be asked.
+    """Print known vulnerabilities of the deployed packages; return whether there are any.
 
-    pip-audit ends well where the service knows none of the packages, as behind a mirror without
-    advisories: so what it says counts, and not its exit code.
+    The second value tells what could not be checked. pip-audit also exits with 0 if the service
+    knows no package at all, as a mirror without advisories does, so its output is read instead.
     """
     options = ("--no-deps", "--disable-pip", "--progress-spinner", "off", "--timeout", "10")
     answer = subprocess.run(
@@ -171,34 +172,34 @@ def advisories() -> tuple[bool, str]:
 
 
 def shots(arguments: list[str]) -> int:
-    """Take pictures of the pages, for a person to look at."""
+    """Take screenshots of the pages, for a visual check."""
     return run("-m", "sandbox.screenshots", *arguments)
 
 
 def bench(arguments: list[str]) -> int:
-    """Measure the relay beside what people would use instead."""
+    """Measure the relay and its alternatives."""
     for folder in (SANDBOX, PEERS):
         install_npm(folder, NPM[folder])
     return run("-m", "benchmarks", *arguments)
 
 
 def install() -> None:
-    """Make .venv and install into it, unless that was done for these very requirements."""
+    """Create .venv and install the requirements, unless they are installed already."""
     if not make_environment(VENV, REQUIREMENTS):
         sys.exit("dev.py: pip could not install; its message is above. Then run this again.")
 
 
 def install_scanner() -> str:
-    """Install the scanner of the infrastructure, whose pins contradict those of .venv."""
+    """Install the scanner of infra/, whose pinned packages conflict with those of .venv."""
     if make_environment(INFRA_VENV, INFRA_REQUIREMENTS):
         return ""
     return "pip could not install it; its message is at the top. Then run this again."
 
 
 def make_environment(folder: Path, requirements: str) -> bool:
-    """Make a virtual environment and install the file's packages into it, once for all.
+    """Create a virtual environment with the file's packages, unless it exists with the same ones.
 
-    The file pins every package, so pip resolves nothing; it refuses a file of another hash.
+    The file pins every package with hashes, so pip resolves nothing.
     """
     mark, python = folder / "installed", interpreter(folder)
     wanted = hashlib.sha256(sys.version.encode() + (HERE / requirements).read_bytes()).hexdigest()
@@ -215,7 +216,7 @@ def make_environment(folder: Path, requirements: str) -> bool:
 
 
 def install_npm(folder: Path, what: str) -> str:
-    """Install what a folder's package-lock.json names, once; say what is missing if that fails."""
+    """Install a folder's package-lock.json, once; return what to do if that fails, else ""."""
     node, npm = shutil.which("node"), shutil.which("npm")
     mark = folder / "node_modules" / "installed"
     wanted = hashlib.sha256((folder / "package-lock.json").read_bytes()).hexdigest()
@@ -233,7 +234,7 @@ def install_npm(folder: Path, what: str) -> str:
 
 
 def run(*arguments: str) -> int:
-    """Run the environment's Python; return its exit code. Ctrl+C is the child's to handle."""
+    """Run the environment's Python; return its exit code. Ctrl+C is handled by the child."""
     child = subprocess.Popen([str(PYTHON), *arguments], cwd=HERE)
     while True:
         try:
@@ -243,7 +244,7 @@ def run(*arguments: str) -> int:
 
 
 def newer_python(arguments: list[str]) -> int:
-    """Hand over to a newer Python if this machine has one, or say how to get one."""
+    """Run this script with a newer Python if there is one, or print how to get one."""
     launchers = (["python3.13"], ["python3.14"], ["py", "-3.13"])
     for launcher in launchers:
         if shutil.which(launcher[0]):

@@ -235,7 +235,7 @@ class BusinessCentral(Target):
     def _unavailable(self) -> Response:
         text = f"The tenant '{self.tenant}' is not accessible."
         answer = _error(503, "Internal_TenantUnavailable", text)
-        answer.headers.update(self._later())
+        answer.headers.update(self._retry_after())
         return answer
 
 

@@ -300,7 +300,7 @@ class Dataverse(Target):
         """https://learn.microsoft.com/power-apps/developer/data-platform/api-limits."""
         text = "Number of requests exceeded the limit of 6000 over time window of 300 seconds."
         answer = _error(429, "0x80072322", text)
-        answer.headers.update(self._later())
+        answer.headers.update(self._retry_after())
         return answer
 
 

@@ -1,4 +1,4 @@
-"""Folders as Azure has them: the worker's packages, the app's packages, and what is deployed."""
+"""Folders as in Azure: the deployed app, its packages, and the worker's packages."""
 
 import platform
 import shutil
@@ -22,16 +22,16 @@ WORKER = (
     "uvloop",
     "werkzeug",
 )
-"""What Azure's worker for Python 3.13 brings, without its gRPC side, which the sandbox has not."""
+"""The packages of Azure's worker for Python 3.13, except gRPC, which the sandbox does not use."""
 
 
 class PackagingError(Exception):
-    """The folder that is deployed could not be made. The script has said why."""
+    """The deployment folder could not be built. The script has printed the reason."""
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """An app as a worker process gets it: three folders, and nothing of the environment."""
+    """The folders of an app in a worker process, which sees no other packages."""
 
     directory: Path
     """With function_app.py and host.json."""
@@ -42,11 +42,11 @@ class Deployment:
 
     @classmethod
     def of(cls, directory: Path, folder: Path) -> Self:
-        """Take the app where it is; what it has no packages of is copied from this environment.
+        """Use the app in its own folder.
 
-        Its packages are in its `.python_packages`, as in Azure, or else those that its
-        requirements.txt names. `folder` takes what is copied. Raises `PackageNotFoundError` for
-        what is not installed here.
+        Its packages are those in its `.python_packages`, as in Azure, or else those that its
+        requirements.txt names. They and the worker's are copied from this environment into
+        `folder`. Raises `PackageNotFoundError` for a package that is not installed here.
         """
         packages = directory / SITE_PACKAGES
         if not packages.is_dir():
@@ -58,7 +58,7 @@ class Deployment:
 
     @classmethod
     def built(cls, folder: Path) -> Self:
-        """Build what is deployed, with the script that deployments use. pip needs the network.
+        """Build the deployment folder with the script that deployments use. pip needs the network.
 
         Raises `PackagingError` when that fails.
         """
@@ -70,21 +70,21 @@ class Deployment:
 
 
 def unfit() -> str | None:
-    """Give the reason why what is deployed does not run on this machine, or None if it does."""
+    """Return why the deployed app cannot run on this machine, or None if it can."""
     if (sys.platform, platform.machine(), sys.version_info[:2]) != ("linux", "x86_64", (3, 13)):
         return "what is deployed is for Python 3.13 on Linux and x86_64"
     return None
 
 
 def copy(names: Iterable[str], folder: Path) -> Path:
-    """Copy these distributions, and none that they need, from this environment into a folder.
+    """Copy these distributions, without their dependencies, from this environment into a folder.
 
-    Raises `PackageNotFoundError` for what is not installed.
+    Raises `PackageNotFoundError` for one that is not installed.
     """
     for name in names:
         for file in distribution(name).files or ():
             if ".." in file.parts:
-                continue  # a command
+                continue  # a script in bin/
             target = folder / file
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(str(file.locate()), target)

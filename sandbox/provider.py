@@ -36,7 +36,7 @@ TOKEN_SECONDS = 3600
 
 @dataclass(frozen=True)
 class Registration:
-    """A client as it is registered at the provider; what Authlib asks of a client."""
+    """A client that is registered at the provider, with the methods that Authlib calls."""
 
     client_id: str
     client_secret: str
@@ -48,7 +48,7 @@ class Registration:
         return self.redirect_uris[0] if len(self.redirect_uris) == 1 else None
 
     def get_allowed_scope(self, scope: str | None) -> str:
-        """Narrow what is asked for to what is registered; all of it when nothing is asked for."""
+        """Return the requested scope without what is not registered; by default the registered."""
         asked = (scope or self.scope).split()
         return " ".join(name for name in asked if name in self.scope.split())
 
@@ -57,19 +57,19 @@ class Registration:
         return redirect_uri in self.redirect_uris
 
     def check_client_secret(self, client_secret: str) -> bool:
-        """In constant time."""
+        """Compare in constant time."""
         return hmac.compare_digest(client_secret.encode(), self.client_secret.encode())
 
     def check_endpoint_auth_method(self, method: str, endpoint: str) -> bool:
-        """Confidential clients only."""
+        """Allow confidential clients only."""
         return endpoint == "token" and method in CLIENT_AUTHENTICATION
 
     def check_response_type(self, response_type: str) -> bool:
-        """Codes only."""
+        """Allow codes only."""
         return response_type == "code"
 
     def check_grant_type(self, grant_type: str) -> bool:
-        """Codes and refresh tokens."""
+        """Allow codes and refresh tokens."""
         return grant_type in GRANTS
 
 
@@ -77,7 +77,7 @@ class Provider:
     """The authorization server, its users and its protected resource; serve `app`.
 
     `clients` are the registered clients, `users` maps names to passwords, `code_lifetime` is in
-    seconds. `issuer` is, unless given, the URL the provider is first reached at.
+    seconds. `issuer` defaults to the base URL of the first request.
     """
 
     def __init__(
@@ -92,17 +92,17 @@ class Provider:
         self.users = users or {"ada": "engine"}
         self.issuer = issuer
 
-        self._ledger = _Ledger(code_lifetime)
-        self.codes_issued = self._ledger.codes_issued
-        self.codes_redeemed = self._ledger.codes_redeemed
-        self.tokens_issued = self._ledger.tokens_issued
-        """Access and refresh tokens, as they went over the wire."""
+        self._grants = _Grants(code_lifetime)
+        self.codes_issued = self._grants.codes_issued
+        self.codes_redeemed = self._grants.codes_redeemed
+        self.tokens_issued = self._grants.tokens_issued
+        """Every access and refresh token that was issued."""
 
-        self._server = _Server(self.clients, self._ledger)
+        self._server = _Server(self.clients, self._grants)
         self._iss = _Iss(self)
         self._server.register_extension(self._iss)
         self._protector = ResourceProtector()
-        self._protector.register_token_validator(_Validator(self._ledger))
+        self._protector.register_token_validator(_Validator(self._grants))
         self.app = Starlette(
             routes=[
                 Route("/.well-known/oauth-authorization-server", self._metadata),
@@ -142,7 +142,7 @@ class Provider:
             answer = self._server.handle_error_response(asked, error)
             self._iss.add_issuer_parameter(self._server, answer)
             return _deliver(answer, asked)
-        except ValueError:  # Authlib cannot quote some characters of what it refuses
+        except ValueError:  # Authlib cannot quote some characters in its error
             return JSONResponse({"error": "invalid_request"}, 400)
         if request.method == "GET":
             return _consent_page(asked)
@@ -218,8 +218,8 @@ class _Token:
         return self.revoked
 
 
-class _Ledger:
-    """What has been issued, and what of it still counts."""
+class _Grants:
+    """The issued codes and tokens, and whether they are still valid."""
 
     def __init__(self, code_lifetime: float) -> None:
         self.code_lifetime = code_lifetime
@@ -243,9 +243,9 @@ class _Ledger:
         )
 
     def find_code(self, code: str, client: Registration) -> _Code | None:
-        """Return the code unless it expired or is another client's.
+        """Return the code unless it has expired or belongs to another client.
 
-        A second use revokes what the first one was given (RFC 6749 section 4.1.2).
+        A second use revokes the tokens of the first one (RFC 6749 section 4.1.2).
         """
         found = self._codes.get(code)
         if found is None or found.client_id != client.client_id:
@@ -280,7 +280,7 @@ class _Ledger:
         return None
 
 
-# Authlib publishes no type hints, so every class made from one of its own needs an ignore.
+# Authlib has no type hints, so every subclass of its classes needs an ignore.
 
 
 class _OAuthRequest(OAuth2Request):  # type: ignore[misc]
@@ -304,7 +304,7 @@ class _Payload(BasicOAuth2Payload):  # type: ignore[misc]
 
 
 class _Answer(Response):
-    """Authlib's extensions read and write `location`."""
+    """A response with the property `location`, which Authlib's extensions read and write."""
 
     @property
     def location(self) -> str | None:
@@ -316,10 +316,10 @@ class _Answer(Response):
 
 
 class _Server(AuthorizationServer):  # type: ignore[misc]
-    def __init__(self, clients: dict[str, Registration], ledger: _Ledger) -> None:
+    def __init__(self, clients: dict[str, Registration], grants: _Grants) -> None:
         super().__init__()
         self.clients = clients
-        self.ledger = ledger
+        self.grants = grants
         self.register_grant(_CodeGrant, [_Pkce(required=False)])
         self.register_grant(_RefreshGrant)
         self.register_token_generator(
@@ -330,7 +330,7 @@ class _Server(AuthorizationServer):  # type: ignore[misc]
         return self.clients.get(client_id)
 
     def save_token(self, token: dict[str, Any], request: _OAuthRequest) -> None:
-        self.ledger.issue_token(token, request)
+        self.grants.issue_token(token, request)
 
     def create_oauth2_request(self, request: _OAuthRequest) -> _OAuthRequest:
         return request
@@ -340,7 +340,7 @@ class _Server(AuthorizationServer):  # type: ignore[misc]
         return _Answer(text, status, dict(headers))
 
     def send_signal(self, *_: object, **__: object) -> None:
-        """Nobody listens."""
+        """Do nothing: there are no listeners."""
 
 
 class _CodeGrant(AuthorizationCodeGrant):  # type: ignore[misc]
@@ -353,18 +353,18 @@ class _CodeGrant(AuthorizationCodeGrant):  # type: ignore[misc]
         return redirect_uri
 
     def generate_authorization_code(self) -> str:
-        """Make a code as real providers make them: it does not survive sloppy URL-encoding."""
+        """Return a code with `/` and `+`, as real providers do: wrong URL-encoding breaks it."""
         return "4/" + base64.b64encode(secrets.token_bytes(46)).decode()
 
     def save_authorization_code(self, code: str, request: _OAuthRequest) -> None:
-        self.server.ledger.issue_code(code, request)
+        self.server.grants.issue_code(code, request)
 
     def query_authorization_code(self, code: str, client: Registration) -> _Code | None:
-        found: _Code | None = self.server.ledger.find_code(code, client)
+        found: _Code | None = self.server.grants.find_code(code, client)
         return found
 
     def delete_authorization_code(self, authorization_code: _Code) -> None:
-        self.server.ledger.redeem(authorization_code)
+        self.server.grants.redeem(authorization_code)
 
     def authenticate_user(self, authorization_code: _Code) -> str:
         return authorization_code.user
@@ -375,7 +375,7 @@ class _RefreshGrant(RefreshTokenGrant):  # type: ignore[misc]
     INCLUDE_NEW_REFRESH_TOKEN = True
 
     def authenticate_refresh_token(self, refresh_token: str) -> _Token | None:
-        found: _Token | None = self.server.ledger.find_token(refresh=refresh_token)
+        found: _Token | None = self.server.grants.find_token(refresh=refresh_token)
         return None if found is None or found.revoked else found
 
     def authenticate_user(self, refresh_token: _Token) -> str:
@@ -387,7 +387,7 @@ class _RefreshGrant(RefreshTokenGrant):  # type: ignore[misc]
 
 class _Pkce(CodeChallenge):  # type: ignore[misc]
     def validate_code_challenge(self, grant: _CodeGrant, redirect_uri: str) -> None:
-        """S256 must be named: left out, RFC 7636 section 4.3 takes the challenge for `plain`."""
+        """Require the method S256: the default of RFC 7636 section 4.3 is `plain`."""
         asked = grant.request.payload.data
         if asked.get("code_challenge") and asked.get("code_challenge_method") != "S256":
             raise InvalidRequestError("The code_challenge_method must be S256.")
@@ -403,12 +403,12 @@ class _Iss(IssuerParameter):  # type: ignore[misc]
 
 
 class _Validator(BearerTokenValidator):  # type: ignore[misc]
-    def __init__(self, ledger: _Ledger) -> None:
+    def __init__(self, grants: _Grants) -> None:
         super().__init__()
-        self.ledger = ledger
+        self.grants = grants
 
     def authenticate_token(self, token_string: str) -> _Token | None:
-        return self.ledger.find_token(access=token_string)
+        return self.grants.find_token(access=token_string)
 
 
 def _random(**_: object) -> str:
@@ -480,7 +480,7 @@ def _form_post_page(action: str, parameters: list[tuple[str, str]]) -> Response:
 
 
 def _page(title: str, content: Markup, redirect_uri: str, status: int = 200) -> Response:
-    """Render a page. `form-action` allows the client: browsers check redirects of a form too."""
+    """Render a page. `form-action` has the client's origin: browsers check a form's redirects."""
     client = urlsplit(redirect_uri)
     policy = (
         f"default-src 'none'; style-src {_hash(STYLE)}; script-src {_hash(SCRIPT)}; "

@@ -1,4 +1,4 @@
-"""How a queue trigger listens: polling, invisibility, attempts, the poison queue.
+"""Queue triggers of the Functions host: polling, invisibility, attempts, the poison queue.
 
 Source files named here are those of Azure/azure-sdk-for-net, sdk/storage,
 Microsoft.Azure.WebJobs.Extensions.Storage.Common and .Queues.
@@ -23,14 +23,14 @@ from sandbox import aspnet
 from sandbox.storage import MAX_BATCH, Message, MessageLost, QueueMissing, Queues, StorageError
 
 LEASE = 600
-"""Seconds for which a received message is out of sight, renewed while its function runs."""
+"""Seconds for which a received message is invisible, renewed while its function runs."""
 
 POISON = "-poison"
 MAX_QUEUE_NAME = 63
 MIN_POLLING_INTERVAL = 0.1  # QueuePollingIntervals.cs
 
 Run = Callable[[str, Mapping[str, Datum]], Awaitable[bool]]
-"""Runs the function with the message's body and metadata; tells whether it succeeded."""
+"""Runs the function with the message's body and metadata; returns whether it succeeded."""
 
 _log = logging.getLogger("sandbox.queues")
 
@@ -48,9 +48,9 @@ class Options:
 
     @classmethod
     def read(cls, section: Mapping[str, Any]) -> Self:
-        """Read the section; what is not there has its default.
+        """Read the section; missing options have their defaults.
 
-        Raises `ValueError` for what the real host does not start with.
+        Raises `ValueError` for values with which the real host does not start.
         """
         given = {name.lower(): value for name, value in section.items()}
 
@@ -77,7 +77,7 @@ class Options:
         return cls(
             batch_size=batch,
             new_batch_threshold=number("newBatchThreshold", batch // 2 * cores, 0),
-            # The service takes whole seconds, and the client cuts off the rest.
+            # The service needs whole seconds, and the client rounds down.
             visibility_timeout=int(seconds("visibilityTimeout", "00:00:00")),
             max_dequeue_count=number("maxDequeueCount", 5, 1),
             max_polling_interval=polling,
@@ -85,13 +85,13 @@ class Options:
         )
 
     def encode(self, body: bytes) -> str:
-        """Give the text that stands in the queue. Raises `ValueError` for what is no text."""
+        """Return the text for the queue. Raises `ValueError` for bytes that are not UTF-8."""
         if self.message_encoding == "base64":
             return base64.b64encode(body).decode("ascii")
         return body.decode()
 
     def decode(self, text: str) -> bytes:
-        """Undo `encode`. Raises `ValueError`; white space is let through, as in .NET."""
+        """Undo `encode`. Raises `ValueError`; white space is ignored, as in .NET."""
         if self.message_encoding != "base64":
             return text.encode()
         try:
@@ -101,7 +101,7 @@ class Options:
 
 
 class Backoff:
-    """How long to wait before looking again (RandomizedExponentialBackoffStrategy.cs)."""
+    """The time between two polls (RandomizedExponentialBackoffStrategy.cs)."""
 
     def __init__(self, longest: float) -> None:
         self._longest = longest
@@ -109,13 +109,13 @@ class Backoff:
         self._exponent = 0
 
     def wait(self, *, found: bool) -> float:
-        """Give the seconds; `found` tells whether anything came since the last wait."""
+        """Return the seconds; `found`: whether messages were received since the last wait."""
         if found:
             self._current, self._exponent = MIN_POLLING_INTERVAL, 1
         elif self._current != self._longest:
             wait = MIN_POLLING_INTERVAL
             if self._exponent:
-                jitter = random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, hides nothing
+                jitter = random.uniform(0.8, 1.2)  # noqa: S311 - it only spreads load
                 wait += jitter * 2 ** (self._exponent - 1) * MIN_POLLING_INTERVAL
             if wait < self._longest:
                 self._current = wait
@@ -128,7 +128,7 @@ class Backoff:
 class Listener:
     """Runs one function for the messages of one queue (QueueListener.cs, QueueProcessor.cs).
 
-    `stirred` is called with the name of a queue that it has written to: the poison queue.
+    `on_write` is called with the name of a queue after each write to it: the poison queue.
     """
 
     def __init__(
@@ -139,42 +139,42 @@ class Listener:
         options: Options,
         *,
         lease: int = LEASE,
-        stirred: Callable[[str], None],
+        on_write: Callable[[str], None],
     ) -> None:
         self.queue = queue
-        # QueueListenerFactory.cs: a poison queue has none of its own, and then a message that
-        # fails just stays out of sight until its lease is over, again and again.
+        # QueueListenerFactory.cs: a poison queue has no poison queue. A message that fails there
+        # is invisible until its lease ends, and then tried again.
         too_long = len(queue) + len(POISON) > MAX_QUEUE_NAME
         self.poison = None if queue.endswith(POISON) or too_long else queue + POISON
         self._queues = queues
         self._run = run
         self._options = options
         self._lease = lease
-        self._stirred = stirred
+        self._on_write = on_write
         self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
         self._reachable = True
 
-    def stir(self) -> None:
-        """Look at once: this host has just put something there (SharedQueueWatcher.cs)."""
+    def poll_now(self) -> None:
+        """End the wait: this host has just written to the queue (SharedQueueWatcher.cs)."""
         if self._waiting is not None:
-            loop, stirred = self._waiting
-            loop.call_soon_threadsafe(stirred.set)
+            loop, written = self._waiting
+            loop.call_soon_threadsafe(written.set)
 
     async def listen(self) -> None:
         """Receive and run until cancelled.
 
-        What runs then is cancelled too. Its message shows again when its lease is over, as after
-        a crash.
+        Running functions are cancelled too. Their messages are visible again when their leases
+        end, as after a crash.
         """
-        stirred = asyncio.Event()
+        written = asyncio.Event()
         backoff = Backoff(self._options.max_polling_interval)
         running: set[asyncio.Task[None]] = set()
         found = False
-        self._waiting = (asyncio.get_running_loop(), stirred)
+        self._waiting = (asyncio.get_running_loop(), written)
         try:
             async with asyncio.TaskGroup() as group:
                 while True:
-                    stirred.clear()
+                    written.clear()
                     batch = await self._receive()
                     for message in batch:
                         task = group.create_task(self._process(message))
@@ -187,7 +187,7 @@ class Listener:
                     else:
                         with suppress(TimeoutError):
                             async with asyncio.timeout(backoff.wait(found=found)):
-                                await stirred.wait()
+                                await written.wait()
                         found = False
         finally:
             self._waiting = None
@@ -198,7 +198,7 @@ class Listener:
                 self._queues.receive, self.queue, self._options.batch_size, self._lease
             )
         except QueueMissing:
-            batch = []  # whoever writes the first message creates it
+            batch = []  # the first write creates it
         except StorageError as problem:
             if self._reachable:
                 _log.warning("Queue %s: %s It is asked again and again.", self.queue, problem)
@@ -210,7 +210,7 @@ class Listener:
         return batch
 
     async def _process(self, message: Message) -> None:
-        """Run one message to its end; what the storage does not do then is only logged."""
+        """Run the function for one message and complete it; storage errors are only logged."""
         try:
             if message.dequeue_count > self._options.max_dequeue_count:
                 await self._to_poison(message)  # its last attempt crashed
@@ -229,27 +229,27 @@ class Listener:
             _log.warning("Queue %s: %s The message will show again.", self.queue, problem)
 
     async def _run_leased(self, message: Message, body: bytes) -> tuple[Message, bool]:
-        """Run the function, and give the message as its last renewal left it."""
+        """Run the function; return the message with its last pop receipt."""
         over = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            keeper = group.create_task(self._keep(message, over))
+            renewal = group.create_task(self._renew(message, over))
             succeeded = await self._run_once(message, body)
             over.set()
-        return keeper.result(), succeeded
+        return renewal.result(), succeeded
 
     async def _run_once(self, message: Message, body: bytes) -> bool:
         try:
             text = body.decode()
         except UnicodeDecodeError:
-            # StorageQueueMessageToStringConverter.cs: an attempt that failed before it began.
+            # StorageQueueMessageToStringConverter.cs: a failed attempt without a run.
             _log.warning("Queue %s: a message is not UTF-8.", self.queue)
             return False
         return await self._run(text, _metadata(message, text))
 
-    async def _keep(self, message: Message, over: asyncio.Event) -> Message:
-        """Renew the lease at half-time until it is over (UpdateQueueMessageVisibilityCommand.cs).
+    async def _renew(self, message: Message, over: asyncio.Event) -> Message:
+        """Renew the lease at half its time until `over` (UpdateQueueMessageVisibilityCommand.cs).
 
-        A renewal under way is waited for: the old pop receipt would not delete the message.
+        Waits for a running renewal: the old pop receipt could not delete the message.
         """
         pause = normal = self._lease / 2
         while True:
@@ -280,17 +280,17 @@ class Listener:
             await asyncio.to_thread(self._queues.hide, self.queue, message, later)
 
     async def _to_poison(self, message: Message) -> None:
-        """Copy, then delete: in between it is in both queues, never in none."""
+        """Copy a message to the poison queue, then delete it: in this order it cannot be lost."""
         if self.poison is None:
             return
         _log.warning("Queue %s: a message goes to %s.", self.queue, self.poison)
         await asyncio.to_thread(send, self._queues, self.poison, message.text)
-        self._stirred(self.poison)
+        self._on_write(self.poison)
         await asyncio.to_thread(self._queues.delete, self.queue, message)
 
 
 def send(queues: Queues, queue: str, text: str) -> None:
-    """Send, and create the queue if it is missing (StorageQueueExtensions.cs)."""
+    """Send a message; create the queue if it is missing (StorageQueueExtensions.cs)."""
     try:
         queues.send(queue, text)
     except QueueMissing:
@@ -299,9 +299,9 @@ def send(queues: Queues, queue: str, text: str) -> None:
 
 
 def _metadata(message: Message, text: str) -> dict[str, Datum]:
-    """Give what the trigger tells beside the body (QueueTriggerBinding.cs).
+    """Return the trigger's metadata (QueueTriggerBinding.cs).
 
-    GrpcMessageConversionExtensions.cs of the Functions host sends strings as they are, and
+    GrpcMessageConversionExtensions.cs of the Functions host sends strings unchanged, and
     everything else as JSON.
     """
 

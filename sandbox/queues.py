@@ -1,4 +1,4 @@
-"""The queue side of the Functions host: what functions put out, and the queues they listen to.
+"""The queue bindings of the Functions host: outputs and triggers.
 
 Source files named here are those of Azure/azure-functions-host, Azure/azure-webjobs-sdk (where
 they begin with WebJobs) and Azure/azure-sdk-for-net, sdk/storage.
@@ -21,11 +21,11 @@ _QUEUE_NAME = re.compile(rf"(?!.*--)[a-z0-9][a-z0-9-]{{1,{MAX_QUEUE_NAME - 2}}}[
 
 
 class QueueExtension:
-    """What the host's extension for storage queues does for one app.
+    """The host's extension for storage queues, for one app.
 
-    `section` is host.json's `extensions.queues`. Every connection leads to the one storage given;
-    its setting must exist all the same. `lease` is LEASE in Azure; after a crash a message is out
-    of sight for that long, so tests shorten it. Raises `ValueError` for a wrong section.
+    `section` is host.json's `extensions.queues`. Every connection uses the same `queues`, but its
+    setting must exist. `lease` is LEASE in Azure; after a crash a message is invisible for that
+    long, so tests shorten it. Raises `ValueError` for a wrong section.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class QueueExtension:
                 run,
                 self._options,
                 lease=self._lease,
-                stirred=self._stir,
+                on_write=self._poll_now,
             )
         )
 
@@ -67,23 +67,23 @@ class QueueExtension:
                 group.create_task(listener.listen())
 
     async def write(self, binding: Mapping[str, Any], datum: Datum) -> None:
-        """Write what a function put out through a `queue` binding.
+        """Write the value of a `queue` output binding.
 
-        One message, or one for each element of a JSON list; those before a failure stay. Raises
-        `StorageError`, and `ValueError` for what the real host cannot write: unlike a trigger's,
-        an output's names are only looked up now.
+        One message, or one for each element of a JSON list; after an error the first ones stay
+        written. Raises `StorageError`, and `ValueError` for what the real host cannot write: the
+        names in an output binding are only resolved now, unlike those of a trigger.
         """
         if binding["type"] != "queue":
             raise ValueError("The sandbox writes queues only.")
         queue = self._queue_name(binding)
         for body in _bodies(datum.value):
             await asyncio.to_thread(send, self._queues, queue, self._options.encode(body))
-            self._stir(queue)
+            self._poll_now(queue)
 
-    def _stir(self, queue: str) -> None:
+    def _poll_now(self, queue: str) -> None:
         for listener in self._listeners:
             if listener.queue == queue:
-                listener.stir()
+                listener.poll_now()
 
     def _queue_name(self, binding: Mapping[str, Any]) -> str:
         self._check_connection(self._resolve(binding.get("connection") or STORAGE))
@@ -110,7 +110,7 @@ class QueueExtension:
         )
 
     def _resolve(self, text: str) -> str:
-        """Fill in every `%NAME%` from the settings (WebJobs: NameResolverExtensions.cs)."""
+        """Replace every `%NAME%` by its setting (WebJobs: NameResolverExtensions.cs)."""
         *pairs, rest = text.split("%")
         if len(pairs) % 2:
             raise ValueError(f"A '%' of '{text}' does not have a closing '%'.")
@@ -124,10 +124,10 @@ class QueueExtension:
 
 
 def _bodies(value: Any) -> list[bytes]:  # noqa: ANN401 - whatever a Datum holds
-    """Give the messages that a value is (ReadAsEnumerable and BindAsyncCollectorAsync).
+    """Return the messages of an output value (ReadAsEnumerable and BindAsyncCollectorAsync).
 
-    FunctionBinding.cs, a trap: a text that looks like JSON is parsed. A list becomes several
-    messages, an object is laid out anew, and what does not parse fails.
+    FunctionBinding.cs parses a text that looks like JSON: a list becomes several messages, an
+    object is serialized again with indentation, and invalid JSON raises `ValueError`.
     """
     if isinstance(value, bytes):
         return [value]

@@ -1,4 +1,4 @@
-"""Pictures of every page that a person can see, for a person to look at.
+"""Take screenshots of every page of the relay, for a visual check.
 
 python -m sandbox.screenshots [--folder DIR]
 python -m sandbox.screenshots --readme
@@ -33,7 +33,7 @@ IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 
 WIDE = {"width": 960, "height": 720}
 NARROW = {"width": 320, "height": 640}
-"""What WCAG 2.2 §1.4.10 asks of a page: no scrolling to the side at 320 CSS pixels."""
+"""The width at which WCAG 2.2 §1.4.10 forbids horizontal scrolling: 320 CSS pixels."""
 
 
 _SHOWN_IN_PLACE = {
@@ -51,17 +51,17 @@ _SHOWN_IN_PLACE = {
 }
 
 PAGES = (*Outcome, *_SHOWN_IN_PLACE)
-"""The name of every page: the outcomes, as `/done/…` shows them, and what is shown in place.
+"""The name of every page: those of `/done/{outcome}`, and those shown without a redirect.
 
-`said` is `declined` with the provider's words. The start of a flow has no page: it is a redirect.
+`said` is `declined` with the provider's error. `/authorize` has no page of its own.
 """
 
 README = {"width": 640, "height": 480}
-"""The pictures in the README, which every clone of the repository carries: small ones."""
+"""The size of the README's pictures: small, because they are part of the repository."""
 
 
 def answer(name: str) -> Answer:
-    """Return the answer that ends on one of `PAGES`."""
+    """Return the answer that shows one of `PAGES`."""
     if name in _SHOWN_IN_PLACE:
         return _SHOWN_IN_PLACE[name]
     outcome = Outcome(name)

@@ -1,4 +1,4 @@
-"""A small real server: uvicorn in a thread on loopback, and answers that break on the wire."""
+"""An HTTP server in a thread on loopback (uvicorn), and broken responses for tests of faults."""
 
 import asyncio
 import contextlib
@@ -25,14 +25,14 @@ from sandbox import loops
 START_SECONDS = 10
 STOP_SECONDS = 5
 MAX_HEAD = 128 * 1024
-"""Bytes of a request's head: more than any app here takes, so that refusing is the app's part."""
+"""Bytes of a request's head: more than any app here accepts, so that the app itself refuses."""
 
 # `struct linger {1, 0}`: closing sends RST instead of FIN. Windows declares it with shorts.
-_LINGER_NOT = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+_NO_LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
-    if sys.platform == "win32":  # where the usual one resets with FIN first
+    if sys.platform == "win32":  # the default loop sends FIN before RST
         return asyncio.SelectorEventLoop()
     return loops.new_event_loop()
 
@@ -40,12 +40,11 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
 class Server(sandbox.Startable):
     """Serves an ASGI app on 127.0.0.1 from a thread with an event loop of its own.
 
-    `port` 0 takes a free one, and keeps it: `stop()` and `start()` make the same address go
-    down and come up again. Stopping breaks what is under way, as an outage does. `lifespan` tells
-    the app about every start and stop, which is when a Functions host listens to its queues.
-    `new_event_loop` makes the loop of each start. `http` is the protocol class of its connections,
-    h11's unless another one is given. Use it as a context manager. It refuses to start inside
-    Azure.
+    `port` 0 takes a free one, and keeps it: after `stop()` and `start()` the address is the same.
+    Stopping aborts running requests, as an outage does. `lifespan` sends the app ASGI's startup and
+    shutdown, between which a Functions host listens to its queues. `new_event_loop` makes the loop
+    of each start. `http` is the protocol class of its connections, by default h11's. A context
+    manager. It refuses to start inside Azure.
     """
 
     port: int
@@ -73,7 +72,7 @@ class Server(sandbox.Startable):
 
     @property
     def url(self) -> str:
-        """Where it is, without a trailing slash: `https://localhost:PORT`."""
+        """Its base URL, without a trailing slash: `https://localhost:PORT`."""
         return f"{'https' if self._tls else 'http'}://localhost:{self.port}"
 
     @property
@@ -82,7 +81,7 @@ class Server(sandbox.Startable):
         return self._state.accepted
 
     def start(self) -> None:
-        """Listen; returns when requests are answered. Raises `OSError` if the port is taken."""
+        """Start; returns when it accepts requests. Raises `OSError` if the port is taken."""
         sandbox.refuse_in_azure(os.environ)
         listener = listen(self.port)
         self.port = listener.getsockname()[1]
@@ -111,7 +110,7 @@ class Server(sandbox.Startable):
         self._uvicorn = self._thread = None
 
     def begin_to_stop(self) -> None:
-        """Ask it to stop without waiting; several servers then stop side by side."""
+        """Request the stop without waiting, so that several servers stop in parallel."""
         if self._uvicorn is not None:
             self._uvicorn.should_exit = True
 
@@ -134,7 +133,7 @@ class Server(sandbox.Startable):
 
 
 async def pause(receive: Receive, seconds: float | None = None) -> None:
-    """Wait that long (`None`: without end), but no longer than the client stays connected."""
+    """Wait that long (`None`: for ever), or until the client disconnects."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             while (await receive())["type"] != "http.disconnect":
@@ -142,16 +141,16 @@ async def pause(receive: Receive, seconds: float | None = None) -> None:
 
 
 def abort(scope: Scope) -> None:
-    """Reset the TCP connection of this request at once (RST; no TLS farewell)."""
+    """Reset the TCP connection of this request (RST, without close_notify)."""
     transport = _transport(scope)
     peer = transport.get_extra_info("socket")
-    with contextlib.suppress(OSError):  # the client may have gone first
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+    with contextlib.suppress(OSError):  # the client may have disconnected first
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
     transport.abort()
 
 
 class Hang(Response):
-    """No answer at all, until the client goes away or the server stops."""
+    """No response, until the client disconnects or the server stops."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Hold the request."""
@@ -159,7 +158,7 @@ class Hang(Response):
 
 
 class Reset(Response):
-    """No answer: the connection is reset."""
+    """No response: the connection is reset."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Break the connection."""
@@ -174,7 +173,7 @@ class HalfBody(Response):
         super().__init__(whole.body, whole.status_code, dict(whole.headers))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send half. Closed, not reset: a reset could overtake the bytes already sent."""
+        """Send half and close. A reset could make the client discard the bytes already sent."""
         half = bytes(self.body)[: len(self.body) // 2]
         head = {"status": self.status_code, "headers": self.raw_headers}
         await send({"type": "http.response.start", **head})
@@ -184,7 +183,7 @@ class HalfBody(Response):
 
 
 class Drip(Response):
-    """An answer that never ends, a byte at a time: in its head, or in its body if `body`."""
+    """A response that never ends, one byte at a time: in its head, or in its body if `body`."""
 
     SECONDS = 0.05
 
@@ -195,7 +194,7 @@ class Drip(Response):
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        """Send one byte after the other, until the client goes away or the server stops."""
+        """Send one byte after the other, until the client disconnects or the server stops."""
         transport = _transport(scope)
         transport.write(self._begin)
         while not transport.is_closing():
@@ -204,7 +203,7 @@ class Drip(Response):
 
 
 class Bomb(Response):
-    """Some 64 KB of gzip that unpack to 64 MiB of spaces."""
+    """Some 64 KB of gzip that decompress to 64 MiB of spaces."""
 
     def __init__(self) -> None:
         super().__init__(_bomb(), headers={"Content-Encoding": "gzip"})
@@ -217,13 +216,13 @@ def _bomb() -> bytes:
 
 
 def listen(port: int) -> socket.socket:
-    """Bind the port. Unlike `socket.create_server()` this names the protocol.
+    """Return a listening socket. Unlike `socket.create_server()` this sets the protocol.
 
-    asyncio sets TCP_NODELAY only then, and without it every answer is 40 ms late.
+    asyncio sets TCP_NODELAY only then; without it every answer is delayed by 40 ms.
     """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        if sys.platform != "win32":  # where it would let two servers share the port
+        if sys.platform != "win32":  # there two servers could share the port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
         listener.listen()
@@ -243,7 +242,7 @@ class _State(ServerState):
 
 
 class _Connection(H11Protocol):
-    """uvicorn's HTTP/1.1, counted when accepted, and found again through the ASGI scope."""
+    """uvicorn's HTTP/1.1 protocol, which counts connections and puts itself into the ASGI scope."""
 
     def __init__(
         self,
@@ -257,7 +256,7 @@ class _Connection(H11Protocol):
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn that tells when it is up, and does not wait for its clients when it goes down."""
+    """uvicorn with an event for its start, and a shutdown that aborts connections."""
 
     def __init__(self, config: uvicorn.Config, state: _State) -> None:
         super().__init__(config)
@@ -271,8 +270,8 @@ class _Uvicorn(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             server.close()
-            # Also those in their TLS handshake. A server of uvloop has no such method: its loop
-            # drops them when it closes.
+            # Includes those in their TLS handshake. uvloop's server has no such method: its loop
+            # aborts them when it closes.
             if isinstance(server, asyncio.Server):
                 server.abort_clients()
         for connection in list(self.server_state.connections):

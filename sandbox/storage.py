@@ -1,6 +1,7 @@
-"""Queue storage, as the Functions host uses it: in memory, or an Azurite on this machine.
+"""Azure queue storage, as the Functions host uses it: the interface, and queues in memory.
 
-Texts go in and come out as they are; `queues.py` knows how the host encodes them.
+`azure_storage.py` implements it with an Azurite. Texts are stored unchanged; `queues.py` encodes
+them as the host does.
 """
 
 import threading
@@ -17,12 +18,11 @@ MAX_TEXT = 64 * 1024
 
 MAX_BATCH = 32
 LIFE = timedelta(days=7)
-"""How long the service keeps a message whose sender did not say: neither the host's output binding
-nor its poison queue does."""
+"""The default time-to-live of a message; the host's output binding and poison queue set none."""
 
 
 class StorageError(Exception):
-    """The storage did not do it: it cannot be reached, or it refuses."""
+    """The storage cannot be reached, or it refuses."""
 
 
 class QueueMissing(StorageError):
@@ -30,14 +30,14 @@ class QueueMissing(StorageError):
 
 
 class MessageLost(StorageError):
-    """The message is gone, or somebody has received it since: the pop receipt is an old one."""
+    """The message was deleted, or received again since: the pop receipt is outdated."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """A message as it was at one moment; times are whole seconds.
+    """A snapshot of a message; times are whole seconds.
 
-    Of a message that was only looked at, `next_visible` is None and `pop_receipt` empty.
+    For a peeked message, `next_visible` is None and `pop_receipt` empty.
     """
 
     message_id: str
@@ -50,7 +50,7 @@ class Message:
 
 
 class Queues(Protocol):
-    """The part of the queue service that the host needs, and what tests look at.
+    """The part of the queue service that the host and the tests need.
 
     Every method may be called from any thread and may raise `StorageError`; all but `names` and
     `create` raise `QueueMissing`. Seconds are whole ones, as in the service.
@@ -66,10 +66,10 @@ class Queues(Protocol):
         """Append a message. A text of more than 64 KiB is refused."""
 
     def receive(self, queue: str, number: int, hidden: int) -> list[Message]:
-        """Take at most 32 visible messages; nobody else sees them for `hidden` seconds (≥ 1)."""
+        """Receive at most 32 visible messages; hide them for `hidden` seconds (≥ 1)."""
 
     def hide(self, queue: str, message: Message, seconds: int) -> Message:
-        """Show a received message again in that many seconds (0: at once).
+        """Make a received message visible again after that many seconds (0: at once).
 
         Return it with its new pop receipt. Raises `MessageLost`.
         """
@@ -78,13 +78,13 @@ class Queues(Protocol):
         """Delete a received message. Raises `MessageLost`."""
 
     def peek(self, queue: str) -> list[Message]:
-        """Look at the first 32 visible messages, and change nothing."""
+        """Return the first 32 visible messages without receiving them."""
 
     def count(self, queue: str) -> int:
         """Return how many messages there are, visible or not."""
 
     def close(self) -> None:
-        """Give up connections. Nothing else may be called afterwards."""
+        """Close connections. Nothing else may be called afterwards."""
 
 
 @dataclass
@@ -107,11 +107,11 @@ class _Entry:
 
 @dataclass
 class MemoryQueues(Queues):
-    """Queues that live as long as this object. Ids count up, so that a run can be repeated."""
+    """Queues in the memory of this object. Ids count up, so that runs are reproducible."""
 
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     failing: set[str] = field(default_factory=set)
-    """Names of methods that raise `StorageError` from now on: `{"send"}` is a full disk."""
+    """Names of methods that raise `StorageError`."""
 
     _queues: dict[str, list[_Entry]] = field(default_factory=dict, init=False)
     _numbers: Iterator[int] = field(default_factory=lambda: count(1), init=False)
@@ -119,17 +119,17 @@ class MemoryQueues(Queues):
 
     @override
     def names(self) -> list[str]:
-        with self._doing("names"):
+        with self._locked("names"):
             return sorted(self._queues)
 
     @override
     def create(self, queue: str) -> None:
-        with self._doing("create"):
+        with self._locked("create"):
             self._queues.setdefault(queue, [])
 
     @override
     def send(self, queue: str, text: str) -> None:
-        with self._doing("send"):
+        with self._locked("send"):
             entries = self._entries(queue)
             if len(text.encode()) > MAX_TEXT:
                 raise StorageError("RequestBodyTooLarge")
@@ -138,7 +138,7 @@ class MemoryQueues(Queues):
 
     @override
     def receive(self, queue: str, number: int, hidden: int) -> list[Message]:
-        with self._doing("receive"):
+        with self._locked("receive"):
             entries = self._visible(queue)[: min(number, MAX_BATCH)]
             for entry in entries:
                 entry.dequeue_count += 1
@@ -147,29 +147,29 @@ class MemoryQueues(Queues):
 
     @override
     def hide(self, queue: str, message: Message, seconds: int) -> Message:
-        with self._doing("hide"):
+        with self._locked("hide"):
             entry = self._held(queue, message)
             self._hide(entry, seconds)
             return entry.seen(received=True)
 
     @override
     def delete(self, queue: str, message: Message) -> None:
-        with self._doing("delete"):
+        with self._locked("delete"):
             self._entries(queue).remove(self._held(queue, message))
 
     @override
     def peek(self, queue: str) -> list[Message]:
-        with self._doing("peek"):
+        with self._locked("peek"):
             return [entry.seen(received=False) for entry in self._visible(queue)[:MAX_BATCH]]
 
     @override
     def count(self, queue: str) -> int:
-        with self._doing("count"):
+        with self._locked("count"):
             return len(self._entries(queue))
 
     def everything(self, queue: str) -> list[Message]:
-        """Look at every message, the hidden ones too, which no real service shows."""
-        with self._doing("everything"):
+        """Return every message, the invisible ones too; the real service cannot do that."""
+        with self._locked("everything"):
             return [entry.seen(received=False) for entry in self._entries(queue)]
 
     @override
@@ -177,7 +177,7 @@ class MemoryQueues(Queues):
         pass
 
     @contextmanager
-    def _doing(self, what: str) -> Iterator[None]:
+    def _locked(self, what: str) -> Iterator[None]:
         with self._lock:
             if what in self.failing:
                 raise StorageError(f"'{what}' is made to fail.")

@@ -1,8 +1,7 @@
-"""What the sandbox's Dynamics targets share: faults, records, tokens, rows by key.
+"""The base class of the sandbox's Dynamics targets: faults, token checks, rows by key.
 
-A target is what the relay posts to. F&O (OData and custom services), Business Central and Dataverse
-differ in their addresses and in their words; what happens to a request is the same in all of them,
-and is written here once.
+F&O (OData and custom services), Business Central and Dataverse differ in their addresses and error
+formats; the handling of a request is the same and implemented here.
 """
 
 import json
@@ -32,13 +31,13 @@ HTML = "<!DOCTYPE html><html><head><title>{0}</title></head><body><h1>{0}</h1></
 
 
 class Fault(Enum):
-    """What can be wrong with Dynamics. Unless said otherwise nothing is stored.
+    """Faults of Dynamics. Nothing is stored unless stated.
 
-    Every target says it in its own words; "empty" and "HTML" are what F&O and gateways send.
+    Every target has its own error format; empty and HTML bodies are those of F&O and gateways.
     """
 
     UNAUTHORIZED = auto()
-    """401, as for a token it does not like."""
+    """401, as for a token that is not accepted."""
     FORBIDDEN = auto()
     """403, as for a user without the permission."""
     NOT_FOUND = auto()
@@ -50,7 +49,7 @@ class Fault(Enum):
     TOO_EARLY = auto()
     """425, empty."""
     THROTTLED = auto()
-    """429, with `Retry-After` where the target promises it."""
+    """429, with `Retry-After` where the target documents it."""
     SERVER_ERROR = auto()
     """500, JSON."""
     SERVER_ERROR_HTML = auto()
@@ -64,9 +63,9 @@ class Fault(Enum):
     SIGN_IN_PAGE = auto()
     """200, an HTML page."""
     REDIRECT = auto()
-    """302 to the sign-in page of AD FS, as on-premises; who follows it finds 200 there."""
+    """302 to the sign-in page of AD FS, as on-premises; the page is a 200."""
     TEMPORARY_REDIRECT = auto()
-    """307 to another path of this host: `requests` tells whether anybody followed."""
+    """307 to another path of this host: `requests` shows whether a client followed."""
     PERMANENT_REDIRECT = auto()
     """308, likewise."""
     HANG = auto()
@@ -84,7 +83,7 @@ class Fault(Enum):
 
 
 class Flaw(Enum):
-    """What can be wrong with a request; every target says it in its own words."""
+    """Faults of a request; every target has its own error format."""
 
     MEDIA_TYPE = auto()
     NOT_JSON = auto()
@@ -101,7 +100,7 @@ class Flaw(Enum):
 
 
 class Names(NamedTuple):
-    """How the target spells its properties; OData is case-sensitive."""
+    """The names of the target's properties; OData is case-sensitive."""
 
     code: str = "code"
     state: str = "state"
@@ -111,7 +110,7 @@ class Names(NamedTuple):
 
 @dataclass
 class Seen:
-    """A request that arrived, and the status it got (`None`: none, or not yet)."""
+    """A received request, and the status of its response (`None`: none, or not yet)."""
 
     method: str
     path: str
@@ -121,15 +120,15 @@ class Seen:
 
 
 class Adfs(Protocol):
-    """An AD FS, as far as who believes its tokens needs to know it."""
+    """The part of an AD FS that a verifier of its tokens needs."""
 
     @property
     def issuer(self) -> str:
-        """What its tokens say in `iss`."""
+        """`iss` of its tokens."""
 
     @property
     def public_keys(self) -> KeySet:
-        """What verifies its tokens."""
+        """The keys that verify its tokens."""
 
     @property
     def clients(self) -> Collection[str]:
@@ -137,7 +136,7 @@ class Adfs(Protocol):
 
 
 class RefusedError(Exception):
-    """The answer that ends a request early."""
+    """A refused request, with its response."""
 
     def __init__(self, answer: Response) -> None:
         super().__init__(answer.status_code)
@@ -145,7 +144,7 @@ class RefusedError(Exception):
 
 
 class Common(TypedDict, total=False):
-    """What every target takes, and passes on to `Target`."""
+    """Arguments of every target, which it passes to `Target`."""
 
     resource: str | None
     authorized_apps: Iterable[str] | None
@@ -153,11 +152,11 @@ class Common(TypedDict, total=False):
 
 
 class Target(ABC):
-    """One address that takes callbacks, keyed by state; serve `app`.
+    """An address that stores callbacks by state; serve `app`.
 
-    It believes tokens of `entra` whose audience is exactly `resource` (`None`: the URL it is
-    reached at) and whose application is one of `authorized_apps` (default: all of Entra's).
-    `further` are its properties besides `names`, `lengths` the most characters that fit.
+    It accepts tokens of `entra` whose audience is exactly `resource` (`None`: its own URL) and
+    whose application is one of `authorized_apps` (default: all of Entra's). `further` are its
+    properties besides `names`, `lengths` their maximum lengths in characters.
     """
 
     def __init__(
@@ -193,11 +192,11 @@ class Target(ABC):
         """`Retry-After` where it is sent: seconds or an HTTP-date."""
 
         self.rate: float | None = None
-        """Requests a second that the API takes, with a burst of one second's; 429 beyond."""
+        """Requests a second that the API accepts, with a burst of one second's; then 429."""
         self._allowance = (0.0, 0.0)
 
         self.rows: dict[str, dict[str, Any]] = {}
-        """What is stored, by state."""
+        """The stored rows, by state."""
         self.requests: list[Seen] = []
         """Every request, in order of arrival."""
 
@@ -209,10 +208,10 @@ class Target(ABC):
         """How many POSTs have arrived."""
         return sum(seen.method == "POST" for seen in self.requests)
 
-    # --- a request's walk ----------------------------------------------------------------------
+    # --- requests and faults -------------------------------------------------------------------
 
     async def _answer(self, request: Request) -> Response:
-        """Record the request, serve it, and let a fault have its way before or after."""
+        """Record the request and serve it; a fault replaces or breaks the answer."""
         path = request.url.path
         seen = Seen(request.method, path, dict(request.headers), await request.body())
         self.requests.append(seen)
@@ -228,7 +227,7 @@ class Target(ABC):
         return Fault.THROTTLED if self.mode is None and self._is_too_fast() else self.mode
 
     def _is_too_fast(self) -> bool:
-        """Keep a token bucket: throttling, as a caller meets it."""
+        """Take one from the token bucket; tell whether it was empty."""
         if self.rate is None:
             return False
         left, then = self._allowance
@@ -246,12 +245,12 @@ class Target(ABC):
             answer = self._serve(request, body)
         except RefusedError as refused:
             return refused.answer
-        if fault in _AFTERWARDS:
-            return _AFTERWARDS[fault](answer)
+        if fault in _BROKEN_AFTER_STORE:
+            return _BROKEN_AFTER_STORE[fault](answer)
         return self._as_preferred(request, answer)
 
     def _instead(self, request: Request, fault: Fault | None) -> Response | None:
-        """Return what a fault answers in place of the service."""
+        """Return the response of a fault that replaces the service's, if it is one."""
         answers: dict[Fault | None, Callable[[], Response]] = {
             Fault.UNAUTHORIZED: lambda: self._unauthorized(request),
             Fault.FORBIDDEN: self._forbidden,
@@ -274,10 +273,10 @@ class Target(ABC):
         }
         return answers[fault]() if fault in answers else None
 
-    # --- who calls -----------------------------------------------------------------------------
+    # --- authentication ------------------------------------------------------------------------
 
     def _check_token(self, request: Request) -> dict[str, Any]:
-        """Return the claims (RFC 6750): for this address, from its own issuer, of a known app."""
+        """Verify the bearer token (RFC 6750): audience, issuer and app; return its claims."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         expected = JWTClaimsRegistry(
             aud={"essential": True, "values": list(self._audiences(request))},
@@ -296,9 +295,9 @@ class Target(ABC):
         return claims
 
     def _issued_by(self) -> dict[str, Any]:
-        """Return what a token must say of its issuer; the one place to change for another one.
+        """Return the claims that the issuer's tokens must have.
 
-        Entra names its tenant, and the service principal in `oid`; AD FS does neither.
+        Entra's name the tenant, and the service principal in `oid`; those of AD FS do not.
         """
         if isinstance(self.entra, Entra):
             tenant = self.entra.tenant
@@ -316,10 +315,10 @@ class Target(ABC):
         if claims["appid"] not in self.authorized_apps:
             raise RefusedError(self._unauthorized(request))
 
-    # --- what is sent --------------------------------------------------------------------------
+    # --- bodies and rows -----------------------------------------------------------------------
 
     def _object(self, request: Request, body: bytes) -> dict[str, Any]:
-        """Return the JSON object that is the body."""
+        """Parse the body as a JSON object."""
         header = Message()
         header["Content-Type"] = request.headers.get("Content-Type", "")
         if header.get_content_type() != "application/json":
@@ -333,7 +332,7 @@ class Target(ABC):
         return members
 
     def _row(self, request: Request, body: bytes) -> dict[str, Any]:
-        """Return the members of the JSON body; they must be string properties of the target."""
+        """Parse the body; its members must be string properties of the target."""
         row = self._object(request, body)
         for name, value in row.items():
             if name not in {*self.names, *self.further}:
@@ -346,7 +345,7 @@ class Target(ABC):
             raise RefusedError(self._flawed(Flaw.NOT_STRING, name))
 
     def _store(self, request: Request, row: dict[str, Any]) -> None:
-        """Store the row, once for every state."""
+        """Store the row; its state must be new."""
         state = row.get(self.names.state)
         if not state:
             raise RefusedError(self._flawed(Flaw.NO_KEY, self.names.state))
@@ -362,17 +361,17 @@ class Target(ABC):
                 raise RefusedError(self._too_long(name, value))
 
     def _top(self, request: Request) -> list[dict[str, Any]]:
-        """Return as many rows as `$top` says (OData 4.0 part 1, section 11.2.5.3)."""
+        """Return the first `$top` rows (OData 4.0 part 1, section 11.2.5.3)."""
         top = request.query_params.get("$top", str(len(self.rows)))
         if not top.isdecimal():
             raise RefusedError(self._flawed(Flaw.TOP))
         return list(self.rows.values())[: int(top)]
 
-    # --- where it is, and how it speaks --------------------------------------------------------
+    # --- addresses and error formats -----------------------------------------------------------
 
     @abstractmethod
     def _is_api(self, path: str) -> bool:
-        """Tell whether faults and throttling strike this path."""
+        """Tell whether faults and throttling apply to this path."""
 
     @abstractmethod
     def _serve(self, request: Request, body: bytes) -> Response:
@@ -380,19 +379,19 @@ class Target(ABC):
 
     @abstractmethod
     def _flawed(self, flaw: Flaw, name: str = "") -> Response:
-        """Say what is wrong with the request, or with the member of that name in its body."""
+        """Return the error for a flaw of the request, or of the body's member of that name."""
 
     @abstractmethod
     def _duplicate(self, request: Request, row: Mapping[str, Any]) -> Response:
-        """Say that the record exists already."""
+        """Return the error for a record that exists already."""
 
     @abstractmethod
     def _invalid(self) -> Response:
-        """Say that the customer's own code refuses the record."""
+        """Return the error for a record that the customer's own code refuses."""
 
     @abstractmethod
     def _server_error(self) -> Response:
-        """Say that something broke."""
+        """Return the error for an unexpected exception."""
 
     def _too_long(self, name: str, value: str) -> Response:  # noqa: ARG002 - a hook
         return self._flawed(Flaw.TOO_LONG, name)
@@ -411,10 +410,10 @@ class Target(ABC):
         return empty(404)
 
     def _throttled(self) -> Response:
-        return empty(429, self._later())
+        return empty(429, self._retry_after())
 
     def _unavailable(self) -> Response:
-        return page(503, "Service Unavailable", self._later())
+        return page(503, "Service Unavailable", self._retry_after())
 
     def _gateway_timeout(self) -> Response:
         return page(504, "Gateway Timeout")
@@ -422,12 +421,12 @@ class Target(ABC):
     def _sign_in(self, request: Request) -> str:
         return f"{request.base_url}adfs/ls/?wa=wsignin1.0"
 
-    def _later(self) -> dict[str, str]:
+    def _retry_after(self) -> dict[str, str]:
         return {"Retry-After": str(self.retry_after)}
 
 
 def origin(request: Request) -> str:
-    """Return where the request was sent, without a trailing slash: `https://localhost:PORT`."""
+    """Return the request's origin: `https://localhost:PORT`."""
     return str(request.base_url).removesuffix("/")
 
 
@@ -437,7 +436,7 @@ def empty(status: int, headers: dict[str, str] | None = None) -> Response:
 
 
 def page(status: int, title: str, headers: dict[str, str] | None = None) -> Response:
-    """Return an HTML page, as gateways and sign-in pages are."""
+    """Return an HTML page, like those of gateways and sign-in pages."""
     return HTMLResponse(HTML.format(title), status, headers)
 
 
@@ -507,7 +506,7 @@ def _moved(request: Request, status: int) -> Response:
     return RedirectResponse(f"{request.base_url}moved/{last}", status)
 
 
-_AFTERWARDS: dict[Fault | None, Callable[[Response], Response]] = {
+_BROKEN_AFTER_STORE: dict[Fault | None, Callable[[Response], Response]] = {
     Fault.HANG_AFTER_STORE: lambda _: Hang(),
     Fault.RESET_AFTER_STORE: lambda _: Reset(),
     Fault.HALF_BODY: HalfBody,

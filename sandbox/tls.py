@@ -1,4 +1,4 @@
-"""A certificate authority of one's own, so that the sandbox speaks real TLS on loopback."""
+"""A certificate authority for TLS on loopback, and certificates for client assertions."""
 
 import ssl
 from datetime import UTC, datetime, timedelta
@@ -32,12 +32,12 @@ NAMES = ("localhost", "127.0.0.1", "::1")
 class Authority:
     """A fresh CA and one certificate for this machine's loopback names, and for `further` ones.
 
-    Nothing is installed anywhere: only who is given `bundle` or `client_context()` trusts it.
-    The files live in a temporary folder until `close()`.
+    It is not installed in any trust store: pass `bundle` or `client_context()` to a client.
+    The files are in a temporary folder until `close()`.
     """
 
     bundle: Path
-    """PEM file of the CA's certificate: what a client has to trust (`CA_BUNDLE`)."""
+    """PEM file of the CA's certificate, for `CA_BUNDLE`."""
 
     def __init__(self, *further: str) -> None:
         self._ca = trustme.CA(organization_name="OAuth callback relay sandbox")
@@ -47,17 +47,17 @@ class Authority:
         self._ca.cert_pem.write_to_path(self.bundle)
 
     def server_context(self) -> ssl.SSLContext:
-        """TLS for a server in this process."""
+        """Return the TLS context of a server in this process."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self._certificate.configure_cert(context)
         return context
 
     def client_context(self) -> ssl.SSLContext:
-        """TLS for a client that trusts this CA and no other, whatever `SSL_CERT_FILE` says."""
+        """Return a TLS context that trusts only this CA, whatever `SSL_CERT_FILE` says."""
         return ssl.create_default_context(cafile=self.bundle)
 
     def server_files(self) -> tuple[Path, Path]:
-        """PEM files for a server in another process: its certificate chain, and its key."""
+        """Write PEM files for a server in another process; return the paths of chain and key."""
         chain = Path(self._folder.name, "server.pem")
         key = Path(self._folder.name, "server-key.pem")
         chain.write_bytes(b"".join(blob.bytes() for blob in self._certificate.cert_chain_pems))
@@ -76,12 +76,12 @@ class Authority:
 
 
 class ClientCertificate(NamedTuple):
-    """A self-signed certificate of a client and its private key; what a client keeps secret."""
+    """The files of a client's self-signed certificate and its private key."""
 
     key: Path
     """PEM file of the private key (PKCS #8), encrypted if there is a password."""
     certificate: Path
-    """PEM file of the certificate: what is registered at Entra or AD FS."""
+    """PEM file of the certificate, which is registered at Entra or AD FS."""
     pfx: Path
     """PKCS #12 file of both, encrypted if there is a password."""
     x509: Certificate
@@ -92,7 +92,7 @@ def client_certificate(
 ) -> ClientCertificate:
     """Write a new certificate for signing client assertions, valid for `days` from now.
 
-    Self-signed, as Entra and AD FS take them. With negative `days` it ended that long ago. The
+    Self-signed, which Entra and AD FS accept. With negative `days` it expired that long ago. The
     names of the files begin with `common_name`.
     """
     key = generate_private_key(public_exponent=65537, key_size=2048)

@@ -1,4 +1,4 @@
-"""The sandbox and the app for a browser, until Ctrl+C."""
+"""Run the sandbox and the relay for a browser, until Ctrl+C. Called by `dev.py up`."""
 
 import argparse
 import logging
@@ -20,7 +20,7 @@ PORT = 7071
 
 
 def main() -> int:
-    """Keep everything up; return the exit code."""
+    """Run until a signal comes; return the exit code."""
     parser = argparse.ArgumentParser(prog="dev.py up", description=__doc__)
     parser.add_argument("--port", type=int, default=PORT, help=f"of the relay, {PORT} by default")
     options = parser.parse_args()
@@ -37,7 +37,7 @@ def main() -> int:
         signal.signal(number, end)
     try:
         with ExitStack() as stack:
-            storage, where = keep_queues(stack)
+            storage, where = start_queues(stack)
             settings = {"OUTBOX_KEYS": Fernet.generate_key().decode()}
             world = stack.enter_context(
                 World(settings, browser=True, port=options.port, storage=storage)
@@ -47,8 +47,8 @@ def main() -> int:
             print(f"Dynamics   {world.dynamics_server.url}")
             print(f"queues     {where}")
             print(f"\nOpen this, sign in and consent:\n\n{world.consumer.start()}\n")
-            print("d and Enter takes Dynamics down, or up again. Ctrl+C ends it.", flush=True)
-            threading.Thread(target=obey, args=(world,), daemon=True).start()
+            print("Type d and Enter to stop Dynamics or start it again. Ctrl+C ends it.", flush=True)
+            threading.Thread(target=read_commands, args=(world,), daemon=True).start()
             seen: set[str] = set()
             while not stop.wait(0.5):
                 for state in set(world.dynamics.rows) - seen:
@@ -60,8 +60,8 @@ def main() -> int:
     return 0
 
 
-def obey(world: World) -> None:
-    """Take Dynamics down and up, as the lines on standard input say."""
+def read_commands(world: World) -> None:
+    """Stop or start Dynamics at each line `d` on standard input."""
     down = False
     for line in sys.stdin:
         if line.strip().lower() != "d":
@@ -74,19 +74,19 @@ def obey(world: World) -> None:
         print(f"Dynamics is {'down' if down else 'up again'}.", flush=True)
 
 
-def keep_queues(stack: ExitStack) -> tuple[str, str]:
-    """Start Azurite if it can be; return World's `storage`, and words for where queues are."""
+def start_queues(stack: ExitStack) -> tuple[str, str]:
+    """Start Azurite if it is installed; return World's `storage`, and a text that names it."""
     reason = azurite.unavailable()
     if reason:
         return "", f"in memory ({reason})"
-    # Azurite may still write for a moment: what it then leaves behind is in the temporary folder.
+    # Azurite may still write for a moment, so the removal of the temporary folder may fail.
     folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
     queues = stack.enter_context(Azurite(Path(folder)))
     return queues.connection_string, f"Azurite at http://127.0.0.1:{queues.port}"
 
 
 def report(world: World, state: str) -> None:
-    """Say that a row has come, and redeem its code as X++ would."""
+    """Print that there is a new row, and redeem its code as X++ would."""
     if state not in world.consumer.pending:
         print("Dynamics has a new row, of a state that it did not mint.", flush=True)
         return

@@ -1,7 +1,7 @@
-"""Microsoft's worker code (azure-functions-runtime) in this process, without the gRPC around it.
+"""Microsoft's worker code (azure-functions-runtime) in this process, without gRPC.
 
 It imports and indexes `function_app.py`, binds parameters and runs functions exactly as in
-Azure. It is made for one app per process; here several may live side by side.
+Azure. It supports one app per process; this module makes several possible.
 """
 
 import importlib
@@ -36,12 +36,12 @@ _indexing = threading.Lock()
 
 
 class _BindingInfo(SimpleNamespace):
-    """Stands in for a protobuf message and its Direction enum."""
+    """Replaces a protobuf message and its Direction enum."""
 
     undefined, out, inout = 0, 1, 2
 
 
-# All that indexing needs of the gRPC protocol: values with names.
+# The protobuf messages that indexing needs: plain attributes are enough.
 _protos = SimpleNamespace(
     BindingInfo=_BindingInfo,
     RpcFunctionMetadata=SimpleNamespace,
@@ -58,7 +58,7 @@ class Indexed(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What one invocation gave; `error` is the name of the exception if it raised."""
+    """The result of one invocation; `error` is the name of the exception if it raised."""
 
     returned: Datum | None
     outputs: list[tuple[str, Datum]]
@@ -66,10 +66,10 @@ class Result(NamedTuple):
 
 
 def index(directory: Path, settings: Mapping[str, str]) -> list[Indexed]:
-    """Import the folder's `function_app.py` afresh and index it.
+    """Import the folder's `function_app.py` again and index it.
 
-    `settings` are in the environment meanwhile; afterwards the process is as it was before.
-    Raises what the import raises, and the worker's own errors.
+    `settings` are in the environment meanwhile; afterwards environment, `sys.path` and
+    `sys.modules` are restored. Raises what the import raises, and the worker's own errors.
     """
     script = directory / "function_app.py"
     if not script.is_file():
@@ -81,7 +81,7 @@ def index(directory: Path, settings: Mapping[str, str]) -> list[Indexed]:
             threadpool.start_threadpool_executor()
         functions = index_function_app(str(script))
         reported, _ = process_indexed_function(_protos, registry, functions, str(directory))
-        return [_adopt(registry, metadata) for metadata in reported]
+        return [_register(registry, metadata) for metadata in reported]
 
 
 async def run(
@@ -94,13 +94,13 @@ async def run(
     return Result(returned, outputs, None if ok else exception_name(error))
 
 
-def _adopt(registry: Any, metadata: Any) -> Indexed:  # noqa: ANN401 - the runtime has no types
+def _register(registry: Any, metadata: Any) -> Indexed:  # noqa: ANN401 - the runtime has no types
     # The worker derives a function's id from its name and looks it up in one registry for the
-    # process. Under a fresh id the function of the same name in another app stays what it is.
+    # process. A new id keeps it from replacing a function of the same name in another app.
     function_id = str(uuid.uuid4())
     function = registry.get_function(metadata.function_id)
-    everywhere = native_invocation._functions._functions  # noqa: SLF001 - it has no other door
-    everywhere[function_id] = function._replace(function_id=function_id)
+    shared = native_invocation._functions._functions  # noqa: SLF001 - there is no public access
+    shared[function_id] = function._replace(function_id=function_id)
     bindings = tuple(json.loads(raw) for raw in metadata.raw_bindings)
     return Indexed(metadata.name, function_id, bindings)
 
@@ -125,6 +125,6 @@ def _import_state(directory: Path, settings: Mapping[str, str]) -> Iterator[None
 
 
 def exception_name(error: str) -> str:
-    """Return the name of an exception from its repr, whose rest may not be for a log."""
+    """Return the name of an exception from its repr; the rest may contain secrets."""
     name = re.match(r"[A-Za-z_]\w*(?=\()", error)
     return name[0] if name else "an exception"

@@ -1,7 +1,7 @@
-"""Microsoft's worker code in a process of its own: the side of the host.
+"""Microsoft's worker code in a process of its own: the host's side.
 
-`worker.py` has the same two calls, `index` and `run`, for the same code in the host's own process.
-The side of the child, and the protocol, are in `worker_process.py`.
+`worker.py` has the same functions, `index` and `run`, for the worker code in the host's process.
+The child's side and the protocol are in `worker_process.py`.
 """
 
 import asyncio
@@ -28,23 +28,23 @@ from sandbox.worker_process import LENGTH, READY
 
 START_SECONDS = 60
 INDEX_SECONDS = 120
-"""Azure gives the worker as long."""
+"""The same limit as in Azure."""
 
 
 class WorkerProcessError(Exception):
-    """The process did not start, did not load the app, or has ended. The message says which."""
+    """The process did not start, did not load the app, or has exited. The message says which."""
 
 
 class WorkerProcess(Startable):
     """A worker whose interpreter sees the standard library, its own packages and one app.
 
-    `worker` is the folder of the worker's packages, `packages` that of the app's. Its life is that
-    of Azure's: `start()` makes a placeholder, `index()` hands the app over to it, once, and `run()`
-    runs a function. What the app logs is logged here, under the name and with the level that it
-    had; what it prints goes to standard error.
+    `worker` is the folder of the worker's packages, `packages` that of the app's. As in Azure
+    `start()` makes a placeholder, `index()` specialises it for the app, once, and `run()` runs a
+    function. Log records of the app are logged here with their names and levels; its standard
+    output goes to standard error.
 
-    A context manager. It is for Linux and macOS: the hand-over of the runtime needs `time.tzset`.
-    It refuses to start inside Azure.
+    A context manager. Linux and macOS only: the runtime's specialisation needs `time.tzset`. It
+    refuses to start inside Azure.
     """
 
     def __init__(self, worker: Path, packages: Path) -> None:
@@ -53,21 +53,21 @@ class WorkerProcess(Startable):
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
         self._numbers = itertools.count(READY + 1)
-        self._lock = threading.Lock()  # of the rest, and of writing
+        self._lock = threading.Lock()  # for writing, `_alive` and `_pending`
         self._alive = False
         self._pending: dict[int, Future[Any]] = {}
 
     @property
     def pid(self) -> int:
-        """The id of the process. Raises `WorkerProcessError` if there is none."""
+        """The process id. Raises `WorkerProcessError` if the process is not started."""
         if self._process is None:
             raise WorkerProcessError("The worker has not been started.")
         return self._process.pid
 
     def start(self) -> None:
-        """Start the interpreter and import the worker's own packages: a placeholder, ready.
+        """Start a placeholder: an interpreter that has imported the worker's own packages.
 
-        Raises `WorkerProcessError` if it ends before it is.
+        Raises `WorkerProcessError` if it exits before it is ready.
         """
         refuse_in_azure(os.environ)
         ready = self._pending[READY] = Future()
@@ -75,8 +75,8 @@ class WorkerProcess(Startable):
             [sys.executable, "-I", "-S", worker_process.__file__, str(self._worker)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            cwd=self._worker,  # not the folder of the app: that comes after its import
-            start_new_session=True,  # Ctrl+C in a terminal is for the host, which then ends this
+            cwd=self._worker,  # as in Azure, the app's folder is entered after its import
+            start_new_session=True,  # on Ctrl+C the host ends the process
         )
         self._alive = True
         self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
@@ -88,10 +88,10 @@ class WorkerProcess(Startable):
             raise
 
     def index(self, directory: Path, settings: Mapping[str, str]) -> list[Indexed]:
-        """Hand over the app in a folder, with `settings` in its environment; return its functions.
+        """Load the app in a folder, with `settings` in its environment; return its functions.
 
-        Starts the process if that has not been done. Raises `FileNotFoundError` if there is no
-        function_app.py, and `WorkerProcessError` with what the import or the indexing raised.
+        Starts the process if needed. Raises `FileNotFoundError` if there is no function_app.py, and
+        `WorkerProcessError` with the message of an import or indexing error.
         """
         if not (directory / "function_app.py").is_file():
             raise FileNotFoundError(f"There is no function_app.py in {directory}.")
@@ -112,7 +112,7 @@ class WorkerProcess(Startable):
     ) -> Result:
         """Run a function with these values for its parameters, under a new invocation id.
 
-        When the process ends meanwhile, that is the result's error.
+        If the process exits meanwhile, the result has that error.
         """
         invocation = (str(uuid.uuid4()), function_id, inputs, dict(metadata))
         try:
@@ -123,13 +123,13 @@ class WorkerProcess(Startable):
         return Result(returned, outputs, None if error is None else exception_name(error))
 
     def stop(self) -> None:
-        """End it with SIGTERM, for which it has no handler. Harmless when stopped."""
+        """Terminate it with SIGTERM, for which it has no handler. Harmless when stopped."""
         if self._process is None or self._process.stdin is None or self._reader is None:
             return
         self._process.terminate()
         self._process.wait()
         self._reader.join()
-        with self._lock, suppress(BrokenPipeError):  # what nobody has read
+        with self._lock, suppress(BrokenPipeError):  # of unread frames
             self._process.stdin.close()
         self._process = self._reader = None
 
@@ -138,13 +138,13 @@ class WorkerProcess(Startable):
         number = next(self._numbers)
         frame = pickle.dumps((number, handler, arguments))
         answer: Future[Any] = Future()
-        # Runs from now on: whoever waits for it may go away, the invocation does not.
+        # Running: a cancelled caller must not cancel the invocation.
         answer.set_running_or_notify_cancel()
         with self._lock:
             if not self._alive or self._process is None or self._process.stdin is None:
                 raise WorkerProcessError("The worker process has ended.")
             self._pending[number] = answer
-            with suppress(BrokenPipeError):  # `_read` sees the end too
+            with suppress(BrokenPipeError):  # `_read` handles the end of the process
                 self._process.stdin.write(LENGTH.pack(len(frame)) + frame)
                 self._process.stdin.flush()
         return answer
@@ -160,7 +160,7 @@ class WorkerProcess(Startable):
                     case (number, answer):
                         self._pending.pop(number).set_result(answer)
         with self._lock:
-            # The other pipe may be open for a moment longer.
+            # The pipe for writing may still be open for a moment.
             self._alive = False
             waiting, self._pending = self._pending, {}
         for unanswered in waiting.values():
@@ -168,7 +168,7 @@ class WorkerProcess(Startable):
 
 
 def _frame(frames: IO[bytes]) -> Any:  # noqa: ANN401 - whatever the child sends
-    """Return the next frame, or None at the end."""
+    """Read the next frame; return None at the end of the stream."""
     head = frames.read(LENGTH.size)
     if len(head) < LENGTH.size:
         return None

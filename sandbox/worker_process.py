@@ -1,15 +1,15 @@
-"""Azure's Python worker as a process: the side of the child. `worker_channel.py` starts it.
+"""Azure's Python worker as a process: the child's side. `worker_channel.py` starts it.
 
 It does what `workers/proxy_worker` of Azure/azure-functions-python-worker does for Python 3.13, in
-the same order, with frames over pipes in the place of gRPC. It imports the standard library and the
-worker's packages, and from the hand-over on what the app brings: nothing of the sandbox.
+the same order, with frames over pipes instead of gRPC. It imports the standard library, the
+worker's packages and, once specialised, the app's; nothing of the sandbox.
 
     python -I -S worker_process.py FOLDER_OF_THE_WORKERS_PACKAGES
 
 A frame is its length, four bytes in network order, and a pickle. The parent sends
 `(number, handler, arguments)`. The child sends `(number, answer)` and log lines, whose number is
-None; number 0 says that the placeholder is ready. Pickle is safe here: the parent starts this very
-file, and both run what the developer has on the machine.
+None; number 0 means that the placeholder is ready. Pickle is safe here: parent and child trust each
+other and run the developer's own code.
 """
 
 import asyncio
@@ -29,22 +29,22 @@ from typing import Any, BinaryIO, override
 
 LENGTH = struct.Struct("!I")
 READY = 0
-"""The number of the frame that says that the placeholder is ready."""
+"""The number of the frame that tells that the placeholder is ready."""
 
 
 class _BindingInfo(SimpleNamespace):
-    """Stands in for a protobuf message and its Direction enum."""
+    """Replaces a protobuf message and its Direction enum."""
 
     undefined, out, inout = 0, 1, 2
 
 
 class _StatusResult(SimpleNamespace):
-    """Stands in for a protobuf message and its Status enum."""
+    """Replaces a protobuf message and its Status enum."""
 
     Failure, Success = 0, 1
 
 
-# What the runtime asks of the gRPC protocol until the first invocation: values with names.
+# The protobuf messages that the runtime needs before an invocation: plain attributes are enough.
 _protos = SimpleNamespace(
     BindingInfo=_BindingInfo,
     FunctionEnvironmentReloadResponse=SimpleNamespace,
@@ -59,13 +59,13 @@ _protos = SimpleNamespace(
 
 
 class _Task(asyncio.Task[Any]):
-    """A task that knows of which invocation it is, because the task that made it does."""
+    """A task with the id of its invocation, which it inherits from the task that created it."""
 
     invocation_id: str | None = None
 
 
 class _Handler(logging.Handler):
-    """Forwards the text of a log line, and nothing else of the record. Never waits."""
+    """Sends text, level and logger of a record to the parent, without blocking."""
 
     def __init__(self, worker: "_Worker") -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class _Handler(logging.Handler):
 
 
 class _Worker:
-    """Handles the frames of the parent as tasks of one loop."""
+    """Handles the parent's frames as tasks of one event loop."""
 
     def __init__(self, packages: str, incoming: BinaryIO, outgoing: BinaryIO) -> None:
         self._packages = packages
@@ -95,17 +95,17 @@ class _Worker:
         root.setLevel(logging.INFO)
         root.addHandler(_Handler(self))
         for target in (self._write, self._read):
-            # Daemons, because SIGTERM and the end of the parent wait for nobody.
+            # Daemons: they must not delay the end of the process.
             threading.Thread(target=target, args=(loop,), daemon=True).start()
         await loop.create_task(self._become_placeholder())
         await loop.create_future()
 
     def send(self, frame: tuple[Any, ...]) -> None:
-        """Put a frame into the queue of what leaves, which has no bound."""
+        """Put a frame into the unbounded queue of the writing thread."""
         self._frames.put(pickle.dumps(frame))
 
     def invocation_id(self) -> str | None:
-        """Return the id of the invocation that runs here: by its task, else by the context."""
+        """Return the id of the current invocation: by its task, else by the context."""
         found = None
         with contextlib.suppress(RuntimeError):  # no loop runs in this thread
             found = getattr(asyncio.current_task(), "invocation_id", None)
@@ -114,7 +114,7 @@ class _Worker:
         return found
 
     def _write(self, _: asyncio.AbstractEventLoop) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the parent is gone, and `_read` sees it too
+        with contextlib.suppress(BrokenPipeError):  # the parent has exited; `_read` handles it
             while True:
                 frame = self._frames.get()
                 self._outgoing.write(LENGTH.pack(len(frame)) + frame)
@@ -126,7 +126,7 @@ class _Worker:
             number, handler, arguments = pickle.loads(frame)  # noqa: S301 - see above
             work = self._answer(number, getattr(self, handler), arguments)
             loop.call_soon_threadsafe(loop.create_task, work)
-        os._exit(0)  # nobody is left to work for
+        os._exit(0)  # the parent has exited
 
     async def _answer(
         self, number: int, handler: Callable[..., Awaitable[Any]], arguments: tuple[Any, ...]
@@ -134,7 +134,7 @@ class _Worker:
         self.send((number, await handler(*arguments)))
 
     async def _become_placeholder(self) -> None:
-        """Do what the host asks of a worker before it knows of which app it will be."""
+        """Initialise the worker as the host does before it has an app."""
         self._import_runtime()
         await self._runtime.worker_init_request(
             _request("worker_init_request", function_app_directory="", capabilities={})
@@ -144,8 +144,8 @@ class _Worker:
     async def specialise(
         self, directory: str, packages: str, environment: dict[str, str]
     ) -> tuple[list[tuple[str, str, list[str]]], str | None]:
-        """Take the app over: return its functions (name, id, raw bindings), or what is wrong."""
-        self._prefer_the_packages_of_the_app(packages)
+        """Load the app: return its functions (name, id, raw bindings), or the error's message."""
+        self._unload_worker_packages(packages)
         self._import_runtime()
         # Appends the app's folder to `sys.path`, clears and fills the environment, imports and
         # indexes function_app.py, and changes into the folder, in that order.
@@ -179,8 +179,8 @@ class _Worker:
         self._runtime = importlib.import_module("azure_functions_runtime")
         self._runtime.start_threadpool_executor()
 
-    def _prefer_the_packages_of_the_app(self, packages: str) -> None:
-        """Forget what came from the worker's folder, so that the app's own copies win."""
+    def _unload_worker_packages(self, packages: str) -> None:
+        """Unload modules of the worker's folder, so that the app's own copies are imported."""
         for name, module in list(sys.modules.items()):
             if any(place.startswith(self._packages) for place in _places(module)):
                 del sys.modules[name]
@@ -203,13 +203,13 @@ def _places(module: ModuleType) -> list[str]:
 
 
 def _request(kind: str, **members: object) -> SimpleNamespace:
-    """Wrap a message of the host as the runtime gets it from the gRPC side."""
+    """Wrap a message of the host as the gRPC side does for the runtime."""
     message = SimpleNamespace(**{kind: SimpleNamespace(**members)})
     return SimpleNamespace(request=message, properties={"protos": _protos, "host": "127.0.0.1"})
 
 
 def _pipes() -> tuple[BinaryIO, BinaryIO]:
-    """Take standard input and output for the frames; what the app prints goes to standard error."""
+    """Return standard input and output for the frames; redirect the app's output to stderr."""
     incoming, outgoing = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -222,7 +222,7 @@ def main(packages: str) -> None:
     """Run the worker whose packages are in this folder, until the parent ends it."""
     incoming, outgoing = _pipes()
     sys.path.insert(0, packages)
-    # No uvloop, as on Windows: plain asyncio, and nobody is told.
+    # Without uvloop, as on Windows, the worker silently uses asyncio.
     with contextlib.suppress(Exception):
         uvloop = importlib.import_module("uvloop")
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())

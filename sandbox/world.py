@@ -1,4 +1,4 @@
-"""The whole sandbox: Entra, Dynamics, a provider and the relay, wired on loopback."""
+"""The whole sandbox, connected on loopback: Entra, Dynamics, a provider and the relay."""
 
 import ssl
 from collections.abc import Mapping
@@ -30,15 +30,14 @@ USER, PASSWORD = "ada", "engine"
 
 
 class World:
-    """Every server of a callback's walk. A context manager; all of it is gone at the end.
+    """All servers that a callback needs. A context manager, which stops them at its end.
 
-    `settings` are added to the relay's, or replace them; an empty value takes one away. `browser`
-    serves what a person opens over http, because no browser trusts the sandbox's certificate
-    authority; Entra and Dynamics stay behind TLS. `port` is the relay's, 0 for a free one.
+    `settings` are added to the relay's, or replace them; an empty value removes one. With `browser`
+    relay and provider are served by http, because no browser trusts the sandbox's certificate
+    authority; Entra and Dynamics keep TLS. `port` is the relay's, 0 for a free one.
 
-    `storage` is the connection string of an Azurite, or empty for queues in memory; every relay
-    of this world writes and listens to them. `lease` is for how many seconds a message that a
-    relay has received is out of sight.
+    `storage` is the connection string of an Azurite, or empty for queues in memory; all relays
+    share them. `lease` is for how many seconds a received message is invisible.
     """
 
     authority: Authority
@@ -53,7 +52,7 @@ class World:
     relay_host: FunctionsHost
     """The host of the relay that was started last."""
     queues: MemoryQueues | AzureQueues
-    """What the relays have put out: `names`, `peek`, `count`. In memory, `failing` breaks it."""
+    """The queues of the relays, for assertions. In memory, `failing` makes methods raise."""
     settings: dict[str, str]
 
     def __init__(
@@ -83,12 +82,12 @@ class World:
         return f"{self.relay_server.url}/callback"
 
     def client(self, **options: Any) -> httpx.Client:  # noqa: ANN401 - httpx's own
-        """Return an HTTP client that trusts the sandbox; redirects are the caller's to follow."""
+        """Return an HTTP client that trusts the sandbox's CA and does not follow redirects."""
         tls = self.authority.client_context()
         return httpx.Client(verify=tls, timeout=30, trust_env=False, **options)
 
     def serve(self, settings: Mapping[str, str], *, port: int = 0) -> Server:
-        """Start a relay with these settings beside everything else, and return its server."""
+        """Start a further relay with these settings, and return its server."""
         directory, process = APP, None
         if self._deployment is not None:
             directory = self._deployment.directory
@@ -100,7 +99,7 @@ class World:
         return self._start(self.relay_host, self._tls, port, lifespan=True, http=kestrel.Connection)
 
     def add(self, app: ASGIApp, *, tls: bool = True) -> Server:
-        """Serve another application beside everything else, and return its server."""
+        """Serve a further application, and return its server."""
         return self._start(app, self.authority.server_context() if tls else None)
 
     def _start(

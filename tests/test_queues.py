@@ -236,7 +236,7 @@ class Work:
 def listener_of(
     queues: Queues, queue: str, work: Work, *, lease: int = 60, **section: object
 ) -> Listener:
-    return Listener(queues, queue, work, options(**section), lease=lease, stirred=lambda _: None)
+    return Listener(queues, queue, work, options(**section), lease=lease, on_write=lambda _: None)
 
 
 # Storage
@@ -480,7 +480,7 @@ async def test_what_the_worker_is_told_beside_the_body(queues: Queues, inbox: st
         told.append(metadata)
         return True
 
-    listener = Listener(queues, inbox, run, options(), lease=60, stirred=lambda _: None)
+    listener = Listener(queues, inbox, run, options(), lease=60, on_write=lambda _: None)
     async with listening(listener):
         await until(lambda: bool(told))
     (metadata,) = told

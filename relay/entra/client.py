@@ -130,8 +130,8 @@ class _Session:
                     content += part
                     if len(content) > MAX_ANSWER:
                         raise UnreachableError("size")
-        unpacked = _decoded(bytes(content), response.headers.get("content-encoding", ""))
-        text = unpacked.decode("utf-8", "replace")
+        decoded = _decoded(bytes(content), response.headers.get("content-encoding", ""))
+        text = decoded.decode("utf-8", "replace")
         return Response(response.status_code, dict(response.headers), text)
 
     def _client(self, proxy: str | None) -> httpx.AsyncClient:
@@ -163,11 +163,11 @@ def _decoded(content: bytes, encoding: str) -> bytes:
     for window in windows:
         stream = zlib.decompressobj(window)
         with suppress(zlib.error):
-            unpacked = stream.decompress(content, MAX_ANSWER + 1)
-            if len(unpacked) > MAX_ANSWER:
+            decoded = stream.decompress(content, MAX_ANSWER + 1)
+            if len(decoded) > MAX_ANSWER:
                 raise UnreachableError("size")
             if stream.eof:
-                return unpacked
+                return decoded
     raise UnreachableError("encoding")
 
 

@@ -1,9 +1,9 @@
 /// <summary>
-/// The callbacks that the relay has delivered. The primary key takes each state once.
+/// The callbacks that the relay has delivered. The primary key makes each state unique.
 /// </summary>
 /// <remarks>
 /// The key is the hash of the state: a key holds 900 bytes, which are 450 characters, and a state can have 1,024.
-/// The code is a Blob, because a Text field ends at 2,048 characters and codes do not.
+/// The code is a Blob, because a Text field holds 2,048 characters and codes can be longer.
 /// </remarks>
 table 50100 "OAuth Callback"
 {

@@ -1,5 +1,5 @@
 /// <summary>
-/// The API that the relay posts to. It inserts, and what is secret cannot be read back.
+/// The API that the relay posts to. It only inserts, and never returns the code or its verifier.
 /// </summary>
 page 50100 "OAuth Callback API"
 {
@@ -40,7 +40,7 @@ page 50100 "OAuth Callback API"
                 {
                     Caption = 'State';
                 }
-                // A variable has no maximum length. This one is also empty when somebody reads.
+                // A variable, because it has no maximum length and is empty in responses.
                 field("code"; CodeText)
                 {
                     Caption = 'Code';
@@ -101,13 +101,13 @@ page 50100 "OAuth Callback API"
         Rec.SetCode(CodeText);
         Rec."Code Verifier" := CodeVerifierText;
 
-        // Words for people: cut, where a refusal would lose them.
+        // Texts for people: truncated, so that a long one does not refuse the callback.
         Rec."Error" := CopyStr(ErrorText, 1, MaxStrLen(Rec."Error"));
         Rec."Error Description" := CopyStr(ErrorDescriptionText, 1, MaxStrLen(Rec."Error Description"));
         Rec.Issuer := CopyStr(IssuerText, 1, MaxStrLen(Rec.Issuer));
         Rec.Insert(true);
 
-        // The answer repeats the record. It is not to repeat these.
+        // The response contains the record, but must not contain these.
         Clear(CodeText);
         Clear(CodeVerifierText);
         exit(false);

@@ -1,5 +1,5 @@
 /// <summary>
-/// What the relay has delivered, and how it ended. Nothing secret is shown.
+/// The delivered callbacks and their outcomes. No secret is shown.
 /// </summary>
 page 50101 "OAuth Callbacks"
 {

@@ -1,5 +1,5 @@
 /// <summary>
-/// Starts a flow: remembers it, and opens the browser.
+/// Starts a flow: stores its pending state, and opens the browser.
 /// </summary>
 codeunit 50103 "OAuth Flow"
 {
@@ -17,7 +17,7 @@ codeunit 50103 "OAuth Flow"
         else
             Address := StartHere(Connection);
 
-        // The callback may be faster than the end of this action.
+        // The callback may arrive before this action ends.
         Commit();
         Hyperlink(Address);
     end;
@@ -64,7 +64,7 @@ codeunit 50103 "OAuth Flow"
     end;
 
     /// <summary>
-    /// Appends parameters to an address. A query that it has stays (RFC 6749, section 3.1).
+    /// Appends parameters to an address, and keeps its query (RFC 6749, section 3.1).
     /// </summary>
     local procedure AddParameters(Endpoint: Text; Parameters: Dictionary of [Text, Text]) Address: Text
     var

@@ -1,5 +1,5 @@
 /// <summary>
-/// The flows that were started here. One callback may end each of them.
+/// The flows that were started here. Each accepts one callback.
 /// </summary>
 table 50101 "OAuth Pending State"
 {

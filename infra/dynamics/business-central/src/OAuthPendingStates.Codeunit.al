@@ -1,5 +1,5 @@
 /// <summary>
-/// Remembers the flows that were started here, and takes one callback for each.
+/// Stores the flows that were started here, and accepts one callback for each.
 /// </summary>
 codeunit 50102 "OAuth Pending States"
 {
@@ -14,7 +14,7 @@ codeunit 50102 "OAuth Pending States"
         ExpiredErr: Label 'The callback came after the end of its state.';
 
     /// <summary>
-    /// Remembers a flow before the person leaves.
+    /// Stores a flow before the browser is sent away.
     /// </summary>
     /// <param name="FlowName">Its name, the jti of its state.</param>
     /// <param name="ConnectionName">The connection that it is for.</param>
@@ -34,7 +34,7 @@ codeunit 50102 "OAuth Pending States"
     end;
 
     /// <summary>
-    /// Takes the flow that waits for a callback, or raises an error: then the callback is not stored.
+    /// Ends the flow that a callback belongs to, or raises an error: then the callback is not stored.
     /// </summary>
     /// <param name="Callback">The callback before it is stored.</param>
     [InherentPermissions(PermissionObjectType::TableData, Database::"OAuth Pending State", 'rm')]
@@ -48,8 +48,8 @@ codeunit 50102 "OAuth Pending States"
         if Callback."State Hash" <> State.Hash(Callback."State") then
             Error(HashWrongErr);
 
-        // The relay repeats a delivery whose answer was lost. The primary key is to tell it so: that answer is a
-        // success for the relay, and an error from here would not be.
+        // The relay repeats a delivery whose answer was lost. The duplicate must fail at the primary key, which the
+        // relay treats as success; an error raised here would count as a refusal.
         Stored.SetRange("State Hash", Callback."State Hash");
         if not Stored.IsEmpty() then
             exit;
@@ -84,7 +84,7 @@ codeunit 50102 "OAuth Pending States"
     end;
 
     /// <summary>
-    /// Forgets the flows that ended, or should have ended, a day ago.
+    /// Deletes the flows that ended or expired a day ago.
     /// </summary>
     procedure Purge()
     var
@@ -96,7 +96,7 @@ codeunit 50102 "OAuth Pending States"
 
     local procedure ReceivedAt(Callback: Record "OAuth Callback"): DateTime
     begin
-        // A callback may wait in the relay, so what counts is when the browser came back.
+        // The relay may have held the callback, so the time that counts is when it received it.
         if Callback."Received At" = 0DT then
             exit(CurrentDateTime());
         exit(Callback."Received At");
@@ -104,7 +104,7 @@ codeunit 50102 "OAuth Pending States"
 
     local procedure LeewayMilliseconds(): Integer
     begin
-        // What the relay allows for the clocks of two machines.
+        // The clock skew that the relay tolerates.
         exit(60000);
     end;
 }

@@ -1,5 +1,5 @@
 /// <summary>
-/// Redeems the callbacks that wait. Run it as a job queue entry, every minute: a code lives for minutes.
+/// Redeems pending callbacks. Run it as a job queue entry, every minute: codes expire within minutes.
 /// </summary>
 codeunit 50106 "OAuth Redeem Job"
 {
@@ -23,7 +23,7 @@ codeunit 50106 "OAuth Redeem Job"
     end;
 
     /// <summary>
-    /// Forgets the callbacks that were dealt with a month ago. Their states have ended long before.
+    /// Deletes the callbacks that were completed a month ago. Their states have expired long before.
     /// </summary>
     local procedure Purge()
     var
@@ -38,9 +38,9 @@ codeunit 50106 "OAuth Redeem Job"
     /// Redeems one callback.
     /// </summary>
     /// <remarks>
-    /// The record is closed before the provider is asked, so that no second job asks with the same code: a provider
-    /// that sees a code twice withdraws the tokens (RFC 6749, section 4.1.2). When this job dies in between, the
-    /// record stays at Redeeming, and the person starts again.
+    /// The record is closed before the token request, so that no second job sends the same code: a provider
+    /// that sees a code twice revokes the tokens (RFC 6749, section 4.1.2). If this job fails in between, the
+    /// record stays at Redeeming, and the person must start again.
     /// </remarks>
     [NonDebuggable]
     local procedure Redeem(StateHash: Text[64])
@@ -84,7 +84,7 @@ codeunit 50106 "OAuth Redeem Job"
         if not Connection.Get(Callback."Connection Name") then
             exit("OAuth Callback Outcome"::Refused);
 
-        // Where the relay started the flow it sends both with the code.
+        // If the relay started the flow, it sends both with the code.
         RedirectUri := Callback."Redirect URI";
         if RedirectUri = '' then
             RedirectUri := Connection."Redirect URI";

@@ -2,7 +2,7 @@
 /// Keeps secrets in isolated storage, encrypted, for this extension in this company.
 /// </summary>
 /// <remarks>
-/// SetEncrypted takes 215 characters, and a token has thousands: a secret is stored in pieces.
+/// SetEncrypted accepts 215 characters, and a token has thousands: a secret is stored in pieces.
 /// </remarks>
 codeunit 50100 "OAuth Secrets"
 {
@@ -12,7 +12,7 @@ codeunit 50100 "OAuth Secrets"
         EncryptionErr: Label 'Data encryption is off. Turn it on under Data Encryption Management before secrets are stored.';
 
     /// <summary>
-    /// Stores a secret in place of what is there.
+    /// Stores a secret and replaces the old one.
     /// </summary>
     /// <param name="ConnectionName">The connection that it belongs to.</param>
     /// <param name="Kind">Which of its secrets.</param>

@@ -1,5 +1,5 @@
 /// <summary>
-/// Mints states and tickets for the relay, and reads them. docs/minting.md of the relay has the format.
+/// Mints and parses states and tickets for the relay. docs/minting.md of the relay has the format.
 /// </summary>
 codeunit 50101 "OAuth State"
 {
@@ -62,7 +62,7 @@ codeunit 50101 "OAuth State"
     end;
 
     /// <summary>
-    /// Returns the jti of a state that the relay has delivered, or an empty text. It proves nothing.
+    /// Returns the jti of a state that the relay has delivered, or an empty text. The signature is not checked.
     /// </summary>
     procedure FlowNameOf(State: Text): Text[64]
     var

@@ -1,8 +1,8 @@
 /// <summary>
-/// Asks a provider's token endpoint for tokens (RFC 6749, sections 4.1.3 and 6).
+/// Requests tokens from a provider's token endpoint (RFC 6749, sections 4.1.3 and 6).
 /// </summary>
 /// <remarks>
-/// No code, verifier, secret or token may reach a message or the telemetry: no error here repeats an answer.
+/// No code, verifier, secret or token may reach a message or the telemetry: errors here do not quote responses.
 /// </remarks>
 codeunit 50104 "OAuth Token Client"
 {
@@ -13,7 +13,7 @@ codeunit 50104 "OAuth Token Client"
     /// </summary>
     /// <param name="Connection">The connection.</param>
     /// <param name="CodeText">The code, decoded, as the relay delivered it.</param>
-    /// <param name="RedirectUri">The same redirect URI that the flow began with, to the letter.</param>
+    /// <param name="RedirectUri">The redirect URI of the authorization request, exactly.</param>
     /// <param name="CodeVerifier">The code verifier of the flow, or an empty text.</param>
     /// <param name="Answer">The provider's answer.</param>
     /// <returns>Whether the provider answered at all.</returns>
@@ -66,7 +66,7 @@ codeunit 50104 "OAuth Token Client"
     end;
 
     /// <summary>
-    /// Says who asks (RFC 6749, section 2.3.1): in the header, or in the form.
+    /// Adds the client's credentials (RFC 6749, section 2.3.1), to the header or the form.
     /// </summary>
     [NonDebuggable]
     local procedure Authenticate(Connection: Record "OAuth Connection"; var Client: HttpClient; var Form: Dictionary of [Text, Text])
@@ -88,7 +88,7 @@ codeunit 50104 "OAuth Token Client"
     end;
 
     /// <summary>
-    /// Returns the form. Each name and each value is encoded alone, so a + or an ampersand in a code stays what it is.
+    /// Returns the form. Each name and value is encoded by itself, so a + or an ampersand in a code is preserved.
     /// </summary>
     [NonDebuggable]
     local procedure Encode(Form: Dictionary of [Text, Text]): SecretText

@@ -1,5 +1,5 @@
 /// <summary>
-/// Keeps the tokens of a connection, and hands out an access token that is still good.
+/// Stores the tokens of a connection, and returns an access token that is still valid.
 /// </summary>
 codeunit 50105 "OAuth Tokens"
 {
@@ -10,10 +10,10 @@ codeunit 50105 "OAuth Tokens"
         ProviderSilentErr: Label 'The provider of the connection %1 does not answer. Try again later.', Comment = '%1 = name of the connection';
 
     /// <summary>
-    /// Returns an access token for a connection. This is what other code calls; it commits.
+    /// Returns an access token for a connection. Other code calls this; it commits.
     /// </summary>
     /// <param name="ConnectionName">The connection.</param>
-    /// <returns>The token, good for two minutes at least. Do not keep it; ask again.</returns>
+    /// <returns>The token, valid for at least two minutes. Do not store it; call again.</returns>
     [NonDebuggable]
     procedure AccessToken(ConnectionName: Text[50]): SecretText
     var
@@ -32,7 +32,7 @@ codeunit 50105 "OAuth Tokens"
     end;
 
     /// <summary>
-    /// Stores what a provider gave.
+    /// Stores a token response.
     /// </summary>
     /// <param name="Connection">The connection.</param>
     /// <param name="Answer">The answer of the token endpoint.</param>
@@ -50,7 +50,7 @@ codeunit 50105 "OAuth Tokens"
         Secrets.Set(Connection.Name, Secrets.AccessTokenKind(), Member(Answer, 'access_token'));
         RefreshToken := Member(Answer, 'refresh_token');
         if RefreshToken <> '' then
-            // An answer without one means: keep the one you have (RFC 6749, section 6).
+            // A response without a refresh token means that the old one stays valid (RFC 6749, section 6).
             Secrets.Set(Connection.Name, Secrets.RefreshTokenKind(), RefreshToken);
 
         if not Evaluate(Seconds, Member(Answer, 'expires_in'), 9) then
@@ -62,11 +62,11 @@ codeunit 50105 "OAuth Tokens"
     end;
 
     /// <summary>
-    /// Refreshes the tokens, unless somebody else has just done so.
+    /// Refreshes the tokens, unless another session has just done so.
     /// </summary>
     /// <remarks>
-    /// The record is locked while the provider is asked. Where each refresh replaces the refresh token, a second one
-    /// at the same time looks like a thief to the provider, and it withdraws everything (RFC 9700, section 4.14.2).
+    /// The record is locked during the request. With rotating refresh tokens, a second use of the same one
+    /// looks like theft to the provider, which then revokes all tokens (RFC 9700, section 4.14.2).
     /// </remarks>
     [NonDebuggable]
     local procedure Refresh(var Connection: Record "OAuth Connection")
@@ -76,7 +76,7 @@ codeunit 50105 "OAuth Tokens"
         Answer: JsonObject;
         RefreshToken: Text;
     begin
-        // What the caller has written is kept: an error of theirs must not take back the new refresh token.
+        // Commits the caller's changes too: a later error must not roll back the new refresh token.
         Commit();
         Connection.ReadIsolation := IsolationLevel::UpdLock;
         Connection.Get(Connection.Name);
@@ -104,7 +104,7 @@ codeunit 50105 "OAuth Tokens"
 
     local procedure IsFresh(Connection: Record "OAuth Connection"): Boolean
     begin
-        // A token that ends its life on the way is of no use.
+        // The token must not expire on its way to the provider.
         exit(not Connection."Needs Consent" and (Connection."Token Expires At" > CurrentDateTime() + 120000));
     end;
 

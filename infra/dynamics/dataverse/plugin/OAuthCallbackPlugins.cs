@@ -1,4 +1,4 @@
-// A sketch of what stands behind the table: two plug-in steps on Create of oacb_oauthcallback.
+// An example of the code behind the table: two plug-in steps on Create of oacb_oauthcallback.
 // For .NET Framework 4.6.2 and Microsoft.CrmSdk.CoreAssemblies. docs/dataverse.md tells how to register it.
 
 using System;
@@ -19,10 +19,10 @@ using Microsoft.Xrm.Sdk.Query;
 namespace OAuthCallback.Plugins
 {
     /// <summary>
-    /// Refuses a callback that nobody waits for. Step: Create, pre-operation, synchronous.
+    /// Refuses a callback without a pending flow. Step: Create, pre-operation, synchronous.
     /// </summary>
     /// <remarks>
-    /// No message holds a value: the relay logs none, and Dataverse's trace log is not to have any either.
+    /// No message contains a value: neither the relay nor Dataverse's trace log may show any.
     /// </remarks>
     public sealed class CheckCallback : IPlugin
     {
@@ -46,8 +46,8 @@ namespace OAuthCallback.Plugins
 
             if (Find(dataverse, "oacb_oauthcallback", "oacb_statehash", stateHash) != null)
             {
-                // The relay repeats a delivery whose answer was lost. The alternate key is to tell it so: that
-                // answer (412) is a success for the relay, and a refusal from here would not be.
+                // The relay repeats a delivery whose answer was lost. The duplicate must fail at the alternate key,
+                // whose 412 the relay treats as success; an exception from here would count as a refusal.
                 return;
             }
 
@@ -64,7 +64,7 @@ namespace OAuthCallback.Plugins
                 throw new InvalidPluginExecutionException("The state has been used.");
             }
 
-            // A callback may wait in the relay, so what counts is when the browser came back.
+            // The relay may have held the callback, so the time that counts is when it received it.
             var receivedAt = callback.GetAttributeValue<DateTime?>("oacb_receivedat") ?? DateTime.UtcNow;
             if (receivedAt > pending.GetAttributeValue<DateTime>("oacb_expiresat") + Leeway)
             {
@@ -94,7 +94,7 @@ namespace OAuthCallback.Plugins
             });
         }
 
-        /// <summary>Returns the jti of a state, or an empty text. It proves nothing.</summary>
+        /// <summary>Returns the jti of a state, or an empty text. The signature is not checked.</summary>
         internal static string FlowName(string state)
         {
             var parts = state.Split('.');
@@ -130,7 +130,7 @@ namespace OAuthCallback.Plugins
     }
 
     /// <summary>
-    /// Redeems the code and keeps the tokens in Key Vault. Step: Create, post-operation, asynchronous.
+    /// Redeems the code and stores the tokens in Key Vault. Step: Create, post-operation, asynchronous.
     /// </summary>
     /// <remarks>
     /// The step's unsecure configuration is <see cref="Settings"/> as JSON. The plug-in assembly needs a managed
@@ -169,8 +169,8 @@ namespace OAuthCallback.Plugins
         }
 
         /// <summary>
-        /// Takes the callback before the provider is asked, so that a repeated job asks with no code twice: a
-        /// provider that sees one twice withdraws the tokens (RFC 6749, section 4.1.2).
+        /// Claims the callback before the token request, so that a repeated job does not send a code twice: a
+        /// provider that sees one twice revokes the tokens (RFC 6749, section 4.1.2).
         /// </summary>
         private static bool Claim(IOrganizationService dataverse, Entity callback)
         {
@@ -206,7 +206,7 @@ namespace OAuthCallback.Plugins
                 return "declined";
             }
 
-            // Where the relay started the flow it sends both with the code.
+            // If the relay started the flow, it sends both with the code.
             var verifier = callback.GetAttributeValue<string>("oacb_codeverifier") ?? Verifier(dataverse, callback);
             var form = new Dictionary<string, string>
             {
