@@ -95,11 +95,7 @@ def verify_ticket(ticket: str, connection: Connection, now: datetime) -> StateCl
 
 
 def mint(
-    connection: Connection,
-    jti: str,
-    now: datetime,
-    lifetime: timedelta,
-    cookie: str | None = None,
+    connection: Connection, jti: str, now: datetime, lifetime: timedelta, cookie: str | None = None
 ) -> str:
     """Return a signed state, bound to the browser that has this cookie value if one is given."""
     binding = {} if cookie is None else {"cookie": fingerprint(cookie)}
