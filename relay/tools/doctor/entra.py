@@ -10,13 +10,7 @@ from typing import Any, assert_never
 import httpx
 
 from relay import outgoing
-from relay.connections import (
-    ClientCertificate,
-    ClientCredentials,
-    ClientSecret,
-    Credential,
-    ManagedIdentity,
-)
+from relay.connections import ClientCertificate, ClientCredentials, ClientSecret, ManagedIdentity
 from relay.entra import certificate, clouds
 from relay.entra.client import Client
 from relay.errors import CredentialRefused, Unavailable
@@ -137,7 +131,9 @@ def _credential(
         token = Client(credentials, context).acquire()
     except CredentialRefused as error:
         wrong, fix = hint(error.reason)
-        if error.reason == "AADSTS7000215" and _is_an_id(credentials.credential):
+        secret = credentials.credential
+        is_id = isinstance(secret, ClientSecret) and _GUID.fullmatch(secret.value)
+        if error.reason == "AADSTS7000215" and is_id:
             wrong = f"ENTRA_CLIENT_SECRET holds the secret's id ({error.reason})"
         yield fail("credential", wrong, fix)
         return None
@@ -161,10 +157,6 @@ def _kind(credentials: ClientCredentials) -> str:
             return "managed identity"
         case _:
             assert_never(credentials.credential)
-
-
-def _is_an_id(credential: Credential) -> bool:
-    return isinstance(credential, ClientSecret) and bool(_GUID.fullmatch(credential.value))
 
 
 def _token(token: AccessToken, credentials: ClientCredentials, metadata: Claims) -> Finding:
