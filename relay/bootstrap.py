@@ -43,7 +43,10 @@ def app(environ: Mapping[str, str] = os.environ, *, ahead: bool = False) -> App:
     except OSError:
         problem = "CA_BUNDLE: expected a PEM file, or REQUESTS_CA_BUNDLE names one that is none"
         context = outgoing.trust(None, {})
-        connections = _unusable(connections, problem)
+        problems = (*connections.problems, problem)
+        connections = Connections(
+            dict.fromkeys(connections.by_name, Misconfigured(problems)), problems
+        )
     tokens = TokenCache(context)
     if ahead and environ.get("AZURE_FUNCTIONS_ENVIRONMENT", "").lower() != "development":
         usable = connections.by_name.values()
@@ -70,8 +73,3 @@ def app(environ: Mapping[str, str] = os.environ, *, ahead: bool = False) -> App:
         spans=Spans(tracer(environ)),
     )
     return App(relay, read.app.outbox_queue)
-
-
-def _unusable(connections: Connections, problem: str) -> Connections:
-    problems = (*connections.problems, problem)
-    return Connections(dict.fromkeys(connections.by_name, Misconfigured(problems)), problems)

@@ -68,7 +68,7 @@ class InvalidResponse(RelayError):
         self,
         reason: str,
         message: str,
-        status: HTTPStatus = HTTPStatus.BAD_REQUEST,
+        status: HTTPStatus | None = None,
         *,
         page: Page | None = None,
     ) -> None:
@@ -105,15 +105,8 @@ class Undelivered(RelayError):
 
     outcome = Outcome.REJECTED
 
-    def __init__(
-        self,
-        reason: str,
-        message: str,
-        *,
-        status: HTTPStatus | None = None,
-        dynamics_status: int | None = None,
-    ) -> None:
-        super().__init__(reason, message, status)
+    def __init__(self, reason: str, message: str, *, dynamics_status: int | None = None) -> None:
+        super().__init__(reason, message)
         self.dynamics_status = dynamics_status
 
 
@@ -128,12 +121,8 @@ class Unavailable(Undelivered):
         dynamics_status: int | None = None,
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(
-            reason,
-            message,
-            status=HTTPStatus.SERVICE_UNAVAILABLE,
-            dynamics_status=dynamics_status,
-        )
+        super().__init__(reason, message, dynamics_status=dynamics_status)
+        self.status = HTTPStatus.SERVICE_UNAVAILABLE
         self.retry_after = retry_after
 
 

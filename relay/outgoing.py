@@ -48,16 +48,10 @@ def trust(ca_bundle: str | None, environ: Mapping[str, str] = os.environ) -> ssl
     for path in filter(None, (*further, ca_bundle)):
         real = os.path.realpath(path)
         if real not in known:
-            _load(context, Path(path))
+            directory = path if Path(path).is_dir() else None
+            context.load_verify_locations(None if directory else path, directory)
             known.add(real)
     return context
-
-
-def _load(context: ssl.SSLContext, path: Path) -> None:
-    if path.is_dir():
-        context.load_verify_locations(capath=path)
-    else:
-        context.load_verify_locations(cafile=path)
 
 
 def client(

@@ -8,7 +8,6 @@ import base64
 import os
 import re
 from functools import cache
-from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
@@ -129,11 +128,8 @@ def _anchored(value: str) -> re.Pattern[str]:
 
 
 def _file(value: str) -> str:
-    try:
-        found = Path(value).is_file()
-    except OSError:  # the name is too long; the message quotes it
-        found = False
-    if not found:
+    # `Path.is_file` raises for a name that is too long, and its message quotes the name.
+    if not os.path.isfile(value):  # noqa: PTH113
         raise ValueError("file")
     return value
 
@@ -141,11 +137,10 @@ def _file(value: str) -> str:
 def _certificate(value: SecretStr) -> SecretStr:
     # The key is not parsed here: importing the parsers would slow down every cold start.
     text = value.get_secret_value()
-    if "-----BEGIN" in text:
-        if not ("PRIVATE KEY-----" in text and "-----BEGIN CERTIFICATE-----" in text):
-            raise ValueError("blocks")
-    else:
+    if "-----BEGIN" not in text:
         _file(text)
+    elif not ("PRIVATE KEY-----" in text and "-----BEGIN CERTIFICATE-----" in text):
+        raise ValueError("blocks")
     return value
 
 
@@ -218,8 +213,7 @@ class ConnectionSettings(BaseModel):
         description="scope of the token: the resource without a slash at its end, and /.default",
     )
     dynamics_body: Annotated[Template, BeforeValidator(Template)] = Field(
-        Template('{"code": "{code}", "state": "{state}"}'),
-        description="JSON template of the body",
+        Template('{"code": "{code}", "state": "{state}"}'), description="JSON template of the body"
     )
     dynamics_timeout: float = Field(
         20, gt=0, le=60, description="seconds for one attempt, up to 60"

@@ -76,9 +76,8 @@ def read(environ: Mapping[str, str]) -> Settings:
     elif app is None:
         by_name = dict.fromkeys(by_name, Misconfigured(tuple(problems)))
     connections = Connections(by_name, tuple(dict.fromkeys(problems)))
-    return Settings(
-        connections, app or AppSettings.model_validate({}), tuple(dict.fromkeys(warnings))
-    )
+    app = app or AppSettings.model_validate({})
+    return Settings(connections, app, tuple(dict.fromkeys(warnings)))
 
 
 def normalize(environ: Mapping[str, str]) -> dict[str, str]:
@@ -90,12 +89,11 @@ def normalize(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _app(given: Mapping[str, str]) -> tuple[AppSettings | None, list[str]]:
+    ours = {name: given[name] for name in names(AppSettings) if name in given}
     try:
-        return AppSettings.model_validate(
-            {name: given[name] for name in names(AppSettings) if name in given}
-        ), []
+        return AppSettings.model_validate(ours), []
     except ValidationError as error:
-        return None, [_problem(each, AppSettings, str) for each in _errors(error)]
+        return None, _problems(error, AppSettings, str)
 
 
 def _inherited(given: Mapping[str, str]) -> dict[str, str]:
@@ -146,9 +144,8 @@ def _own(given: Mapping[str, str], problems: list[str]) -> dict[str, dict[str, s
         if name in found:
             found[name][setting] = value  # the model reports it as a problem of this connection
         else:
-            problems.append(
-                _unknown(_Source(name, {setting: value}, given).spell(setting), setting)
-            )
+            spelled = _Source(name, {setting: value}, given).spell(setting)
+            problems.append(_unknown(spelled, setting))
     return found
 
 
@@ -179,8 +176,7 @@ def _connection(values: Mapping[str, str], source: _Source) -> Connection | Misc
     try:
         settings = ConnectionSettings.model_validate(values)
     except ValidationError as error:
-        wrong = [_problem(each, ConnectionSettings, source.spell) for each in _errors(error)]
-        return Misconfigured((*wrong, *problems))
+        return Misconfigured((*_problems(error, ConnectionSettings, source.spell), *problems))
     problems += [f"{source.spell(name)}: {problem}" for name, problem in _contradictions(settings)]
     if problems:
         return Misconfigured(tuple(problems))
@@ -188,17 +184,13 @@ def _connection(values: Mapping[str, str], source: _Source) -> Connection | Misc
     resource = f"{target.scheme}://{target.netloc.lower()}"
     return Connection(
         name=source.name,
+        # Each PROVIDER_… setting is the field of the same name.
         provider=Provider(
-            issuer=settings.provider_issuer,
-            iss_required=settings.provider_iss_required,
-            code_parameter=settings.provider_code_parameter,
-            client_id=settings.provider_client_id,
-            authorization_endpoint=settings.provider_authorization_endpoint,
-            scope=settings.provider_scope,
-            response_mode=settings.provider_response_mode,
-            redirect_uri=settings.provider_redirect_uri,
-            extra=settings.provider_extra,
-            jwks_uri=settings.provider_jwks_uri,
+            **{
+                name.removeprefix("provider_"): value
+                for name, value in settings
+                if name.startswith("provider_")
+            }
         ),
         state_policy=settings.state_policy,
         state_pattern=settings.state_pattern,
@@ -315,27 +307,28 @@ def _flow_problems(settings: ConnectionSettings) -> Iterator[tuple[str, str]]:
             yield "PROVIDER_CLIENT_ID", f"expected, {because}"
 
 
-def _errors(error: ValidationError) -> list[tuple[str, str, str]]:
-    """Return location, type and message. Left out: the input, which may be a secret."""
+def _problems(
+    error: ValidationError, model: type[BaseModel], spell: Callable[[str], str]
+) -> list[str]:
+    # Left out: the input, which may be a secret.
+    errors = error.errors(include_url=False, include_input=False, include_context=False)
     return [
-        (str(part["loc"][0]), part["type"], part["msg"])
-        for part in error.errors(include_url=False, include_input=False, include_context=False)
+        _problem(str(each["loc"][0]), each["type"], each["msg"], model, spell) for each in errors
     ]
 
 
 def _problem(
-    error: tuple[str, str, str], model: type[BaseModel], spell: Callable[[str], str]
+    setting: str, kind: str, message: str, model: type[BaseModel], spell: Callable[[str], str]
 ) -> str:
-    setting, kind, message = error
     spelled = spell(setting)
-    if kind == "missing":
-        return f"{spelled}: missing; expected {_expected(setting, model)}"
     if kind == "extra_forbidden":
         return _unknown(spelled, setting)
-    text = f"{spelled}: expected {_expected(setting, model)}"
+    expected = f"expected {_expected(setting, model)}"
+    if kind == "missing":
+        return f"{spelled}: missing; {expected}"
     if setting == "DYNAMICS_BODY":
-        text += f" ({message.removeprefix('Value error, ')})"
-    return text
+        expected += f" ({message.removeprefix('Value error, ')})"
+    return f"{spelled}: {expected}"
 
 
 def _expected(setting: str, model: type[BaseModel] = ConnectionSettings) -> str:

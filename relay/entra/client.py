@@ -101,9 +101,8 @@ class _Session:
         except (TimeoutError, httpx.TimeoutException):
             raise UnreachableError("timeout") from None
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
-            raise UnreachableError(
-                "tls" if outgoing.caused_by(error, ssl.SSLError) else "connect"
-            ) from None
+            is_tls = outgoing.caused_by(error, ssl.SSLError)
+            raise UnreachableError("tls" if is_tls else "connect") from None
 
     def close(self) -> None:
         """Close the connections and the loop."""
@@ -273,14 +272,10 @@ class Client:
                 return {"private_key": key, "public_certificate": chain}
             case ManagedIdentity():
                 cloud = clouds.of_login(authority) or clouds.PUBLIC
-                return {"client_assertion": lambda: self._assertion(cloud.exchange)}
+                # Entra knows the app registration by the token of the identity that it trusts.
+                return {"client_assertion": lambda: self._identity(cloud.exchange)["access_token"]}
             case _:
                 assert_never(self._credentials.credential)
-
-    def _assertion(self, audience: str) -> str:
-        """Return the identity's token: the client assertion of an app that federates with it."""
-        token: str = self._identity(audience)["access_token"]
-        return token
 
     def _identity(self, resource: str) -> Mapping[str, Any]:
         """Request a token of the managed identity from the platform."""
@@ -288,9 +283,8 @@ class Client:
 
         if "IDENTITY_ENDPOINT" not in os.environ:
             # MSAL would assume a virtual machine and wait for its unreachable metadata address.
-            raise CredentialRefused(
-                "identity_missing", "No managed identity is assigned to the relay."
-            )
+            missing = "No managed identity is assigned to the relay."
+            raise CredentialRefused("identity_missing", missing)
         credential = self._credentials.credential
         identity: Any = msal.SystemAssignedManagedIdentity()
         if isinstance(credential, ManagedIdentity) and credential.client_id is not None:
@@ -311,14 +305,11 @@ class Client:
         status = http.status
         transient = transient or status is None or status < HTTPStatus.BAD_REQUEST
         reason = _reason(http.asked, status, result or http.answer, otherwise)
+        logger.warning("no token from Entra: reason=%s entra_status=%s", reason, status)
         if transient or status in TRANSIENT:
-            error: RelayError = Unavailable(
-                reason, "Entra cannot be reached just now.", retry_after=http.retry_after
-            )
-        else:
-            error = CredentialRefused(reason, "Entra does not give the relay a token.")
-        logger.warning("no token from Entra: reason=%s entra_status=%s", reason, self._http.status)
-        return error
+            message = "Entra cannot be reached just now."
+            return Unavailable(reason, message, retry_after=http.retry_after)
+        return CredentialRefused(reason, "Entra does not give the relay a token.")
 
 
 class _Http:

@@ -10,6 +10,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from functools import partial
 from itertools import islice
 from threading import Lock, Thread
 
@@ -84,11 +85,8 @@ class TokenCache:
     def _source(self, credentials: ClientCredentials) -> "_Source":
         source = self._sources.get(credentials)
         if source is None:
-
-            def client() -> Client:
-                return Client(credentials, self._context, self._clock, deadline=self._deadline)
-
-            source = _Source(client, self._clock, self._deadline)
+            make = partial(Client, credentials, self._context, self._clock, deadline=self._deadline)
+            source = _Source(make, self._clock, self._deadline)
             self._sources[credentials] = source
         return source
 

@@ -94,11 +94,7 @@ def verify_ticket(ticket: str, connection: Connection, now: datetime) -> StateCl
 
 
 def mint(
-    connection: Connection,
-    jti: str,
-    now: datetime,
-    lifetime: timedelta,
-    cookie: str | None = None,
+    connection: Connection, jti: str, now: datetime, lifetime: timedelta, cookie: str | None = None
 ) -> str:
     """Return a signed state. `cookie` is the value that binds it to a browser."""
     binding = {} if cookie is None else {"cookie": fingerprint(cookie)}

@@ -110,30 +110,12 @@ _LOOKS: Mapping[Page, _Look] = MappingProxyType(
     }
 )
 
-_PERMISSIONS = (
-    "accelerometer",
-    "autoplay",
-    "camera",
-    "clipboard-read",
-    "clipboard-write",
-    "display-capture",
-    "encrypted-media",
-    "fullscreen",
-    "geolocation",
-    "gyroscope",
-    "hid",
-    "idle-detection",
-    "magnetometer",
-    "microphone",
-    "midi",
-    "payment",
-    "picture-in-picture",
-    "publickey-credentials-get",
-    "screen-wake-lock",
-    "serial",
-    "usb",
-    "web-share",
-    "xr-spatial-tracking",
+_NO_PERMISSIONS = (
+    "accelerometer=(), autoplay=(), camera=(), clipboard-read=(), clipboard-write=(), "
+    "display-capture=(), encrypted-media=(), fullscreen=(), geolocation=(), "
+    "gyroscope=(), hid=(), idle-detection=(), magnetometer=(), microphone=(), "
+    "midi=(), payment=(), picture-in-picture=(), publickey-credentials-get=(), "
+    "screen-wake-lock=(), serial=(), usb=(), web-share=(), xr-spatial-tracking=()"
 )
 
 # The host adds Strict-Transport-Security (host.json, hsts), because it knows what is loopback.
@@ -147,7 +129,7 @@ SECURITY_HEADERS = MappingProxyType(
         "X-Content-Type-Options": "nosniff",
         "Cross-Origin-Opener-Policy": "same-origin",
         "Cross-Origin-Resource-Policy": "same-origin",
-        "Permissions-Policy": ", ".join(f"{name}=()" for name in _PERMISSIONS),
+        "Permissions-Policy": _NO_PERMISSIONS,
         "X-Frame-Options": "DENY",
         "X-Robots-Tag": "noindex, nofollow",
     }

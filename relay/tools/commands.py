@@ -109,14 +109,8 @@ def send(options: argparse.Namespace) -> int:
         # By the reason: without an answer of Dynamics there is no status to go by.
         from_dynamics = error.reason.startswith("dynamics_")
         hint = writing.meaning(error) if from_dynamics else aadsts.hint(error.reason)
-        return _sent(
-            error.outcome,
-            status=error.dynamics_status,
-            reason=error.reason,
-            reference=record.reference,
-            wrong=hint.wrong,
-            fix=hint.fix,
-        )
+        known = {"status": error.dynamics_status, "reason": error.reason}
+        return _sent(error.outcome, **known, reference=record.reference, **hint._asdict())
     outcome = Outcome.DUPLICATE if receipt.existed else Outcome.DELIVERED
     fix = f"Delete the record in Dynamics: its code is {smoke_record.CODE}."
     _sent(outcome, status=receipt.status, reference=record.reference, fix=fix)
@@ -144,18 +138,23 @@ def keygen(_: argparse.Namespace) -> int:
     return 0
 
 
+def _mint(mint: Callable[[Connection, str, datetime, timedelta], str], name: str) -> int:
+    """Print what is minted for a connection, for a trial."""
+    found = connection(name, local_settings.read())
+    if not found.state_keys:
+        raise Stop("STATE_KEYS: expected, to mint with; python -m relay keygen makes one")
+    print(mint(found, secrets.token_urlsafe(16), datetime.now(UTC), TRIAL))
+    return 0
+
+
 def state(options: argparse.Namespace) -> int:
     """Print a signed state."""
-    connection = _signed(options.connection)
-    print(states.mint(connection, secrets.token_urlsafe(16), datetime.now(UTC), TRIAL))
-    return 0
+    return _mint(states.mint, options.connection)
 
 
 def ticket(options: argparse.Namespace) -> int:
     """Print a ticket for /authorize."""
-    connection = _signed(options.connection)
-    print(states.mint_ticket(connection, secrets.token_urlsafe(16), datetime.now(UTC), TRIAL))
-    return 0
+    return _mint(states.mint_ticket, options.connection)
 
 
 def dead_letters(options: argparse.Namespace) -> int:
@@ -256,23 +255,17 @@ def settings_table(_: argparse.Namespace) -> int:
     """Print the table of the settings."""
     for row in settings.table():
         print(row["setting"])
-        for label, value in _about(row):
-            first = f"    {label:<9} "
-            print(textwrap.fill(value, 80, initial_indent=first, subsequent_indent=" " * 14))
+        default = row["default"] if isinstance(row["default"], str | int | float) else ""
+        about = {"expected": row["expected"], "default": str(default), "also": row["article"]}
+        for label, value in about.items():
+            if value:
+                first = f"    {label:<9} "
+                print(textwrap.fill(value, 80, initial_indent=first, subsequent_indent=" " * 14))
     print(
         "\nEach may be given for one connection as CONNECTIONS__<NAME>__<SETTING>, but\n"
         f"for {', '.join(settings.names(settings.AppSettings))}."
     )
     return 0
-
-
-def _about(row: dict[str, Any]) -> list[tuple[str, str]]:
-    about = [("expected", str(row["expected"]))]
-    if row["default"] not in (None, "", ()) and isinstance(row["default"], str | int | float):
-        about.append(("default", str(row["default"])))
-    if row["article"]:
-        about.append(("also", str(row["article"])))
-    return about
 
 
 def trust(given: Mapping[str, str]) -> ssl.SSLContext:
@@ -293,14 +286,6 @@ def connection(name: str, given: Mapping[str, str]) -> Connection:
     except UnknownConnection:
         known = ", ".join(connections.by_name)
         raise Stop(f"No connection has this name. There are: {known}") from None
-
-
-def _signed(name: str) -> Connection:
-    """Return a connection that has keys to mint with, or raise `Stop`."""
-    found = connection(name, local_settings.read())
-    if not found.state_keys:
-        raise Stop("STATE_KEYS: expected, to mint with; python -m relay keygen makes one")
-    return found
 
 
 # -- the command line ----------------------------------------------------------------------------
@@ -343,7 +328,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    root = _parser("python -m relay", DESCRIPTION, EPILOG)
+    root = argparse.ArgumentParser(
+        "python -m relay", description=DESCRIPTION, epilog=EPILOG, formatter_class=_formatter
+    )
     subparsers = root.add_subparsers(required=True, metavar="command", title="commands")
 
     def command(
@@ -405,16 +392,10 @@ def parser() -> argparse.ArgumentParser:
         "source control.",
         "keygen",
     )
-    for name, run, what in (
-        ("state", state, "Mint a signed state for trying out. It lives for ten minutes."),
-        (
-            "ticket",
-            ticket,
-            "Mint a ticket for /authorize, for trying out. It lives for ten minutes.",
-        ),
-    ):
-        minted = command(name, run, what, name, f"{name} --connection xero")
-        _add_connection(minted)
+    what = "Mint a signed state for trying out. It lives for ten minutes."
+    _add_connection(command("state", state, what, "state", "state --connection xero"))
+    what = "Mint a ticket for /authorize, for trying out. It lives for ten minutes."
+    _add_connection(command("ticket", ticket, what, "ticket", "ticket --connection xero"))
 
     letters = command(
         "dead-letters",
@@ -428,24 +409,14 @@ def parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="print all that is known, for machines; states too"
     )
 
-    command(
-        "settings",
-        settings_table,
-        "Print every setting with its default and its meaning.",
-        "settings",
-    )
+    what = "Print every setting with its default and its meaning."
+    command("settings", settings_table, what, "settings")
     return root
 
 
 def _add_connection(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--connection", default="default", metavar="NAME", help="as in /callback/NAME"
-    )
-
-
-def _parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        prog=prog, description=description, epilog=epilog, formatter_class=_formatter
     )
 
 

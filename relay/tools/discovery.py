@@ -6,7 +6,6 @@ after a typing error in the URL nobody must be told to send a secret to an unkno
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import urljoin, urlsplit
@@ -43,12 +42,9 @@ class Discovery:
 
     def settings(self) -> dict[str, str]:
         """Return the app settings to make, by name."""
-        found: dict[str, str] = {}
-        cloud = clouds.of_login(self.authority)
-        if cloud is clouds.PUBLIC and self.tenant is not None:
-            found["ENTRA_TENANT_ID"] = self.tenant
-        else:
-            found["ENTRA_AUTHORITY"] = self.authority
+        found = {"ENTRA_AUTHORITY": self.authority}
+        if clouds.of_login(self.authority) is clouds.PUBLIC and self.tenant is not None:
+            found = {"ENTRA_TENANT_ID": self.tenant}
         if self.resource is not None and self.resource != _origin(self.url):
             found["DYNAMICS_SCOPE"] = f"{self.resource}/.default"
         return found
@@ -61,13 +57,14 @@ def discover(url: str, http: httpx.Client) -> Discovery:
     `NothingDiscovered` when it names no authority, or one that is not accepted.
     """
     answered = False
-    for probe in _probes(url):
+    origin, path = _origin(url), urlsplit(url).path.rstrip("/")
+    for probe in dict.fromkeys(origin + each for each in (path, *_PROBES)):
         try:
             response = http.get(probe, headers={"Accept": "application/json"})
         except httpx.HTTPError as error:
             if not answered:
                 reason = f"discover_{type(error).__name__}"
-                raise Unavailable(reason, f"Nothing answers at {_origin(url)}.") from None
+                raise Unavailable(reason, f"Nothing answers at {origin}.") from None
             continue
         answered = True
         authority = _authority(response)
@@ -90,11 +87,6 @@ def parameters(challenge: str) -> dict[str, str]:
     for name, quoted, plain in _PARAMETER.findall(challenge):
         found.setdefault(name.lower(), quoted or plain)
     return found
-
-
-def _probes(url: str) -> Iterator[str]:
-    origin, path = _origin(url), urlsplit(url).path.rstrip("/")
-    yield from dict.fromkeys([origin + path, *(origin + probe for probe in _PROBES)])
 
 
 def _authority(response: httpx.Response) -> str | None:

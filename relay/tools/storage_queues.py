@@ -10,12 +10,11 @@ import binascii
 import hmac
 import re
 import ssl
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
-from http import HTTPStatus
-from typing import override
+from functools import cache, partial
 from urllib.parse import parse_qsl, urlsplit
 from xml.etree import ElementTree as ET  # nosec B405
 
@@ -23,6 +22,7 @@ import httpx
 
 from relay.connections import ClientCredentials, ManagedIdentity
 from relay.entra.client import Client
+from relay.ports import AccessToken
 
 STORAGE = "AzureWebJobsStorage"
 """The setting that names the host's storage, where the outbox is."""
@@ -132,12 +132,8 @@ def _of_connection_string(text: str) -> Account:
             "queueendpoint": f"{proxy}:10001/{EMULATOR}",
         }
     name, key = parts.get("accountname", ""), parts.get("accountkey")
-    url = parts.get("queueendpoint") or (
-        f"{parts.get('defaultendpointsprotocol', 'https')}://{name}.queue."
-        f"{parts.get('endpointsuffix', 'core.windows.net')}"
-        if name
-        else ""
-    )
+    host = f"{name}.queue.{parts.get('endpointsuffix', 'core.windows.net')}" if name else ""
+    url = parts.get("queueendpoint") or f"{parts.get('defaultendpointsprotocol', 'https')}://{host}"
     url = _address(url.rstrip("/"), f"{STORAGE} is no connection string")
     if key and name:
         return Account(url, "key", name, _key(key))
@@ -195,15 +191,10 @@ class Queues:
     storage cannot be reached; and, with an identity, what `relay.entra.Client` raises.
     """
 
-    def __init__(
-        self,
-        account: Account,
-        http: httpx.Client,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
+    def __init__(self, account: Account, http: httpx.Client) -> None:
         self._url = account.url
         self._http = http
-        self._auth = _auth(account, now)
+        self._authorize = _authorize(account)
 
     def create(self, queue: str) -> None:
         """Create the queue unless it exists."""
@@ -243,14 +234,10 @@ class Queues:
     def _ask(
         self, method: str, path: str, query: Mapping[str, str] | None = None, body: bytes = b""
     ) -> httpx.Response:
-        headers = {"Content-Type": "application/xml"} if body else {}
+        headers = {"x-ms-version": VERSION} | ({"Content-Type": "application/xml"} if body else {})
+        url, auth = f"{self._url}/{path}", self._authorize
         response = self._http.request(
-            method,
-            f"{self._url}/{path}",
-            params=query,
-            content=body or None,
-            headers={"x-ms-version": VERSION, **headers},
-            auth=self._auth,
+            method, url, params=query, content=body or None, headers=headers, auth=auth
         )
         if response.is_success:
             return response
@@ -261,96 +248,52 @@ class Queues:
         raise StorageRefused(response.status_code, code)
 
 
-def _auth(account: Account, now: Callable[[], datetime]) -> httpx.Auth:
-    if account.kind == "key":
-        return SharedKey(account.name, account.secret, now)
-    if account.kind == "sas":
-        return _Signature(account.secret.decode())
+def _authorize(account: Account) -> Callable[[httpx.Request], httpx.Request]:
+    """Return what adds the credential to a request."""
+    match account.kind:
+        case "key":
+            return partial(_sign, account)
+        case "sas":
+            return partial(_add_signature, account.secret.decode())
     # The platform's identity endpoint is on this machine, without TLS.
     context = ssl.create_default_context()
-    return _Bearer(Client(ClientCredentials(None, None, _identity(account), SCOPE), context))
+    identity = account.identity or ManagedIdentity(None)
+    client = Client(ClientCredentials(None, None, identity, SCOPE), context)
+    return partial(_add_token, cache(client.acquire))
 
 
-def _identity(account: Account) -> ManagedIdentity:
-    return account.identity or ManagedIdentity(None)
-
-
-_SIGNED = (
-    "content-encoding",
-    "content-language",
-    "content-length",
-    "content-md5",
-    "content-type",
-    "date",
-    "if-modified-since",
-    "if-match",
-    "if-none-match",
-    "if-unmodified-since",
-    "range",
-)
-
-
-class SharedKey(httpx.Auth):
-    """Signs each request with the account's key.
+def _sign(account: Account, request: httpx.Request) -> httpx.Request:
+    """Sign a request with the account's key.
 
     https://learn.microsoft.com/rest/api/storageservices/authorize-with-shared-key
     """
-
-    def __init__(self, name: str, key: bytes, now: Callable[[], datetime]) -> None:
-        self._name = name
-        self._key = key
-        self._now = now
-
-    @override
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
-        request.headers["x-ms-date"] = format_datetime(self._now(), usegmt=True)
-        text = self._text(request).encode()
-        signature = base64.b64encode(hmac.digest(self._key, text, "sha256")).decode()
-        request.headers["Authorization"] = f"SharedKey {self._name}:{signature}"
-        yield request
-
-    def _text(self, request: httpx.Request) -> str:
-        headers = request.headers
-        signed = ["" if headers.get(name) == "0" else headers.get(name, "") for name in _SIGNED]
-        ours = sorted(name for name in headers if name.startswith("x-ms-"))
-        path, _, query = request.url.raw_path.decode("ascii").partition("?")
-        resource = [f"/{self._name}{path}"]
-        resource += [
-            f"{name.lower()}:{value}"
-            for name, value in sorted(parse_qsl(query, keep_blank_values=True))
-        ]
-        return "\n".join(
-            [request.method, *signed, *(f"{name}:{headers[name]}" for name in ours), *resource]
-        )
+    headers, date = request.headers, format_datetime(datetime.now(UTC), usegmt=True)
+    path, _, query = request.url.raw_path.decode("ascii").partition("?")
+    parameters = sorted(parse_qsl(query, keep_blank_values=True))
+    # The empty lines stand for standard headers that no request here has.
+    text = (
+        f"{request.method}\n\n\n{len(request.content) or ''}\n\n{headers.get('content-type', '')}"
+        f"\n\n\n\n\n\n\nx-ms-date:{date}\nx-ms-version:{VERSION}\n/{account.name}{path}"
+    ) + "".join(f"\n{name}:{value}" for name, value in parameters)
+    signature = base64.b64encode(hmac.digest(account.secret, text.encode(), "sha256")).decode()
+    headers["x-ms-date"] = date
+    headers["Authorization"] = f"SharedKey {account.name}:{signature}"
+    return request
 
 
-class _Signature(httpx.Auth):
-    """Adds a shared access signature to the URL of each request."""
-
-    def __init__(self, signature: str) -> None:
-        self._signature = signature
-
-    @override
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
-        # Not decoded: encoded again, `sig` could be spelled differently.
-        path = request.url.raw_path.decode("ascii")
-        raw = f"{path}{'&' if '?' in path else '?'}{self._signature}"
-        request.url = request.url.copy_with(raw_path=raw.encode("ascii", "replace"))
-        yield request
+def _add_signature(signature: str, request: httpx.Request) -> httpx.Request:
+    """Add a shared access signature to the URL."""
+    # Not decoded: encoded again, `sig` could be spelled differently.
+    path = request.url.raw_path.decode("ascii")
+    raw = f"{path}{'&' if '?' in path else '?'}{signature}"
+    request.url = request.url.copy_with(raw_path=raw.encode("ascii", "replace"))
+    return request
 
 
-class _Bearer(httpx.Auth):
-    """Sends a token of the managed identity, acquired once."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._value: str | None = None
-
-    @override
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
-        self._value = self._value or self._client.acquire().value
-        request.headers["Authorization"] = f"Bearer {self._value}"
-        yield request
+def _add_token(acquire: Callable[[], AccessToken], request: httpx.Request) -> httpx.Request:
+    """Add a token of the managed identity."""
+    request.headers["Authorization"] = f"Bearer {acquire().value}"
+    return request
 
 
 def _messages(response: httpx.Response) -> list[Message]:
@@ -365,8 +308,8 @@ def _messages(response: httpx.Response) -> list[Message]:
             )
             for found in _elements(response.content)
         ]
-    except (ET.ParseError, KeyError, ValueError, LookupError):  # the errors quote the document
-        raise StorageRefused(HTTPStatus(response.status_code), "") from None
+    except (ET.ParseError, LookupError, ValueError):  # the errors quote the document
+        raise StorageRefused(response.status_code, "") from None
 
 
 def _elements(document: bytes) -> list[dict[str, str]]:

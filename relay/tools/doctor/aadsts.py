@@ -4,6 +4,7 @@ The texts are for people and decide nothing. The codes:
 https://learn.microsoft.com/entra/identity-platform/reference-error-codes
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
@@ -14,142 +15,111 @@ class Hint(NamedTuple):
     fix: str
 
 
-_TENANT = Hint(
-    "the tenant does not exist in this cloud",
-    "Check ENTRA_TENANT_ID (the tenant's id or a domain of it); for US Government or China set "
-    "ENTRA_AUTHORITY.",
-)
-_CLOUD = Hint(
-    "the tenant is in another national cloud",
-    "Set ENTRA_AUTHORITY to that cloud: https://login.microsoftonline.us/<tenant> or "
-    "https://login.partner.microsoftonline.cn/<tenant>.",
-)
-_COMMON = Hint(
-    "the authority names no tenant",
-    "Put the tenant's own id into ENTRA_TENANT_ID, not common or organizations.",
-)
-_CLIENT = Hint(
-    "the application is not in this tenant",
-    "Check ENTRA_CLIENT_ID (Application (client) ID, not Object ID), the tenant and the cloud.",
-)
-_EMPTY = Hint(
-    "the request has no credential",
-    "Set one of ENTRA_CLIENT_SECRET, ENTRA_CLIENT_CERTIFICATE and "
-    "ENTRA_MANAGED_IDENTITY_CLIENT_ID.",
-)
-_RESOURCE = Hint(
-    "the tenant does not know the resource",
-    "Check DYNAMICS_URL and DYNAMICS_SCOPE: the environment's own address, in lower case, without "
-    "a path or a slash at its end.",
-)
-_PERMISSION = Hint(
-    "the permission to Dynamics is missing or nobody has consented to it",
-    "In the app registration, API permissions: add the application permission for Dynamics and "
-    "press Grant admin consent.",
-)
-_SUBSCRIBED = Hint(
-    "the tenant has not subscribed to Dynamics, or the permission is not listed",
-    "Check that the Dynamics environment belongs to this tenant; add its permission and grant "
-    "admin consent.",
-)
-_SCOPE = Hint(
-    "the scope is not one that Entra takes",
-    "DYNAMICS_SCOPE must be exactly the resource and /.default, such as "
-    "https://contoso.operations.dynamics.com/.default.",
-)
-_CERTIFICATE = Hint(
-    "the certificate is not one that the app registration has",
-    "Upload the public certificate of ENTRA_CLIENT_CERTIFICATE under Certificates & secrets, and "
-    "check that it has not expired.",
-)
-_ASSERTION_TIME = Hint(
-    "the assertion is outside of its time",
-    "Check the clock of the machine; certificates and identities need it within five minutes.",
-)
 _FEDERATED = (
     "In the app registration, Certificates & secrets > Federated credentials: add the scenario "
     "Managed Identity"
 )
-_BUSY = Hint("Entra is busy just now", "Wait a minute and run the doctor again.")
 
-HINTS = {
-    7000215: Hint(
+_BY_CODES: Mapping[tuple[int, ...], Hint] = {
+    (7000215,): Hint(
         "the client secret is wrong",
         "Paste the secret's Value into ENTRA_CLIENT_SECRET, not its Secret ID.",
     ),
-    7000222: Hint(
+    (7000222,): Hint(
         "the client secret has expired",
         "Make a new one under Certificates & secrets and put its Value into ENTRA_CLIENT_SECRET.",
     ),
-    7000218: _EMPTY,
-    900144: _EMPTY,
-    700016: _CLIENT,
-    700011: _CLIENT,
-    70001: Hint(
+    (7000218, 900144): Hint(
+        "the request has no credential",
+        "Set one of ENTRA_CLIENT_SECRET, ENTRA_CLIENT_CERTIFICATE and "
+        "ENTRA_MANAGED_IDENTITY_CLIENT_ID.",
+    ),
+    (700016, 700011): Hint(
+        "the application is not in this tenant",
+        "Check ENTRA_CLIENT_ID (Application (client) ID, not Object ID), the tenant and the cloud.",
+    ),
+    (70001, 7000112): Hint(
         "the application is disabled",
         "In Entra, Enterprise applications: set Enabled for users to sign-in to Yes.",
     ),
-    7000112: Hint(
-        "the application is disabled",
-        "In Entra, Enterprise applications: set Enabled for users to sign-in to Yes.",
+    (90002, 900023): Hint(
+        "the tenant does not exist in this cloud",
+        "Check ENTRA_TENANT_ID (the tenant's id or a domain of it); for US Government or China set "
+        "ENTRA_AUTHORITY.",
     ),
-    90002: _TENANT,
-    900023: _TENANT,
-    90038: _CLOUD,
-    900382: _CLOUD,
-    900432: _CLOUD,
-    50059: _COMMON,
-    50194: _COMMON,
-    500011: _RESOURCE,
-    50001: _RESOURCE,
-    650057: _PERMISSION,
-    65001: _PERMISSION,
-    650052: _SUBSCRIBED,
-    650056: _SUBSCRIBED,
-    1002012: _SCOPE,
-    70011: _SCOPE,
-    28002: _SCOPE,
-    700027: _CERTIFICATE,
-    50012: _CERTIFICATE,
-    700030: _CERTIFICATE,
-    700024: _ASSERTION_TIME,
-    500133: _ASSERTION_TIME,
-    700211: Hint(
+    (90038, 900382, 900432): Hint(
+        "the tenant is in another national cloud",
+        "Set ENTRA_AUTHORITY to that cloud: https://login.microsoftonline.us/<tenant> or "
+        "https://login.partner.microsoftonline.cn/<tenant>.",
+    ),
+    (50059, 50194): Hint(
+        "the authority names no tenant",
+        "Put the tenant's own id into ENTRA_TENANT_ID, not common or organizations.",
+    ),
+    (500011, 50001): Hint(
+        "the tenant does not know the resource",
+        "Check DYNAMICS_URL and DYNAMICS_SCOPE: the environment's own address, in lower case, "
+        "without a path or a slash at its end.",
+    ),
+    (650057, 65001): Hint(
+        "the permission to Dynamics is missing or nobody has consented to it",
+        "In the app registration, API permissions: add the application permission for Dynamics and "
+        "press Grant admin consent.",
+    ),
+    (650052, 650056): Hint(
+        "the tenant has not subscribed to Dynamics, or the permission is not listed",
+        "Check that the Dynamics environment belongs to this tenant; add its permission and grant "
+        "admin consent.",
+    ),
+    (1002012, 70011, 28002): Hint(
+        "the scope is not one that Entra takes",
+        "DYNAMICS_SCOPE must be exactly the resource and /.default, such as "
+        "https://contoso.operations.dynamics.com/.default.",
+    ),
+    (700027, 50012, 700030): Hint(
+        "the certificate is not one that the app registration has",
+        "Upload the public certificate of ENTRA_CLIENT_CERTIFICATE under Certificates & secrets, "
+        "and check that it has not expired.",
+    ),
+    (700024, 500133): Hint(
+        "the assertion is outside of its time",
+        "Check the clock of the machine; certificates and identities need it within five minutes.",
+    ),
+    (700211,): Hint(
         "no federated credential has the identity's tenant as its issuer",
         f"{_FEDERATED}; app and identity must be in the same tenant.",
     ),
-    700212: Hint(
+    (700212,): Hint(
         "the federated credential has another audience",
         f"{_FEDERATED} with the audience api://AzureADTokenExchange (USGov and China have their "
         "own).",
     ),
-    700213: Hint(
+    (700213,): Hint(
         "no federated credential has this identity as its subject",
         f"{_FEDERATED}; its subject is the identity's object (principal) id, not the client id.",
     ),
-    700025: Hint(
+    (700025,): Hint(
         "the application is registered as a public client",
         "In the app registration, Authentication: set Allow public client flows to No.",
     ),
-    53003: Hint(
+    (53003,): Hint(
         "Conditional Access blocks the relay",
         "Let an administrator exempt this workload identity, or allow the outgoing addresses of "
         "the Function App.",
     ),
-    50034: Hint(
+    (50034,): Hint(
         "Entra looks for a user, who does not take part here",
         "Check that ENTRA_CLIENT_ID is an application's and ENTRA_TENANT_ID the tenant's.",
     ),
-    50196: Hint(
+    (50196,): Hint(
         "the application asks in a loop",
         "Wait some minutes; then look for another program that uses the same application.",
     ),
-    90055: _BUSY,
-    90033: _BUSY,
-    90006: _BUSY,
-    50033: _BUSY,
-    90024: _BUSY,
+    (90055, 90033, 90006, 50033, 90024): Hint(
+        "Entra is busy just now", "Wait a minute and run the doctor again."
+    ),
 }
+HINTS = {code: found for codes, found in _BY_CODES.items() for code in codes}
 """By AADSTS number."""
 
 _OTHERS = {

@@ -19,7 +19,10 @@ STANDARD = "v2.0"
 _WORDS = fields.Words("API page", "field", "In AL, in the table")
 _PUBLISH = "In AL, check EntitySetName of the API page, and publish the extension."
 _CARD = "the page Microsoft Entra Applications"
-_STATE_FIELDS = "{state} or {state_hash}"
+_KEY_UNKNOWN = (
+    "the metadata do not describe it: the table needs a unique key over the field with {state} or "
+    "{state_hash}; --write tries it"
+)
 
 
 def examine(probe: Probe, address: Address) -> Iterator[Finding]:
@@ -72,13 +75,8 @@ def _page(probe: Probe, api: str, name: str) -> Iterator[Finding]:
             )
             return
         kind = yield from entity.examine(probe.connection, file, name, _PUBLISH, _WORDS)
-    if kind is None:
-        return
-    yield ok(
-        "key",
-        f"the metadata do not describe it: the table needs a unique key over the field with "
-        f"{_STATE_FIELDS}; --write tries it",
-    )
+    if kind is not None:
+        yield ok("key", _KEY_UNKNOWN)
 
 
 def _role(probe: Probe) -> Finding | None:

@@ -100,14 +100,10 @@ def _table(probe: Probe, root: str, name: str) -> Generator[Finding, None, tuple
             yield ok("entity", f"{name} is there")
             return str(table.get("LogicalName")), str(table.get("SchemaName"))
     folded = name.casefold()
-    entity_of = next(
-        (
-            str(table.get("EntitySetName"))
-            for table in answer.values
-            if str(table.get("LogicalName")) == folded
-        ),
-        None,
-    )
+    named = [
+        each.get("EntitySetName") for each in answer.values if each.get("LogicalName") == folded
+    ]
+    entity_of = str(named[0]) if named else None
     near = nearest(name, names_in(answer.values, "EntitySetName"))
     yield entity.misnamed(name, entity_of, near, _PUBLISH)
     return None
@@ -133,13 +129,10 @@ def _columns(probe: Probe, definition: str) -> Generator[Finding, None, bool]:
 def _lengths(probe: Probe, definition: str, kind: str) -> dict[str, int]:
     select = "$select=LogicalName,MaxLength"
     answer = probe.ask(f"{definition}/Attributes/{SPACE}.{kind}AttributeMetadata?{select}")
-    found = (
-        {each.get("LogicalName"): each.get("MaxLength") for each in answer.values} if answer else {}
-    )
     return {
-        name: length
-        for name, length in found.items()
-        if isinstance(name, str) and isinstance(length, int)
+        str(each.get("LogicalName")): each["MaxLength"]
+        for each in (answer.values if answer else ())
+        if isinstance(each.get("MaxLength"), int)
     }
 
 
@@ -149,13 +142,16 @@ def _key(probe: Probe, definition: str) -> Finding:
         return _unreadable("key", "keys")
     members = list(probe.connection.target.body.members())
     judged = [(_judge(key, members), key) for key in answer.values]
-    good = [key for finding, key in judged if finding.verdict is Verdict.OK]
+    good: dict[str, Finding] = {
+        str(key.get("EntityKeyIndexStatus")): finding
+        for finding, key in reversed(judged)
+        if finding.verdict is Verdict.OK
+    }
     if not good:
         return judged[0][0] if judged else entity.key((), members, _UNIQUE)
-    for key in good:
-        if key.get("EntityKeyIndexStatus") == _ACTIVE:
-            return _judge(key, members)
-    if any(key.get("EntityKeyIndexStatus") in _COMING for key in good):
+    if _ACTIVE in good:
+        return good[_ACTIVE]
+    if not good.keys().isdisjoint(_COMING):
         return warn(
             "key",
             "the alternate key over the state is still being built, and not active yet",

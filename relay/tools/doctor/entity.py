@@ -18,6 +18,7 @@ from relay.tools.doctor.metadata import EntityType
 _VARYING = {"reference", "received_at", "expires_at"}
 """Placeholders whose values differ between deliveries of the same callback."""
 _STATES = {"state", "state_hash"}
+_STORED = "the same callback would be stored"
 
 
 def examine(
@@ -39,7 +40,7 @@ def examine(
         )
         return None
     if isinstance(found, metadata.Missing):
-        yield _missing(found, name, publish)
+        yield misnamed(name, found.entity_of, found.nearest, publish)
         return None
     if not found.insertable:
         yield fail(
@@ -78,10 +79,6 @@ def misnamed(name: str, entity_of: str | None, nearest: str | None, publish: str
     )
 
 
-def _missing(found: metadata.Missing, name: str, publish: str) -> Finding:
-    return misnamed(name, found.entity_of, found.nearest, publish)
-
-
 def key(key: Names[str], members: Iterable[Member], unique: str, note: str = "") -> Finding:
     """Judge one key by what the body template puts into it.
 
@@ -91,19 +88,11 @@ def key(key: Names[str], members: Iterable[Member], unique: str, note: str = "")
     names = set[str]().union(*held.values())
     if varying := names & _VARYING:
         return warn(
-            "key",
-            f"it holds {{{min(varying)}}}, which is new each time: the same callback would be "
-            "stored twice",
-            unique,
+            "key", f"it holds {{{min(varying)}}}, which is new each time: {_STORED} twice", unique
         )
     if not names & _STATES:
-        return warn(
-            "key",
-            "the state is no key: one state could be used twice"
-            if "delivery_id" in names
-            else "the state is no key: the same callback would be stored twice",
-            unique,
-        )
+        twice = "one state could be used" if "delivery_id" in names else _STORED
+        return warn("key", f"the state is no key: {twice} twice", unique)
     if absent := [name for name in key if name not in held and name != "dataAreaId"]:
         return fail(
             "key",

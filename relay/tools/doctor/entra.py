@@ -10,17 +10,10 @@ from typing import Any, assert_never
 import httpx
 
 from relay import outgoing
-from relay.connections import (
-    ClientCertificate,
-    ClientCredentials,
-    ClientSecret,
-    Credential,
-    ManagedIdentity,
-)
+from relay.connections import ClientCertificate, ClientCredentials, ClientSecret, ManagedIdentity
 from relay.entra import certificate, clouds
 from relay.entra.client import Client
 from relay.errors import CredentialRefused, Unavailable
-from relay.outgoing import json_object
 from relay.ports import AccessToken
 from relay.tools.doctor.aadsts import hint
 from relay.tools.doctor.finding import Finding, fail, ok, warn
@@ -52,7 +45,7 @@ def examine(
         yield from _certificate(credentials.credential)
     token = yield from _credential(credentials, context)
     if token is not None:
-        yield from _token(token, credentials, metadata)
+        yield _token(token, credentials, metadata)
     return token
 
 
@@ -82,11 +75,10 @@ def _authority(authority: str, http: httpx.Client) -> Generator[Finding, None, C
     except httpx.HTTPError as error:
         yield unreachable("authority", name, error)
         return None
-    document = json_object(response.content) or {}
+    document = outgoing.json_object(response.content) or {}
     codes = document.get("error_codes")
     if isinstance(codes, list) and codes:
-        wrong, fix = hint(f"AADSTS{codes[0]}")
-        yield fail("authority", wrong, fix)
+        yield fail("authority", *hint(f"AADSTS{codes[0]}"))
         return None
     if not response.is_success or "token_endpoint" not in document:
         yield fail(
@@ -135,12 +127,13 @@ def _certificate(credential: ClientCertificate) -> Iterator[Finding]:
 def _credential(
     credentials: ClientCredentials, context: ssl.SSLContext
 ) -> Generator[Finding, None, AccessToken | None]:
-    kind = _kind(credentials)
     try:
         token = Client(credentials, context).acquire()
     except CredentialRefused as error:
         wrong, fix = hint(error.reason)
-        if error.reason == "AADSTS7000215" and _is_an_id(credentials.credential):
+        secret = credentials.credential
+        is_id = isinstance(secret, ClientSecret) and _GUID.fullmatch(secret.value)
+        if error.reason == "AADSTS7000215" and is_id:
             wrong = f"ENTRA_CLIENT_SECRET holds the secret's id ({error.reason})"
         yield fail("credential", wrong, fix)
         return None
@@ -148,7 +141,7 @@ def _credential(
         wrong, fix = hint(error.reason)
         yield fail("credential", f"no token just now: {wrong}", fix)
         return None
-    yield ok("credential", f"Entra gives a token for the {kind}")
+    yield ok("credential", f"Entra gives a token for the {_kind(credentials)}")
     return token
 
 
@@ -166,46 +159,35 @@ def _kind(credentials: ClientCredentials) -> str:
             assert_never(credentials.credential)
 
 
-def _is_an_id(credential: Credential) -> bool:
-    return isinstance(credential, ClientSecret) and bool(_GUID.fullmatch(credential.value))
-
-
-def _token(
-    token: AccessToken, credentials: ClientCredentials, metadata: Claims
-) -> Iterator[Finding]:
+def _token(token: AccessToken, credentials: ClientCredentials, metadata: Claims) -> Finding:
     """Compare the claims of the token with what Dynamics requires. Prints nothing of it."""
     claims = claims_of(token)
     if not claims:
-        yield warn("token", "it cannot be read here", "Nothing to do: only Dynamics must read it.")
-        return
+        return warn("token", "it cannot be read here", "Nothing to do: only Dynamics must read it.")
     if "aud" in claims and not _is_for(claims["aud"], credentials.resource):
-        yield fail(
+        return fail(
             "token",
             "its audience is another one than DYNAMICS_SCOPE names",
             "Set DYNAMICS_SCOPE to the environment's own address in lower case, without a slash at "
             "its end, and /.default.",
         )
-        return
     if credentials.authority is not None and clouds.is_adfs(credentials.authority):
-        yield ok("token", "its audience is right")
-        return
+        return ok("token", "its audience is right")
     tenant = _tenant(metadata)
     if tenant is not None and claims.get("tid") != tenant:
-        yield fail(
+        return fail(
             "token",
             "it is of another tenant than the authority's",
             "Set ENTRA_TENANT_ID to the tenant of the Dynamics environment.",
         )
-        return
     if not claims.get("oid"):
-        yield fail(
+        return fail(
             "token",
             "it names no service principal (oid)",
             "The application is of another tenant: grant admin consent in the tenant of Dynamics, "
             "which makes its enterprise application.",
         )
-        return
-    yield ok("token", "audience, tenant and service principal are right")
+    return ok("token", "audience, tenant and service principal are right")
 
 
 def claims_of(token: AccessToken) -> Claims:
@@ -214,7 +196,7 @@ def claims_of(token: AccessToken) -> Claims:
     if len(parts) != 3:  # noqa: PLR2004 - header, claims, signature
         return {}
     try:
-        return json_object(base64.urlsafe_b64decode(parts[1] + "==")) or {}
+        return outgoing.json_object(base64.urlsafe_b64decode(parts[1] + "==")) or {}
     except ValueError:
         return {}
 

@@ -37,8 +37,6 @@ _ERROR = Need(len(EXPIRED), 64)
 """The relay's own error, and those of providers: OpenID's longest has 33 characters."""
 _DESCRIPTION = Need(128, MAX_DESCRIPTION)
 """The relay's own has 64 characters; a provider's is cut to `MAX_DESCRIPTION`."""
-_SOME_URI = Need(0, 255)
-_SESSION = Need(0, 128)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +52,7 @@ class Words:
 
 
 def examine(
-    connection: Connection,
-    properties: Mapping[str, Property],
-    further: Iterable[str],
-    words: Words,
+    connection: Connection, properties: Mapping[str, Property], further: Iterable[str], words: Words
 ) -> Generator[Finding, None, bool]:
     """Compare the body template with properties, by name, type and length.
 
@@ -65,9 +60,14 @@ def examine(
     fit; if not, further checks would judge by misspelt names.
     """
     known = {*properties, *further}
-    members = [each for each in connection.target.body.members() if not _is_control(each.path[0])]
+    members = [
+        each
+        for each in connection.target.body.members()
+        if not each.path[0].startswith("@")  # control information, such as `@odata.type`
+    ]
     wrong = False
-    for name in dict.fromkeys(_property(each) for each in members):
+    # `new_account@odata.bind` sets the property before the sign (OData JSON Format 4.0 §8.5).
+    for name in dict.fromkeys(each.path[0].partition("@")[0] for each in members):
         if name not in known:
             wrong = True
             yield _unknown(name, known, words)
@@ -83,16 +83,6 @@ def examine(
     yield ok("properties", f"the {words.collection} has all {count} members of {BODY}")
     yield from _lengths(connection, members, properties, words)
     return True
-
-
-def _is_control(name: str) -> bool:
-    """Tell whether a member is control information, such as `@odata.type`, and no property."""
-    return name.startswith("@")
-
-
-def _property(member: Member) -> str:
-    # `new_account@odata.bind` sets the property before the sign (OData JSON Format 4.0 §8.5).
-    return member.path[0].partition("@")[0]
 
 
 def _unknown(name: str, known: Iterable[str], words: Words) -> Finding:
@@ -180,29 +170,29 @@ def _need(member: Member, connection: Connection) -> Need:
 def _of(name: str, connection: Connection) -> Need:
     """Return how long the value of a placeholder is, or can get."""
     provider = connection.provider
+    time, issuer = len(iso(datetime.now(UTC))), len(provider.issuer or "")
     exact = {
         "state_hash": 64,
         "delivery_id": 32,
         "reference": 16,
         "code_verifier": 43,
         "connection": len(connection.name),
-        "received_at": len(iso(datetime.now(UTC))),
-        "expires_at": len(iso(datetime.now(UTC))),
+        "received_at": time,
+        "expires_at": time,
         "redirect_uri": len(provider.redirect_uri or ""),
     }
-    if name in exact:
-        return Need(exact[name], exact[name])
     others = {
         "code": _CODE,
         "state": _state(connection),
         "error": _ERROR,
         "error_description": _DESCRIPTION,
-        "error_uri": _SOME_URI,
-        "iss": Need(len(provider.issuer or ""), len(provider.issuer or "") or 255),
-        "session_state": _SESSION,
+        "error_uri": Need(0, 255),
+        "iss": Need(issuer, issuer or 255),
+        "session_state": Need(0, 128),
     }
     # Nothing is known about further parameters of a provider.
-    return others.get(name, Need(0, 0))
+    length = exact.get(name, 0)
+    return others.get(name, Need(length, length))
 
 
 def _state(connection: Connection) -> Need:

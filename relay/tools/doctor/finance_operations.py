@@ -128,11 +128,10 @@ def _company(
 
 
 def _judge(exists: bool | None) -> Finding:  # noqa: FBT001 - what was found out
-    match exists:
-        case None:
-            return ok("company", "there is one; which companies exist the user may not read")
-        case True:
-            return ok("company", "it exists")
+    if exists is None:
+        return ok("company", "there is one; which companies exist the user may not read")
+    if exists:
+        return ok("company", "it exists")
     return fail(
         "company",
         "there is no company with this dataAreaId",

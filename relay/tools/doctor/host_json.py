@@ -68,8 +68,7 @@ class Effective:
 
     def get(self, path: str, default: object = None) -> Value:
         """Return the value at a path such as `extensions.http.routePrefix`, or the default."""
-        found = self._values.get(tuple(path.lower().split(".")))
-        return found or Value(default, path)
+        return self._values.get(tuple(path.lower().split(".")), Value(default, path))
 
     def below(self, path: str) -> dict[str, Value]:
         """Return the values directly below a path, by their names in lower case."""
@@ -112,16 +111,16 @@ def _host_json(file: Path, environ: Mapping[str, str]) -> Iterator[Finding]:
         )
         return
     host = Effective(document, environ)
-    found = [each for check in _CHECKS for each in check(host)]
+    checks = (_routes, _queues, _http, _time, _logging)
+    found = [each for check in checks for each in check(host)]
     yield from found or [ok(FILE, "routes, queues, headers and logging are right")]
 
 
 def _routes(host: Effective) -> Iterator[Finding]:
     prefix = host.get("extensions.http.routePrefix", "api")
     if str(prefix.value).strip("/"):
-        yield _wrong(
-            fail, prefix, "no route is where the redirect URI says: each begins with a prefix", '""'
-        )
+        what = "no route is where the redirect URI says: each begins with a prefix"
+        yield _wrong(fail, prefix, what, '""')
     if not host.get("extensionBundle.id").value:
         yield _wrong(
             fail,
@@ -140,12 +139,8 @@ def _queues(host: Effective) -> Iterator[Finding]:
         wrong = pause if between is None else attempts
         yield _wrong(fail, wrong, "the host cannot read it", '"00:00:10" and 500')
     elif between <= timedelta(0):
-        yield _wrong(
-            fail,
-            pause,
-            "held callbacks are given up within seconds: attempts follow without a pause",
-            '"00:00:10"',
-        )
+        what = "held callbacks are given up within seconds: attempts follow without a pause"
+        yield _wrong(fail, pause, what, '"00:00:10"')
     else:
         lasts = between.total_seconds() * int(most)
         if lasts < OUTAGE.total_seconds():
@@ -155,9 +150,8 @@ def _queues(host: Effective) -> Iterator[Finding]:
             else:
                 yield _wrong(warn, pause, what, '"00:00:10"')
         if between > SLOW:
-            yield _wrong(
-                warn, pause, "a code expires before it was tried a few times", '"00:00:10"'
-            )
+            what = "a code expires before it was tried a few times"
+            yield _wrong(warn, pause, what, '"00:00:10"')
     idle = host.get(f"{section}.maxPollingInterval", "00:01:00")
     if idle.span is None or idle.span > IDLE:
         yield _wrong(warn, idle, "held callbacks are seen too late", '"00:00:02"')
@@ -198,25 +192,14 @@ def _time(host: Effective) -> Iterator[Finding]:
 def _logging(host: Effective) -> Iterator[Finding]:
     query = host.get("logging.applicationInsights.enableQueryStringTracing", "false")
     if query.is_true:
-        yield _wrong(
-            fail,
-            query,
-            "Application Insights keeps the query of each callback, code and all",
-            "false",
-        )
+        what = "Application Insights keeps the query of each callback, code and all"
+        yield _wrong(fail, query, what, "false")
     for category, level in host.below("logging.logLevel").items():
         ours = category.startswith("microsoft.azure.webjobs")
         reveals = str(level.value).lower() in _REVEALING
         if category.startswith("microsoft") and not ours and reveals:
-            yield _wrong(
-                fail,
-                level,
-                "ASP.NET logs the address of each callback, code and all",
-                '"Warning"',
-            )
-
-
-_CHECKS = (_routes, _queues, _http, _time, _logging)
+            what = "ASP.NET logs the address of each callback, code and all"
+            yield _wrong(fail, level, what, '"Warning"')
 
 
 def _wrong(
@@ -225,6 +208,27 @@ def _wrong(
     if value.where.startswith("the app setting"):
         return verdict(FILE, f"{what}, by {value.where}", "Remove that app setting.")
     return verdict(FILE, f"{what} ({value.where})", f"Set {value.where} to {right} in host.json.")
+
+
+_SWITCHES = {
+    "WEBSITE_AUTH_ENABLED": warn(
+        "platform",
+        "App Service authentication is on, and may ask for a sign-in before each callback",
+        "In the Function App, Authentication: allow unauthenticated access, or turn it off.",
+    ),
+    "WEBSITE_HTTPLOGGING_ENABLED": fail(
+        "platform",
+        "the web server logs the address of each callback, code and all",
+        "In the Function App, App Service logs: turn Web server logging off, and leave the "
+        "category AppServiceHTTPLogs out of diagnostic settings.",
+    ),
+    "OTEL_DOTNET_EXPERIMENTAL_ASPNETCORE_DISABLE_URL_QUERY_REDACTION": fail(
+        "platform",
+        "traces keep the query of each callback, the state too",
+        "Remove OTEL_DOTNET_EXPERIMENTAL_ASPNETCORE_DISABLE_URL_QUERY_REDACTION.",
+    ),
+}
+"""App settings that must not be on, and what is wrong if they are."""
 
 
 def _platform(folder: Path, environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -253,30 +257,9 @@ def _platform(folder: Path, environ: Mapping[str, str]) -> Iterator[Finding]:
                 f"the function {name} is disabled",
                 f"Enable it (Function App, Functions), or remove AzureWebJobs.{name}.Disabled.",
             )
-    if is_on("WEBSITE_AUTH_ENABLED"):
-        yield warn(
-            "platform",
-            "App Service authentication is on, and may ask for a sign-in before each callback",
-            "In the Function App, Authentication: allow unauthenticated access, or turn it off.",
-        )
-    yield from _recording(folder, is_on)
-
-
-def _recording(folder: Path, is_on: Callable[[str], bool]) -> Iterator[Finding]:
-    """Check what would log codes, or would log nothing."""
-    if is_on("WEBSITE_HTTPLOGGING_ENABLED"):
-        yield fail(
-            "platform",
-            "the web server logs the address of each callback, code and all",
-            "In the Function App, App Service logs: turn Web server logging off, and leave the "
-            "category AppServiceHTTPLogs out of diagnostic settings.",
-        )
-    if is_on("OTEL_DOTNET_EXPERIMENTAL_ASPNETCORE_DISABLE_URL_QUERY_REDACTION"):
-        yield fail(
-            "platform",
-            "traces keep the query of each callback, the state too",
-            "Remove OTEL_DOTNET_EXPERIMENTAL_ASPNETCORE_DISABLE_URL_QUERY_REDACTION.",
-        )
+    for name, finding in _SWITCHES.items():
+        if is_on(name):
+            yield finding
     file = folder / "requirements.txt"
     asked = is_on("PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY") and file.is_file()
     if asked and "azure-monitor-opentelemetry" not in file.read_text("utf-8", errors="replace"):

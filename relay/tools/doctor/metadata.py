@@ -104,17 +104,7 @@ def _missing(types: Mapping[str, str], name: str) -> Missing:
     return Missing(entity_of, nearest(name, types))
 
 
-class _Reader:
-    """The handlers of one pass over the document."""
-
-    def start(self, element: str, attributes: Attributes) -> None:
-        """Handle the start of an element."""
-
-    def end(self, element: str) -> None:
-        """Handle the end of an element."""
-
-
-class _Sets(_Reader):
+class _Sets:
     """All collections with their types, and whether records can be added to the one named."""
 
     def __init__(self, name: str) -> None:
@@ -145,7 +135,7 @@ class _Sets(_Reader):
             self._restricts = False
 
 
-class _Type(_Reader):
+class _Type:
     """One type by its qualified name, which begins with the namespace or alias of its schema."""
 
     def __init__(self, qualified: str) -> None:
@@ -190,7 +180,7 @@ def _length(text: str | None) -> int | None:
     return int(text) if text is not None and text.isascii() and text.isdecimal() else None
 
 
-def _parse(document: IO[bytes], reader: _Reader) -> None:
+def _parse(document: IO[bytes], reader: _Sets | _Type) -> None:
     parser = expat.ParserCreate(namespace_separator=" ")
     parser.StartElementHandler = lambda name, attributes: reader.start(_local(name), attributes)
     parser.EndElementHandler = lambda name: reader.end(_local(name))

@@ -52,6 +52,12 @@ _ERRORS: Mapping[str, tuple[str, str]] = {
     "invalid_client": ("the provider does not know PROVIDER_CLIENT_ID", _REDIRECT_URI),
 }
 """Errors (RFC 6749 §4.1.2.1) that point to a setting, with what is wrong and the next step."""
+_KNOWN = ok("registration", "as far as can be seen, the provider knows client and redirect URI")
+_UNKNOWN = fail(
+    "registration",
+    "the provider does not take PROVIDER_REDIRECT_URI or PROVIDER_CLIENT_ID",
+    _REDIRECT_URI,
+)
 _REFUSES = re.compile(rb"AADSTS(50011|500113|700016|900971)\b")
 """In Entra's page for an unknown redirect URI or client, which has status 200."""
 _ERROR_PAGE = re.compile(r"(^|[^a-z])(oauth)?errors?([^a-z]|$)", re.IGNORECASE)
@@ -74,11 +80,14 @@ def examine(
     if provider.issuer is not None:
         metadata = yield from _metadata(provider, provider.issuer, http)
     if metadata:
-        yield from _promises(provider, metadata)
+        yield from _iss(provider, metadata)
+        yield from _response_mode(provider, metadata)
+        if provider.authorization_endpoint is not None:
+            yield from _authorization(provider, provider.authorization_endpoint, metadata)
     if provider.secured and (metadata is not None or provider.jwks_uri):
-        yield from _keys(provider, metadata or {}, http)
+        yield _keys(provider, metadata or {}, http)
     if provider.redirect_uri is not None:
-        yield from _redirect_uri(provider.redirect_uri, connection.name, environ)
+        yield _redirect_uri(provider.redirect_uri, connection.name, environ)
     if provider.authorization_endpoint and provider.client_id and provider.redirect_uri:
         yield _registration(provider, provider.authorization_endpoint, http)
     yield _policy(connection)
@@ -135,14 +144,6 @@ def _another(issuer: str, told: str) -> Finding:
     return fail("issuer", what, fix)
 
 
-def _promises(provider: Provider, metadata: Document) -> Iterator[Finding]:
-    """Compare the settings with the metadata."""
-    yield from _iss(provider, metadata)
-    yield from _response_mode(provider, metadata)
-    if provider.authorization_endpoint is not None:
-        yield from _authorization(provider, provider.authorization_endpoint, metadata)
-
-
 def _iss(provider: Provider, metadata: Document) -> Iterator[Finding]:
     if provider.secured:
         return  # a JWT always names its issuer (JARM §2.1)
@@ -190,10 +191,11 @@ def _response_mode(provider: Provider, metadata: Document) -> Iterator[Finding]:
 def _authorization(provider: Provider, endpoint: str, metadata: Document) -> Iterator[Finding]:
     told = metadata.get("authorization_endpoint")
     if isinstance(told, str) and told.partition("?")[0] != endpoint.partition("?")[0]:
+        right = told if _PLAIN.fullmatch(told) else "the authorization_endpoint of its metadata"
         yield fail(
             "endpoint",
             "PROVIDER_AUTHORIZATION_ENDPOINT is not the one of the provider's metadata",
-            f"Set PROVIDER_AUTHORIZATION_ENDPOINT to {_shown(told, 'authorization_endpoint')}.",
+            f"Set PROVIDER_AUTHORIZATION_ENDPOINT to {right}.",
         )
     else:
         yield ok("endpoint", "the authorization endpoint is the provider's")
@@ -231,34 +233,31 @@ def _pkce(metadata: Document) -> Finding:
 # -- JARM ----------------------------------------------------------------------------------------
 
 
-def _keys(provider: Provider, metadata: Document, http: httpx.Client) -> Iterator[Finding]:
+def _keys(provider: Provider, metadata: Document, http: httpx.Client) -> Finding:
     """Check that the provider publishes a key for signed responses (JARM)."""
     told = _texts(metadata, "authorization_signing_alg_values_supported")
     if told is not None and not {*told} & {*jarm.ALGORITHMS}:
-        yield fail(
+        return fail(
             "keys",
             "the provider signs its responses with no algorithm that the relay takes",
             f"Register one of {', '.join(jarm.ALGORITHMS)} for this client at the provider.",
         )
-        return
     address = provider.jwks_uri or str(metadata.get("jwks_uri", ""))
     if provider.jwks_uri is None and not _is_address(address):
-        yield fail(
+        return fail(
             "keys",
             "nothing says where the provider's keys are, without which no response is believed",
             "Set PROVIDER_JWKS_URI, or correct PROVIDER_ISSUER.",
         )
-        return
     try:
         response = http.get(address)
     except httpx.HTTPError as error:
-        yield unreachable("keys", "the server of the provider's keys", error)
-        return
+        return unreachable("keys", "the server of the provider's keys", error)
     keys = _object(response).get("keys")
-    if isinstance(keys, list) and any(_is_usable(key) for key in keys):
-        yield ok("keys", "the provider publishes a key that proves its responses")
-        return
-    yield fail(
+    for key in keys if isinstance(keys, list) else ():
+        if isinstance(key, dict) and any(jarm.fits(key, each) for each in jarm.ALGORITHMS):
+            return ok("keys", "the provider publishes a key that proves its responses")
+    return fail(
         "keys",
         "the provider publishes no key that could prove a response",
         f"Check PROVIDER_JWKS_URI; {', '.join(jarm.ALGORITHMS)} are taken.",
@@ -267,48 +266,40 @@ def _keys(provider: Provider, metadata: Document, http: httpx.Client) -> Iterato
 
 def _is_address(text: str) -> bool:
     try:
-        parts = urlsplit(text)
-        return parts.scheme == "https" and bool(httpx.URL(text).host)
+        return urlsplit(text).scheme == "https" and bool(httpx.URL(text).host)
     except (ValueError, httpx.InvalidURL):
         return False
-
-
-def _is_usable(key: object) -> bool:
-    return isinstance(key, Mapping) and any(jarm.fits(key, each) for each in jarm.ALGORITHMS)
 
 
 # -- the redirect URI ----------------------------------------------------------------------------
 
 
-def _redirect_uri(uri: str, name: str, environ: Mapping[str, str]) -> Iterator[Finding]:
+def _redirect_uri(uri: str, name: str, environ: Mapping[str, str]) -> Finding:
     parts = urlsplit(uri)
-    own = environ.get("WEBSITE_HOSTNAME", "").lower()
+    host, own = parts.netloc.lower(), environ.get("WEBSITE_HOSTNAME", "").lower()
     paths = (f"/callback/{name}", *(("/callback",) if name == DEFAULT else ()))
     if parts.path not in paths:
-        fronted = parts.path.endswith(paths) and parts.netloc.lower() != own
+        fronted = parts.path.endswith(paths) and host != own
         if not fronted or parts.netloc.endswith(".azurewebsites.net"):
-            yield fail(
+            return fail(
                 "redirect_uri",
                 "PROVIDER_REDIRECT_URI is not the address of this connection",
                 f"Its path must be {' or '.join(reversed(paths))}; register the same at the "
                 "provider.",
             )
-            return
-        yield warn(
+        return warn(
             "redirect_uri",
             "the path of PROVIDER_REDIRECT_URI has something in front",
             f"Nothing, if a gateway cuts it off; else its path must be {paths[0]}.",
         )
-        return
-    if own and not own.startswith("localhost") and parts.netloc.lower() != own:
-        yield warn(
+    if own and not own.startswith("localhost") and host != own:
+        return warn(
             "redirect_uri",
             "PROVIDER_REDIRECT_URI has another host than this Function App",
             "Nothing, if it is a custom domain or a gateway in front of it; else take "
             "https://<WEBSITE_HOSTNAME>.",
         )
-        return
-    yield ok("redirect_uri", "it is the address of this connection")
+    return ok("redirect_uri", "it is the address of this connection")
 
 
 def _registration(provider: Provider, endpoint: str, http: httpx.Client) -> Finding:
@@ -334,8 +325,8 @@ def _registration(provider: Provider, endpoint: str, http: httpx.Client) -> Find
             f"Try it in a browser. {_REDIRECT_URI}",
         )
     if response.is_client_error or _REFUSES.search(response.content):
-        return _unknown()
-    return _known()
+        return _UNKNOWN
+    return _KNOWN
 
 
 def _request(provider: Provider, endpoint: str) -> str:
@@ -349,27 +340,15 @@ def _sent_to(location: str, redirect_uri: str) -> Finding:
     try:
         parts = urlsplit(location)
     except ValueError:
-        return _unknown()
+        return _UNKNOWN
     told = {*parse_qsl(parts.query), *parse_qsl(parts.fragment)}
     if location.partition("?")[0].partition("#")[0] == redirect_uri.partition("?")[0]:
         errors = [value for name, value in told if name == "error" and value in _ERRORS]
-        return fail("registration", *_ERRORS[errors[0]]) if errors else _known()
+        return fail("registration", *_ERRORS[errors[0]]) if errors else _KNOWN
     names = {name.lower() for name, value in told if value not in _NO_SESSION}
     if _ERROR_PAGE.search(parts.path) or names & _ERROR_PARAMETERS:
-        return _unknown()
-    return _known()
-
-
-def _known() -> Finding:
-    return ok("registration", "as far as can be seen, the provider knows client and redirect URI")
-
-
-def _unknown() -> Finding:
-    return fail(
-        "registration",
-        "the provider does not take PROVIDER_REDIRECT_URI or PROVIDER_CLIENT_ID",
-        _REDIRECT_URI,
-    )
+        return _UNKNOWN
+    return _KNOWN
 
 
 # -- the state -----------------------------------------------------------------------------------
@@ -406,9 +385,8 @@ def _policy(connection: Connection) -> Finding:
 
 
 def _object(response: httpx.Response) -> dict[str, Any]:
-    if response.status_code != HTTPStatus.OK:
-        return {}
-    return outgoing.json_object(response.content) or {}
+    is_ok = response.status_code == HTTPStatus.OK
+    return (outgoing.json_object(response.content) if is_ok else None) or {}
 
 
 def _texts(metadata: Document, name: str) -> tuple[str, ...] | None:
@@ -417,7 +395,3 @@ def _texts(metadata: Document, name: str) -> tuple[str, ...] | None:
     if not isinstance(values, list):
         return None
     return tuple(value for value in values if isinstance(value, str))
-
-
-def _shown(address: str, name: str) -> str:
-    return address if _PLAIN.fullmatch(address) else f"the {name} of its metadata"

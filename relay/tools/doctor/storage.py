@@ -6,20 +6,13 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 
-from relay.errors import CredentialRefused, Unavailable
+from relay.errors import RelayError
 from relay.settings import AppSettings
 from relay.tools import storage_queues
 from relay.tools.doctor.aadsts import Hint, hint
 from relay.tools.doctor.entra import unreachable
 from relay.tools.doctor.finding import Finding, fail, ok, warn
-from relay.tools.storage_queues import (
-    STORAGE,
-    Account,
-    QueueMissing,
-    Queues,
-    StorageRefused,
-    StorageUnusable,
-)
+from relay.tools.storage_queues import STORAGE, Account, QueueMissing, Queues
 
 OLD = timedelta(minutes=5)
 """A callback that is held longer gets a warning: the host tries each several times a minute."""
@@ -85,7 +78,7 @@ def examine(
     yield _keys(app)
     try:
         account = storage_queues.account(environ)
-    except StorageUnusable as problem:
+    except storage_queues.StorageUnusable as problem:
         fix = _VAULT if "Key Vault" in str(problem) else EXPECTED
         yield fail("storage", str(problem), fix)
         return
@@ -99,13 +92,13 @@ def examine(
         yield _dead(service, app.outbox_queue)
         if write:
             yield _written(service, app.outbox_queue)
-    except (StorageRefused, httpx.HTTPError, CredentialRefused, Unavailable) as error:
+    except (storage_queues.StorageRefused, httpx.HTTPError, RelayError) as error:
         yield trouble(error, account)
 
 
 def trouble(error: Exception, account: Account) -> Finding:
     """Return why the storage cannot be used, and the next step."""
-    if isinstance(error, StorageRefused):
+    if isinstance(error, storage_queues.StorageRefused):
         return _refused(error, account)
     if isinstance(error, httpx.HTTPError):
         if account.is_local and not isinstance(error, httpx.TimeoutException):
@@ -115,7 +108,7 @@ def trouble(error: Exception, account: Account) -> Finding:
                 "Start Azurite: npx azurite.",
             )
         return unreachable("storage", "the storage account", error)
-    reason = error.reason if isinstance(error, CredentialRefused | Unavailable) else ""
+    reason = error.reason if isinstance(error, RelayError) else ""
     if reason == "identity_missing":
         return warn(
             "storage",
@@ -133,7 +126,7 @@ def trouble(error: Exception, account: Account) -> Finding:
     return fail("storage", f"no token for the storage: {wrong}", fix)
 
 
-def _refused(error: StorageRefused, account: Account) -> Finding:
+def _refused(error: storage_queues.StorageRefused, account: Account) -> Finding:
     found = _REFUSALS.get((account.kind, error.code))
     if found is not None:
         return fail("storage", *found)

@@ -112,13 +112,9 @@ _MEANINGS = {
         "Run python -m relay doctor, which looks for the nearest name.",
     ),
     405: Hint(
-        "no records can be created there",
-        "Let the API page insert: in AL, InsertAllowed = true.",
+        "no records can be created there", "Let the API page insert: in AL, InsertAllowed = true."
     ),
-    429: Hint(
-        "Dynamics is throttling",
-        "Wait some minutes and run it again.",
-    ),
+    429: Hint("Dynamics is throttling", "Wait some minutes and run it again."),
     503: Hint(
         "Dynamics is not available just now",
         "Wait some minutes and run it again; look whether the environment is being serviced.",
