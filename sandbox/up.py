@@ -47,9 +47,7 @@ def main() -> int:
             print(f"Dynamics   {world.dynamics_server.url}")
             print(f"queues     {where}")
             print(f"\nOpen this, sign in and consent:\n\n{world.consumer.start()}\n")
-            print(
-                "Type d and Enter to stop Dynamics or start it again. Ctrl+C ends it.", flush=True
-            )
+            print("d and Enter stops Dynamics, or starts it again. Ctrl+C ends it.", flush=True)
             threading.Thread(target=read_commands, args=(world,), daemon=True).start()
             seen: set[str] = set()
             while not stop.wait(0.5):
