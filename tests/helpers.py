@@ -22,6 +22,9 @@ from relay.connections import (
 from relay.oauth.authorization import AuthorizationResponse, VerifiedResponse
 from relay.oauth.request import Request
 
+ROOT = Path(__file__).resolve().parent.parent
+"""The repository."""
+
 CODE = "canary-code-5f1c"
 STATE = "canary-state-b72e"
 SECRET = "canary-secret-90ad"

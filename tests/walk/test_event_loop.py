@@ -37,10 +37,9 @@ from sandbox.dynamics import Dynamics
 from sandbox.target import Fault
 from sandbox.tls import client_certificate
 from sandbox.world import CLIENT_ID, World
-from tests import test_jarm as jarm
-from tests.helpers import verified
+from tests.helpers import ROOT, verified
+from tests.unit import test_jarm as jarm
 
-ROOT = Path(__file__).parent.parent
 TURNS, PATIENCE = 10, 20
 """How many turns of the loop an answer is kept back for, and how many seconds at most. A loop in
 which something waits for the answer turns no more: only then is the patience needed."""
@@ -162,7 +161,7 @@ class Stage:
         kept = ("PATH", "SYSTEMROOT", "TEMP", "HOME", "LANG")
         base = {name: os.environ[name] for name in kept if name in os.environ}
         ended = subprocess.run(
-            [sys.executable, "-m", "tests.one_loop"],
+            [sys.executable, "-m", "tests.walk.one_loop"],
             input=json.dumps(order),
             env=base | self.settings | further,
             cwd=ROOT,

@@ -10,8 +10,8 @@ import pytest
 from relay import log, pages
 from relay.tools import doctor
 from relay.tools.doctor.finding import Finding, Verdict
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 CHECKS = ("host.json", "platform")
 OVERRIDE = "AzureFunctionsJobHost__"
 

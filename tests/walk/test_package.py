@@ -33,7 +33,7 @@ from sandbox.tls import client_certificate
 from sandbox.worker import Indexed
 from sandbox.worker_channel import WorkerProcess, WorkerProcessError
 from sandbox.world import CLIENT_ID, PASSWORD, USER, World
-from tests import test_jarm as jarm
+from tests.unit import test_jarm as jarm
 
 pytestmark = pytest.mark.skipif(unfit() is not None, reason=str(unfit()))
 

@@ -27,8 +27,7 @@ from sandbox import kestrel, worker
 from sandbox.host import FunctionFailedError, FunctionsHost, WriteOutput
 from sandbox.serving import Server
 from sandbox.tls import Authority
-
-ROOT = Path(sandbox.__file__).parent.parent
+from tests.helpers import ROOT
 
 APP = """
 import asyncio

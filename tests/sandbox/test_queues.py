@@ -41,8 +41,8 @@ from sandbox.storage import (
     StorageError,
 )
 from sandbox.world import World
+from tests.helpers import ROOT
 
-ROOT = Path(sandbox.__file__).parent.parent
 NUMBERS = count(1)
 
 APP = """

@@ -11,7 +11,6 @@ import sys
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import jwt
 import pytest
@@ -21,9 +20,8 @@ from hypothesis import strategies as st
 from relay.connections import Connection, Provider, StatePolicy
 from relay.errors import InvalidResponse
 from relay.oauth import jws, state
-from tests.helpers import connection, response
+from tests.helpers import ROOT, connection, response
 
-ROOT = Path(__file__).parent.parent
 NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
 SECONDS = int(NOW.timestamp())
 KEY, OLD_KEY, STRANGERS_KEY = bytes(range(32)), bytes(range(1, 33)), bytes(range(2, 34))

@@ -13,7 +13,7 @@ from relay.ports import AccessToken, Receipt
 from sandbox.tls import Authority
 from tests.helpers import CANARY, CODE, STATE, connection
 from tests.helpers import TOKEN as BEARER
-from tests.scripted import Scripted, raw, scripted, scripted_elsewhere
+from tests.unit.scripted import Scripted, raw, scripted, scripted_elsewhere
 
 TOKEN = AccessToken(BEARER, fresh_until=1e9, expires_at=1e9)
 BODY = b'{"code":"canary-code-5f1c"}'

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.helpers import ROOT
+
 SOURCES = [
     ROOT / "function_app.py",
     *sorted(each for each in (ROOT / "relay").rglob("*.py") if each.parent.name != "doctor"),

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.infra_view import INFRA, ROOT, used
+from tests.helpers import ROOT
+from tests.infra.view import INFRA, used
 
 MODULES = INFRA / "modules"
 FOLDER = ROOT / ".venv-infra" / ("Scripts" if os.name == "nt" else "bin")

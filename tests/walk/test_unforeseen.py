@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -13,10 +12,17 @@ from relay.entra.tokens import TokenCache
 from relay.oauth import authorization, state
 from sandbox import dynamics
 from sandbox.world import World
-from tests.test_outbox import DEAD, OUTBOX, POISON, QUICK, WITH_ERROR, eventually, everything, hit
-
-ROOT = Path(__file__).parent.parent
-
+from tests.helpers import ROOT
+from tests.walk.test_outbox import (
+    DEAD,
+    OUTBOX,
+    POISON,
+    QUICK,
+    WITH_ERROR,
+    eventually,
+    everything,
+    hit,
+)
 
 MESSAGE = "an argument of canary"
 

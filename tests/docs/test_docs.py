@@ -41,7 +41,7 @@ from sandbox.azure_storage import AzureQueues
 from sandbox.azurite import Azurite
 from sandbox.target import Fault
 from sandbox.world import APP, World
-from tests.infra_view import Evaluation
+from tests.infra.view import Evaluation
 
 DOCS = APP / "docs"
 SETUP, OPERATE, COMMANDS = (DOCS / f"{name}.md" for name in ("setup", "operate", "commands"))

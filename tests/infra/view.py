@@ -11,9 +11,8 @@ from typing import Any
 
 import pycep
 
-import relay
+from tests.helpers import ROOT
 
-ROOT = Path(relay.__file__).parents[1]
 INFRA = ROOT / "infra"
 FILES = sorted(path for path in INFRA.rglob("*.bicep") if "dynamics" not in path.parts)
 

@@ -9,7 +9,6 @@ import tomllib
 from collections.abc import Mapping
 from datetime import timedelta
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 import azure.functions as func
@@ -22,8 +21,8 @@ from relay.errors import Misconfigured
 from relay.oauth.request import Request
 from relay.outcome import Answer, Outcome
 from relay.pages import SECURITY_HEADERS
+from tests.helpers import ROOT
 
-ROOT = Path(relay.__file__).parents[1]
 REFERENCE = "0123456789abcdef"
 GOOD = {
     "ENTRA_TENANT_ID": "contoso.com",

@@ -25,9 +25,8 @@ from relay.connections import Connection, Provider, StatePolicy
 from relay.delivery.callback import Callback
 from relay.oauth import state
 from relay.oauth.authorization import MAX_CODE, MAX_DESCRIPTION, MAX_VALUE, VerifiedResponse
-from tests.helpers import connection, response
+from tests.helpers import ROOT, connection, response
 
-ROOT = Path(__file__).parent.parent
 DYNAMICS = ROOT / "infra" / "dynamics"
 MODEL = DYNAMICS / "finance-operations" / "OAuthCallback" / "OAuthCallback"
 DESCRIPTOR = MODEL.parent / "Descriptor" / "OAuthCallback.xml"

@@ -15,7 +15,7 @@ import pytest
 
 from relay import settings_reader
 from tests.helpers import tiny_wheel
-from tests.infra_view import INFRA, parsed
+from tests.infra.view import INFRA, parsed
 
 SCRIPTS = INFRA / "scripts"
 VAULT = "/subscriptions/s/resourceGroups/g/providers/Microsoft.KeyVault/vaults/kv-relay"

@@ -13,10 +13,10 @@ import yaml
 
 from relay import settings
 from relay.oauth.request import MAX_BODY
-from tests.infra_view import (
+from tests.helpers import ROOT
+from tests.infra.view import (
     FILES,
     INFRA,
-    ROOT,
     UNKNOWN,
     Evaluation,
     parsed,

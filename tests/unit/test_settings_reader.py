@@ -15,7 +15,7 @@ from relay.connections import (
     StatePolicy,
 )
 from relay.errors import Misconfigured, UnknownConnection
-from tests.test_settings import PEM, PER_CONNECTION, WHOLE_APP, WRONG
+from tests.unit.test_settings import PEM, PER_CONNECTION, WHOLE_APP, WRONG
 
 type Change = Callable[[str], str]
 

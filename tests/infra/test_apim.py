@@ -13,7 +13,7 @@ import pytest
 
 from relay import pages, settings
 from relay.outcome import Outcome
-from tests.infra_view import INFRA, parsed, used
+from tests.infra.view import INFRA, parsed, used
 
 APIM = INFRA / "apim"
 CALLBACK = APIM / "callback.policy.xml"

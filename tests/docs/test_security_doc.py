@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.helpers import ROOT
+
 PAGE = (ROOT / "docs" / "security.md").read_text("utf-8")
 SOURCE = re.compile(
     r"CVE-\d{4}-\d+|GHSA-[\w-]+|RFC \d+|CWE-\d+|ASVS \d+|#\d+|PR \d+|JARM|HTML §|W3C|"
@@ -24,7 +25,7 @@ def cases_of(file: Path) -> dict[str, str]:
     }
 
 
-ATTACKS = cases_of(ROOT / "tests" / "test_attacks.py")
+ATTACKS = cases_of(ROOT / "tests" / "attacks" / "test_attacks.py")
 
 
 def table() -> dict[str, list[str]]:
@@ -36,8 +37,8 @@ def table() -> dict[str, list[str]]:
 
 
 def test_every_test_that_the_page_names_exists() -> None:
-    every = {name for file in (ROOT / "tests").glob("test_*.py") for name in cases_of(file)}
-    files = {file.stem for file in (ROOT / "tests").glob("test_*.py")}
+    every = {name for file in (ROOT / "tests").rglob("test_*.py") for name in cases_of(file)}
+    files = {file.stem for file in (ROOT / "tests").rglob("test_*.py")}
     assert sorted(set(re.findall(r"\btest_\w+", PAGE)) - every - files) == []
 
 

@@ -14,7 +14,7 @@ import pytest
 from relay import log
 from relay.log import Line
 from relay.outcome import Outcome
-from tests.infra_view import INFRA, Evaluation, parsed
+from tests.infra.view import INFRA, Evaluation, parsed
 
 QUERIES = INFRA / "queries"
 ALERTS = INFRA / "modules" / "alerts.bicep"

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.infra_view import INFRA, ROOT, Evaluation, parsed
+from tests.helpers import ROOT
+from tests.infra.view import INFRA, Evaluation, parsed
 
 DEPLOY = ROOT / "docs" / "deploy.md"
 COST = ROOT / "docs" / "cost.md"

@@ -1748,7 +1748,7 @@ def test_no_attack_reads_a_secret_out_of_the_log(
 ) -> None:
     """Duende #1240, codex-lb PR 2011, MSAL's debug log, CWE-532, ASVS 16.2.5: canaries, at DEBUG.
 
-    tests/test_secrets.py does the same for every outcome, encoded forms included.
+    tests/attacks/test_secrets.py does the same for every outcome, encoded forms included.
     """
     caplog.set_level(logging.DEBUG)
     token, cookie = state(), f"__Host-relay-canary00={'c' * 43}"
