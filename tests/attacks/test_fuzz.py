@@ -15,6 +15,7 @@ import html
 import importlib.util
 import json
 import logging
+import math
 import os
 import re
 import unicodedata
@@ -472,10 +473,13 @@ def parts_of(token: str) -> tuple[dict[str, Any], dict[str, Any], bytes]:
         assert len(dict(members)) == len(members), "a member stands twice"
         return dict(members)
 
+    def no_json(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
+
     header, claims, signature = token.split(".")
     return (
-        json.loads(unb64(header), object_pairs_hook=once),
-        json.loads(unb64(claims), object_pairs_hook=once),
+        json.loads(unb64(header), object_pairs_hook=once, parse_constant=no_json),
+        json.loads(unb64(claims), object_pairs_hook=once, parse_constant=no_json),
         unb64(signature),
     )
 
@@ -571,8 +575,8 @@ def hold_delivery(hit: Hit, seen: Seen, world: World, weather: Weather) -> None:
     wanted = {"code": sent.code, "state": sent.state, "verifier": verifier}
     if hit.name == "told":
         wanted |= {"error": sent.error, "why": sent.description, "realm": sent.one("realmId")}
-    for body in world.dynamics.posted:
-        assert json.loads(body) == {name: value for name, value in wanted.items() if value}
+    for posted in world.dynamics.posted:
+        assert posted.body == {name: value for name, value in wanted.items() if value}
     for message in seen.messages:
         assert MARK not in message
         held = json.loads(Fernet(OUTBOX_KEY).decrypt(message))
@@ -1117,6 +1121,8 @@ def test_only_a_valid_ticket_starts_a_flow(world: World) -> None:
 
 def test_the_oracle_tells_right_from_wrong() -> None:
     use = "callback:signed"
+    with pytest.raises(ValueError, match="no JSON"):
+        signed_for(use, state_of(use, {"x": math.inf}))
     assert signed_for(use, state_of(use))
     with pytest.raises(AssertionError, match="another's signature"):
         signed_for(use, state_of(use, header={"kid": "k0"}))

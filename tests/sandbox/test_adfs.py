@@ -67,12 +67,6 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def authority() -> Iterator[Authority]:
-    with Authority() as authority:
-        yield authority
-
-
-@pytest.fixture(scope="module")
 def mine(tmp_path_factory: pytest.TempPathFactory) -> ClientCertificate:
     folder = tmp_path_factory.mktemp("certificates")
     return client_certificate(folder, common_name="mine", password=PASSWORD)

@@ -152,12 +152,6 @@ def ended(folder: Path) -> ClientCertificate:
     return client_certificate(folder, common_name="ended", days=-1)
 
 
-@pytest.fixture(scope="module")
-def authority() -> Iterator[Authority]:
-    with Authority() as authority:
-        yield authority
-
-
 class Place:
     """An address for the whole module; every test puts an app of its own there."""
 

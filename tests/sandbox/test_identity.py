@@ -43,12 +43,6 @@ class Stage:
         return self.session.get(f"{self.url}/msi/token", params=query, headers=headers, timeout=5)
 
 
-@pytest.fixture(scope="module")
-def authority() -> Iterator[Authority]:
-    with Authority() as authority:
-        yield authority
-
-
 @pytest.fixture
 def stage(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     entra = Entra(clients={}, resources=[RESOURCE])

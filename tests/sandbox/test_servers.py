@@ -55,12 +55,6 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def authority() -> Iterator[Authority]:
-    with Authority() as authority:
-        yield authority
-
-
-@pytest.fixture(scope="module")
 def trust(authority: Authority) -> ssl.SSLContext:
     return authority.client_context()
 

@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -11,32 +11,13 @@ from relay.delivery.dynamics import IDLE, MAX_ANSWER, MAX_CONNECTIONS, DynamicsC
 from relay.errors import Unavailable, Undelivered
 from relay.ports import AccessToken, Receipt
 from sandbox.tls import Authority
+from tests.fakes import Clock
 from tests.helpers import CANARY, CODE, STATE, connection
 from tests.helpers import TOKEN as BEARER
 from tests.unit.scripted import Scripted, raw, scripted, scripted_elsewhere
 
 TOKEN = AccessToken(BEARER, fresh_until=1e9, expires_at=1e9)
 BODY = b'{"code":"canary-code-5f1c"}'
-
-
-class Clock:
-    """A clock that goes when it is told to."""
-
-    seconds = 100.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture(scope="module")
-def authority() -> Iterator[Authority]:
-    with Authority() as made:
-        yield made
 
 
 @pytest.fixture(params=["tls", "plain"])

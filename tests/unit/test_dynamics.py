@@ -18,6 +18,7 @@ from relay.connections import Target
 from relay.delivery.dynamics import DynamicsClient
 from relay.errors import Rejected, Unauthorized, Unavailable, Undelivered
 from relay.ports import AccessToken, Receipt
+from tests.fakes import Clock
 from tests.helpers import CANARY, CODE, STATE, URL, connection
 from tests.helpers import TOKEN as BEARER
 
@@ -30,21 +31,6 @@ REFERENCE = "0123456789abcdef"
 AX = "Microsoft.Dynamics.Platform.Integration.Services.OData.AxODataWriteException"
 RECORD = "Cannot create a record in OAuth callbacks (OAuthCallbackInbox). State: {}.\n{}"
 EXISTS = RECORD.format(STATE, "The record already exists..")
-
-
-class Clock:
-    """A clock that goes when it is told to."""
-
-    def __init__(self) -> None:
-        self.seconds = 100.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 class Answers:

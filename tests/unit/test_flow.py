@@ -5,13 +5,12 @@ import dataclasses
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
 
-from relay.connections import ClientCredentials, Connection, Connections, Provider, Target
+from relay.connections import Connection, Connections, Provider
 from relay.delivery.sealing import Sealer
 from relay.delivery.single_flight import Once
 from relay.errors import (
@@ -25,8 +24,8 @@ from relay.errors import (
 from relay.flow import Relay
 from relay.oauth.request import Request
 from relay.outcome import Answer
-from relay.ports import AccessToken, Receipt
-from tests.fakes import Keys
+from relay.ports import Receipt
+from tests.fakes import Clock, Dynamics, Entra, Keys
 from tests.helpers import CANARY, CODE, FORM, STATE, TOKEN, connection, get, post
 
 NOON = datetime(2027, 3, 4, 12, 0, 0, tzinfo=UTC)
@@ -38,89 +37,6 @@ LINE = re.compile(
     r"attempt=1 duration_ms=\d+ dynamics_status=(?P<dynamics_status>\d{3}|-)"
     r"( reason=(?P<reason>[A-Za-z0-9_]+))?"
 )
-
-
-def token(value: str) -> AccessToken:
-    return AccessToken(value, fresh_until=1e9, expires_at=1e9)
-
-
-@dataclass
-class Entra:
-    """Hands out one token after the other."""
-
-    trouble: Exception | None = None
-    trouble_with_renewal: Exception | None = None
-    asked: list[ClientCredentials] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-
-    async def get(self, credentials: ClientCredentials, *, within: float) -> AccessToken:
-        self.asked.append(credentials)
-        if self.trouble is not None:
-            raise self.trouble
-        return token(TOKEN)
-
-    async def renew(
-        self, credentials: ClientCredentials, refused: AccessToken, *, within: float
-    ) -> AccessToken:
-        self.asked.append(credentials)
-        self.refused.append(refused.value)
-        if self.trouble_with_renewal is not None:
-            raise self.trouble_with_renewal
-        return token(f"{TOKEN}-{len(self.refused) + 1}")
-
-
-@dataclass(frozen=True)
-class Posted:
-    target: Target
-    token: str
-    body: dict[str, str]
-    reference: str
-    sent: list[str]
-
-
-@dataclass
-class Dynamics:
-    """Answers as it is told to, one answer for each post; the last one for ever."""
-
-    answers: list[Receipt | Exception] = field(
-        default_factory=lambda: [Receipt(existed=False, status=201)]
-    )
-    closed_for: float = 0.0
-    posted: list[Posted] = field(default_factory=list)
-    gate: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def __post_init__(self) -> None:
-        self.gate.set()
-
-    def pause(self, target: Target) -> float:
-        assert target.url
-        return self.closed_for
-
-    async def deliver(
-        self,
-        target: Target,
-        token: AccessToken,
-        body: bytes,
-        *,
-        reference: str,
-        sent: Iterable[str],
-    ) -> Receipt:
-        self.posted.append(Posted(target, token.value, json.loads(body), reference, list(sent)))
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        await self.gate.wait()
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-
-class Clock:
-    """A clock that goes when it is told to."""
-
-    def __init__(self) -> None:
-        self.seconds = 100.0
-
-    def __call__(self) -> float:
-        return self.seconds
 
 
 class Stage:
@@ -135,7 +51,7 @@ class Stage:
         outbox: bool = False,
     ) -> None:
         self.entra = entra or Entra()
-        self.dynamics = Dynamics(closed_for=closed_for)
+        self.dynamics = Dynamics(pauses=[closed_for])
         if answers:
             self.dynamics.answers = list(answers)
         self.clock = Clock()

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import EllipsisType
@@ -32,6 +32,7 @@ from relay.oauth.authorization import AuthorizationResponse
 from relay.oauth.jwks import KeyStore
 from sandbox.serving import HalfBody, Hang, Reset, Server
 from sandbox.tls import Authority
+from tests.fakes import Clock
 from tests.helpers import CODE, STATE, connection, get, post, post_json
 
 NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
@@ -539,16 +540,6 @@ def test_a_parameter_of_that_name_beside_a_plain_response_is_ignored() -> None:
 
 
 @dataclass
-class Clock:
-    """A clock that goes when it is told to."""
-
-    seconds: float = 1_000.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
-@dataclass
 class Issuer:
     """Serves metadata and keys, and counts. `answers` are those that differ from the right ones."""
 
@@ -601,12 +592,6 @@ class Stage:
         assert refused.value.outcome == "rejected"
         assert refused.value.page == "keys"
         return refused.value.reason
-
-
-@pytest.fixture(scope="module")
-def authority() -> Iterator[Authority]:
-    with Authority() as authority:
-        yield authority
 
 
 @pytest.fixture

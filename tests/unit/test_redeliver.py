@@ -1,14 +1,13 @@
 """flow.redeliver: what was held ends in Dynamics, or as a dead letter, or is tried again."""
 
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography.fernet import Fernet
 
-from relay.connections import ClientCredentials, Connection, Connections, Provider, Target
+from relay.connections import Connection, Connections, Provider
 from relay.delivery.callback import Callback
 from relay.delivery.sealing import Sealer
 from relay.delivery.single_flight import Once
@@ -17,62 +16,17 @@ from relay.errors import (
     Misconfigured,
     Rejected,
     Unavailable,
-    Undelivered,
     UnknownConnection,
     Unopenable,
 )
 from relay.flow import PATIENCE, Relay
-from relay.ports import AccessToken, Jwk, Receipt
+from relay.ports import Jwk, Receipt
+from tests.fakes import CREATED, Dynamics, Entra
 from tests.helpers import CANARY, CODE, STATE, connection, verified
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 WITH_ERROR = '{"code": "{code}", "state": "{state}", "error": "{error}"}'
 DOWN = Unavailable("dynamics_503", "…", dynamics_status=503)
-
-
-@dataclass
-class Tokens:
-    """Entra that answers at once, or raises."""
-
-    error: Undelivered | None = None
-
-    async def get(self, credentials: ClientCredentials, *, within: float) -> AccessToken:
-        if self.error:
-            raise self.error
-        return AccessToken("canary-token", 0, 0)
-
-    async def renew(
-        self, credentials: ClientCredentials, refused: AccessToken, *, within: float
-    ) -> AccessToken:
-        return await self.get(credentials, within=within)
-
-
-@dataclass
-class Dynamics:
-    """Dynamics that keeps the bodies it gets, or raises."""
-
-    error: Exception | None = None
-    existed: bool = False
-    left: float = 0.0
-    bodies: list[bytes] = field(default_factory=list)
-
-    def pause(self, target: Target) -> float:
-        left, self.left = self.left, 0.0
-        return left
-
-    async def deliver(
-        self,
-        target: Target,
-        token: AccessToken,
-        body: bytes,
-        *,
-        reference: str,
-        sent: Iterable[str],
-    ) -> Receipt:
-        if self.error:
-            raise self.error
-        self.bodies.append(body)
-        return Receipt(self.existed, 201)
 
 
 class NoKeys:
@@ -87,7 +41,7 @@ class Stage:
     """A relay whose Entra, Dynamics and clock are the test's."""
 
     connection: Connection = field(default_factory=connection)
-    tokens: Tokens = field(default_factory=Tokens)
+    entra: Entra = field(default_factory=Entra)
     dynamics: Dynamics = field(default_factory=Dynamics)
     now: datetime = NOW
 
@@ -95,7 +49,7 @@ class Stage:
         sealer = Sealer([Fernet.generate_key().decode()])
         known = Connections({self.connection.name: self.connection})
         self.relay = Relay(
-            known, self.tokens, self.dynamics, NoKeys(), Once(), sealer, lambda: self.now
+            known, self.entra, self.dynamics, NoKeys(), Once(), sealer, lambda: self.now
         )
 
     def message(self, **parts: str) -> bytes:
@@ -110,7 +64,7 @@ async def test_a_held_code_is_delivered_with_its_reference_in_the_log(
     caplog.set_level(logging.INFO)
     stage = Stage()
     assert await stage.relay.redeliver(stage.message(), 3) is None
-    assert stage.dynamics.bodies == [f'{{"code":"{CODE}","state":"{STATE}"}}'.encode()]
+    assert stage.dynamics.stored == [{"code": CODE, "state": STATE}]
     assert "callback delivered connection=default reference=0011223344556677" in caplog.text
     assert "attempt=3" in caplog.text
 
@@ -119,7 +73,7 @@ async def test_exists_already_is_the_success_of_an_attempt_whose_answer_was_lost
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    stage = Stage(dynamics=Dynamics(existed=True))
+    stage = Stage(dynamics=Dynamics([Receipt(existed=True, status=201)]))
     assert await stage.relay.redeliver(stage.message(), 2) is None
     assert "callback delivered" in caplog.text
 
@@ -130,16 +84,16 @@ async def test_an_outage_is_raised_so_that_the_queue_tries_again(
 ) -> None:
     stage = Stage()
     if who == "Entra":
-        stage.tokens.error = Unavailable("entra_ConnectError", "…")
+        stage.entra.trouble = Unavailable("entra_ConnectError", "…")
     else:
-        stage.dynamics.error = DOWN
+        stage.dynamics.answers = [DOWN]
     message = stage.message()
     with pytest.raises(Unavailable):
         await stage.relay.redeliver(message, 2)
     assert "WARNING" in caplog.text
     assert "callback held" in caplog.text
 
-    stage.tokens.error = stage.dynamics.error = None
+    stage.entra.trouble, stage.dynamics.answers = None, [CREATED]
     assert await stage.relay.redeliver(message, 3) is None
 
 
@@ -149,7 +103,7 @@ async def test_an_outage_is_raised_so_that_the_queue_tries_again(
 async def test_what_is_refused_for_good_ends_as_a_dead_letter_and_an_error_in_the_log(
     error: Rejected, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stage = Stage(dynamics=Dynamics(error=error))
+    stage = Stage(dynamics=Dynamics([error]))
     letter = await stage.relay.redeliver(stage.message(), 4)
     assert letter is not None
     assert (letter.reason, letter.attempts, letter.state) == (error.reason, 4, STATE)
@@ -160,7 +114,7 @@ async def test_what_is_refused_for_good_ends_as_a_dead_letter_and_an_error_in_th
 async def test_a_code_is_tried_up_to_its_last_useful_moment() -> None:
     stage = Stage(now=NOW + timedelta(seconds=284))
     assert await stage.relay.redeliver(stage.message(), 2) is None
-    assert len(stage.dynamics.bodies) == 1
+    assert len(stage.dynamics.stored) == 1
 
 
 async def test_a_code_that_expired_ends_as_a_dead_letter_without_a_call() -> None:
@@ -172,22 +126,22 @@ async def test_a_code_that_expired_ends_as_a_dead_letter_without_a_call() -> Non
         "2026-11-21T12:00:00Z",
         "2026-11-21T12:04:45Z",
     )
-    assert stage.dynamics.bodies == []
+    assert stage.dynamics.stored == []
 
 
 async def test_a_code_that_expired_becomes_an_error_record_where_the_template_names_it() -> None:
     stage = Stage(connection(body=WITH_ERROR), now=NOW + timedelta(hours=2))
     assert await stage.relay.redeliver(stage.message(), 99) is None
-    [body] = stage.dynamics.bodies
-    assert body == f'{{"state":"{STATE}","error":"temporarily_unavailable"}}'.encode()
+    [body] = stage.dynamics.stored
+    assert body == {"state": STATE, "error": "temporarily_unavailable"}
 
 
 async def test_an_error_record_has_no_end_of_life() -> None:
     stage = Stage(connection(body=WITH_ERROR), now=NOW + timedelta(days=6))
     message = stage.message(code=None, error="access_denied")  # type: ignore[arg-type]
     assert await stage.relay.redeliver(message, 99) is None
-    [body] = stage.dynamics.bodies
-    assert b"access_denied" in body
+    [body] = stage.dynamics.stored
+    assert body["error"] == "access_denied"
 
 
 async def test_an_expired_code_that_got_through_after_all_is_not_followed_by_an_error() -> None:
@@ -196,21 +150,16 @@ async def test_an_expired_code_that_got_through_after_all_is_not_followed_by_an_
     await stage.relay.redeliver(message, 2)
     stage.now = NOW + timedelta(hours=1)
     await stage.relay.redeliver(message, 3)
-    assert len(stage.dynamics.bodies) == 1
+    assert len(stage.dynamics.stored) == 1
 
 
 async def test_a_short_pause_is_sat_out_and_a_long_one_goes_back_to_the_queue() -> None:
-    stage = Stage(dynamics=Dynamics(left=0.05))
+    stage = Stage(dynamics=Dynamics(pauses=[0.05, 0.0]))
     assert await stage.relay.redeliver(stage.message(), 2) is None
-
-    class Closed(Dynamics):
-        def pause(self, target: Target) -> float:
-            return PATIENCE + 1
-
-    closed = Stage(dynamics=Closed())
+    closed = Stage(dynamics=Dynamics(pauses=[PATIENCE + 1]))
     with pytest.raises(Unavailable):
         await closed.relay.redeliver(closed.message(), 2)
-    assert closed.dynamics.bodies == []
+    assert closed.dynamics.stored == []
 
 
 async def test_what_cannot_be_opened_is_raised_until_the_host_calls_it_poison(
@@ -237,7 +186,7 @@ async def test_a_connection_that_is_gone_or_broken_may_come_back() -> None:
 
 
 async def test_a_bug_is_tried_again_and_tells_no_value(caplog: pytest.LogCaptureFixture) -> None:
-    stage = Stage(dynamics=Dynamics(error=RuntimeError(f"with {CODE}")))
+    stage = Stage(dynamics=Dynamics([RuntimeError(f"with {CODE}")]))
     with pytest.raises(Unavailable) as raised:
         await stage.relay.redeliver(stage.message(), 2)
     assert CANARY not in caplog.text

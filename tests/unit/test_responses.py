@@ -1160,8 +1160,8 @@ async def hold_against(
     meant = {"state": "{state}", **usual.get(verdict.outcome, {}), **row.values}
     values = {name: fill(value, texts_of(policy)) for name, value in meant.items()}
     delivered = verdict == DELIVERED or (verdict == DECLINED and row.at == "told")
-    assert [json.loads(body) for body in dynamics.posted] == ([values] if delivered else [])
-    assert entra.asked == len(dynamics.posted)
+    assert [posted.body for posted in dynamics.posted] == ([values] if delivered else [])
+    assert len(entra.asked) == len(dynamics.posted)
     assert answer.held is None
     shown = ("error", "error_description") if verdict == DECLINED else ()
     told = {"error": answer.error, "error_description": answer.error_description}

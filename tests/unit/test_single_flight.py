@@ -8,18 +8,9 @@ from datetime import timedelta
 import pytest
 
 from relay.delivery.single_flight import CAPACITY, Once
+from tests.fakes import Clock
 
 MINUTE = timedelta(minutes=1)
-
-
-class Clock:
-    """A clock that goes when it is told to."""
-
-    def __init__(self) -> None:
-        self.seconds = 100.0
-
-    def __call__(self) -> float:
-        return self.seconds
 
 
 class Work:

@@ -28,19 +28,10 @@ from relay.ports import AccessToken
 from sandbox.entra import Entra, Fault
 from sandbox.serving import Server
 from sandbox.tls import Authority
+from tests.fakes import Clock
 
 RESOURCE = "https://contoso.operations.dynamics.com"
 SECRET = "canary~secret"
-
-
-@dataclass
-class Clock:
-    """A clock that goes when it is told to."""
-
-    seconds: float = 1_000.0
-
-    def __call__(self) -> float:
-        return self.seconds
 
 
 @dataclass
