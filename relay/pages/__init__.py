@@ -33,7 +33,7 @@ class Reply:
     cookies: tuple[str, ...] = ()
 
 
-_COMMENTS_AND_LINE_BREAKS = re.compile(r"/\*.*?\*/|\s*\n\s*", re.DOTALL)
+_COMMENTS_AND_LINE_BREAKS = re.compile(r"/\*.*?\*/|\n\s*", re.DOTALL)
 
 
 def _read(name: str) -> Markup:

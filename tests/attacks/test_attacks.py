@@ -37,9 +37,9 @@ import relay
 from sandbox import dynamics
 from sandbox.provider import Registration
 from sandbox.serving import Server
-from sandbox.storage import MemoryQueues
 from sandbox.world import PASSWORD, USER, World
 from tests.fakes import b64, but, compact, hs256, published
+from tests.outbox import OUTBOX, POISON, eventually, everything
 
 KEY, STRANGERS_KEY = bytes(range(32)), bytes(range(1, 33))
 ISSUER, CLIENT = "https://as.example/tenant", "dynamics-365"
@@ -694,14 +694,11 @@ def test_a_message_forged_into_the_outbox_is_never_delivered(site: Site) -> None
         "AzureFunctionsJobHost__extensions__queues__maxDequeueCount": "1",
     }
     with World(settings) as world:
-        assert isinstance(world.queues, MemoryQueues)
-        world.queues.create("callback-outbox")
+        world.queues.create(OUTBOX)
         for text in (content, strangers.encrypt(content.encode()).decode(), "gAAAAA", "x"):
-            world.queues.send("callback-outbox", base64.b64encode(text.encode()).decode())
-        end = time.monotonic() + 20
-        while world.queues.count("callback-outbox") and time.monotonic() < end:
-            time.sleep(0.05)
-        assert world.queues.count("callback-outbox-poison") == 4
+            world.queues.send(OUTBOX, base64.b64encode(text.encode()).decode())
+        eventually(lambda: everything(world, OUTBOX) == [])
+        assert len(everything(world, POISON)) == 4
         assert (world.entra.token_requests, world.dynamics.posts) == (0, 0)
 
 
@@ -1665,7 +1662,7 @@ def test_a_query_of_separators_is_no_crash(site: Site) -> None:
 
 
 def test_no_pattern_of_the_relays_own_runs_away(site: Site) -> None:
-    """CWE-1333 (ReDoS): each of them, on the longest input there is, in half a second."""
+    """CWE-1333 (ReDoS): each of them, on the longest input there is, in linear time."""
     modules = [
         importlib.import_module(module.name)
         for module in pkgutil.walk_packages(relay.__path__, "relay.")
@@ -1699,11 +1696,12 @@ def test_no_pattern_of_the_relays_own_runs_away(site: Site) -> None:
         for piece in pieces:
             for tail in ("", "\x00", "!"):
                 text = piece * (32 * 1024 // len(piece)) + tail
-                started = time.perf_counter()
+                started = time.thread_time()
                 pattern.fullmatch(text)
                 pattern.search(text)
                 pattern.sub("", text)
-                assert time.perf_counter() - started < 0.5, (name, piece)
+                # One that backtracks takes ten times as long at the least.
+                assert time.thread_time() - started < 2, (name, piece)
 
 
 # == to mislead the operator, or to read the log ===================================================

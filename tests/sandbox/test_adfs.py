@@ -18,6 +18,7 @@ from joserfc.jwk import KeySet
 from sandbox import assertions
 from sandbox.adfs import USERINFO, Adfs, Fault
 from sandbox.entra import Entra
+from sandbox.issuer import new_key
 from sandbox.serving import Server
 from sandbox.tls import Authority, ClientCertificate, client_certificate
 
@@ -284,10 +285,10 @@ def test_an_expired_certificate_does_not_do(stage: Stage, tmp_path: Path) -> Non
 
 def test_it_believes_no_tokens_but_its_own(stage: Stage) -> None:
     token = stage.ask(client_secret=SECRET).json()["access_token"]
-    with pytest.raises(JoseError):
-        Adfs(clients={}).verify(token, RESOURCE)
-    with pytest.raises(JoseError):
-        Entra(clients={}).verify(token, RESOURCE)
+    for other in (Adfs(clients={}), Entra(clients={})):
+        other.sign_with(new_key())
+        with pytest.raises(JoseError):
+            other.verify(token, RESOURCE)
 
 
 def test_a_token_of_another_federation_service_is_not_believed(stage: Stage) -> None:

@@ -25,6 +25,7 @@ from sandbox import assertions
 from sandbox.aadsts import AADSTS
 from sandbox.assertions import Assertion
 from sandbox.entra import EXCHANGE, TENANT, Entra, FederatedCredential
+from sandbox.issuer import new_key
 from sandbox.serving import Server
 from sandbox.tls import Authority, ClientCertificate, client_certificate
 
@@ -500,6 +501,7 @@ def test_issuer_audience_and_subject_must_agree_in_the_same_credential(stage: St
 def test_only_entra_itself_vouches_for_a_managed_identity(stage: Stage) -> None:
     trust(stage)
     impostor = Entra(clients={})
+    impostor.sign_with(new_key())
     impostor.url = stage.url
     answer = stage.assert_by(assertion_of_identity(impostor))
     assert refusal(answer) == (401, "invalid_client", 5000811)
@@ -650,8 +652,9 @@ def test_a_token_is_good_for_its_own_audience_only(stage: Stage) -> None:
     for audience in (f"{RESOURCE}/", RESOURCE.upper(), "https://other.example.com"):
         with pytest.raises(JoseError):
             stage.entra.verify(token, audience)
+    stage.entra.sign_with(new_key())
     with pytest.raises(JoseError):
-        Entra(clients={}).verify(token, RESOURCE)
+        stage.entra.verify(token, RESOURCE)
 
 
 def test_a_token_that_has_expired_is_no_longer_good(stage: Stage) -> None:

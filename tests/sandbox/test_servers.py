@@ -32,6 +32,7 @@ from sandbox import loops
 from sandbox.consumer import Consumer, ConsumerError
 from sandbox.dynamics import Dynamics, Names
 from sandbox.entra import Entra
+from sandbox.issuer import new_key
 from sandbox.provider import Provider, Registration
 from sandbox.serving import Hang, Server
 from sandbox.tls import Authority
@@ -319,7 +320,7 @@ def test_entras_token_is_a_signed_jwt_for_that_resource(
     assert claims["exp"] - claims["iat"] == 3599
     assert claims["roles"] == []
     with pytest.raises(BadSignatureError):
-        jwt.decode(body["access_token"], Entra(clients={}).public_keys.keys[0])
+        jwt.decode(body["access_token"], new_key())
 
 
 @pytest.mark.parametrize(
@@ -667,7 +668,8 @@ def test_dynamics_believes_only_entras_tokens_for_itself(
     elif spoil == "tenant":
         token, entra.tenant = post.token, "another"
     else:
-        token, entra.public_keys = post.token, Entra(clients={}).public_keys
+        token = post.token
+        entra.sign_with(new_key())
     assert post(token=token).status_code == 401
     assert dynamics.rows == {}
 

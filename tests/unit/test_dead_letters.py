@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.fernet import Fernet
 
 from relay.delivery.sealing import DeadLetter
 from relay.tools.commands import main
@@ -21,6 +19,7 @@ from sandbox import dynamics
 from sandbox.azure_storage import AzureQueues
 from sandbox.azurite import Azurite, unavailable
 from sandbox.world import World
+from tests.outbox import QUICK, eventually
 
 NUMBERS = count(1)
 KEY = "Y2FuYXJ5LWtleQ=="
@@ -244,21 +243,14 @@ def test_the_letter_of_a_callback_that_dynamics_refused_is_found(
     outbox: str, azurite: Azurite, queues: AzureQueues, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """From the browser's callback through the host's queues to the operator's terminal."""
-    quick = {
-        "OUTBOX_KEYS": Fernet.generate_key().decode(),
-        "OUTBOX_QUEUE": outbox,
-        "AzureFunctionsJobHost__extensions__queues__visibilityTimeout": "00:00:01",
-        "AzureFunctionsJobHost__extensions__queues__maxPollingInterval": "00:00:00.2",
-    }
+    quick = {**QUICK, "OUTBOX_QUEUE": outbox}
     with World(quick, storage=azurite.connection_string) as world, world.client() as client:
         world.dynamics.retry_after = 0
         world.dynamics.faults.extend([dynamics.Fault.UNAVAILABLE, dynamics.Fault.FORBIDDEN])
         held = client.get(world.redirect_uri, params={"code": CODE, "state": STATE}).json()
         assert held["outcome"] == "held"
-        end = time.monotonic() + 20
-        while f"{outbox}-dead" not in queues.names() or not queues.count(f"{outbox}-dead"):
-            assert time.monotonic() < end, "no dead letter came in time"
-            time.sleep(0.05)
+        dead = f"{outbox}-dead"
+        eventually(lambda: dead in queues.names() and queues.count(dead))
     assert main(["dead-letters"]) == 0
     out = capsys.readouterr().out
     assert held["reference"] in out

@@ -79,8 +79,7 @@ def faults(tab: Tab) -> list[str]:
 
 LOOKS: Mapping[str, Mapping[str, Any]] = {
     "light": {"viewport": WIDE, "color_scheme": "light"},
-    "dark": {"viewport": WIDE, "color_scheme": "dark"},
-    "narrow": {"viewport": NARROW, "color_scheme": "light"},
+    "dark and narrow": {"viewport": NARROW, "color_scheme": "dark"},
 }
 
 

@@ -3,14 +3,12 @@
 import base64
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
 
-import httpx
 import pytest
-from cryptography.fernet import Fernet
 
 from relay.delivery.callback import Callback
 from sandbox import dynamics, entra
@@ -18,15 +16,18 @@ from sandbox.host import FunctionsHost
 from sandbox.storage import MemoryQueues
 from sandbox.world import APP, World
 from tests.helpers import connection, verified
-
-OUTBOX, DEAD, POISON = "callback-outbox", "callback-outbox-dead", "callback-outbox-poison"
-QUICK = {
-    "OUTBOX_KEYS": Fernet.generate_key().decode(),
-    "AzureFunctionsJobHost__extensions__queues__visibilityTimeout": "00:00:01",
-    "AzureFunctionsJobHost__extensions__queues__maxPollingInterval": "00:00:00.2",
-}
-WITH_ERROR = '{"code": "{code}", "state": "{state}", "error": "{error}"}'
-CODE, STATE = "canary-code/+=7", "canary-state:;7"
+from tests.outbox import (
+    CODE,
+    DEAD,
+    OUTBOX,
+    POISON,
+    QUICK,
+    STATE,
+    WITH_ERROR,
+    eventually,
+    everything,
+    hit,
+)
 
 
 @pytest.fixture
@@ -34,25 +35,6 @@ def world() -> Iterator[World]:
     with World(QUICK) as world:
         world.dynamics.retry_after = 0
         yield world
-
-
-def hit(world: World, accept: str = "application/json", **parameters: str) -> httpx.Response:
-    with world.client(headers={"accept": accept}) as client:
-        return client.get(world.redirect_uri, params=parameters or {"code": CODE, "state": STATE})
-
-
-def eventually(is_so: Callable[[], object], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
-
-
-def everything(world: World, queue: str) -> list[str]:
-    assert isinstance(world.queues, MemoryQueues)
-    if queue not in world.queues.names():
-        return []
-    return [base64.b64decode(found.text).decode() for found in world.queues.everything(queue)]
 
 
 def test_an_outage_of_dynamics_holds_the_code_and_its_end_delivers_it(world: World) -> None:

@@ -18,7 +18,6 @@ from urllib.parse import urljoin
 
 import httpx
 import pytest
-from cryptography.fernet import Fernet
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -33,6 +32,7 @@ from sandbox.tls import client_certificate
 from sandbox.worker import Indexed
 from sandbox.worker_channel import WorkerProcess, WorkerProcessError
 from sandbox.world import CLIENT_ID, PASSWORD, USER, World
+from tests.outbox import QUICK, eventually
 from tests.unit import test_jarm as jarm
 
 pytestmark = pytest.mark.skipif(unfit() is not None, reason=str(unfit()))
@@ -137,14 +137,9 @@ def outbox(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> 
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
-    quick = {
-        "OUTBOX_KEYS": Fernet.generate_key().decode(),
-        "AzureFunctionsJobHost__extensions__queues__visibilityTimeout": "00:00:01",
-        "AzureFunctionsJobHost__extensions__queues__maxPollingInterval": "00:00:00.2",
-    }
     with (
         Azurite(tmp_path_factory.mktemp("azurite")) as storage,
-        World(quick, storage=storage.connection_string, deployment=deployment) as world,
+        World(QUICK, storage=storage.connection_string, deployment=deployment) as world,
     ):
         yield world
 
@@ -209,10 +204,7 @@ def test_what_is_held_in_azurite_is_delivered_once_dynamics_is_back(outbox: Worl
     with outbox.client(headers=JSON) as client:
         held = client.get(outbox.redirect_uri, params={"code": "canary-code", "state": "late"})
     assert (held.status_code, held.json()["outcome"]) == (202, "held")
-    deadline = time.monotonic() + 60
-    while "late" not in outbox.dynamics.rows:
-        assert time.monotonic() < deadline, "it was not delivered"
-        time.sleep(0.05)
+    eventually(lambda: "late" in outbox.dynamics.rows)
     assert outbox.dynamics.rows["late"]["code"] == "canary-code"
 
 

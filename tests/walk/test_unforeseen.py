@@ -13,7 +13,7 @@ from relay.oauth import authorization, state
 from sandbox import dynamics
 from sandbox.world import World
 from tests.helpers import ROOT
-from tests.walk.test_outbox import (
+from tests.outbox import (
     DEAD,
     OUTBOX,
     POISON,
@@ -110,7 +110,7 @@ def test_an_error_record_that_always_breaks_is_a_dead_letter_after_ten_attempts(
     monkeypatch.setattr(target.DynamicsClient, "deliver", broken)
     answer = hit(world, error="access_denied", state="canary-state")
     assert answer.json()["outcome"] == "declined"
-    eventually(lambda: everything(world, DEAD), seconds=60)
+    eventually(lambda: everything(world, DEAD))
     [letter] = [json.loads(text) for text in everything(world, DEAD)]
     assert (letter["reason"], letter["attempts"]) == ("unforeseen", 10)
     eventually(lambda: everything(world, OUTBOX) == [])
