@@ -11,9 +11,10 @@ from sandbox.storage import MemoryQueues
 from sandbox.world import World
 
 OUTBOX, DEAD, POISON = "callback-outbox", "callback-outbox-dead", "callback-outbox-poison"
+VISIBILITY_TIMEOUT = "AzureFunctionsJobHost__extensions__queues__visibilityTimeout"
 QUICK = {
     "OUTBOX_KEYS": Fernet.generate_key().decode(),
-    "AzureFunctionsJobHost__extensions__queues__visibilityTimeout": "00:00:01",
+    VISIBILITY_TIMEOUT: "00:00:01",
     "AzureFunctionsJobHost__extensions__queues__maxPollingInterval": "00:00:00.2",
 }
 WITH_ERROR = '{"code": "{code}", "state": "{state}", "error": "{error}"}'

@@ -18,6 +18,7 @@ from tests.outbox import (
     OUTBOX,
     POISON,
     QUICK,
+    VISIBILITY_TIMEOUT,
     WITH_ERROR,
     eventually,
     everything,
@@ -105,16 +106,18 @@ KEPT = pages.Reply(202, {}, b"{}")
 
 
 def test_an_error_record_that_always_breaks_is_a_dead_letter_after_ten_attempts(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(target.DynamicsClient, "deliver", broken)
-    answer = hit(world, error="access_denied", state="canary-state")
-    assert answer.json()["outcome"] == "declined"
-    eventually(lambda: everything(world, DEAD))
-    [letter] = [json.loads(text) for text in everything(world, DEAD)]
-    assert (letter["reason"], letter["attempts"]) == ("unforeseen", 10)
-    eventually(lambda: everything(world, OUTBOX) == [])
-    assert everything(world, POISON) == []
+    at_once = {**QUICK, VISIBILITY_TIMEOUT: "00:00:00", "DYNAMICS_BODY": WITH_ERROR}
+    with World(at_once) as world:
+        answer = hit(world, error="access_denied", state="canary-state")
+        assert answer.json()["outcome"] == "declined"
+        eventually(lambda: everything(world, DEAD))
+        [letter] = [json.loads(text) for text in everything(world, DEAD)]
+        assert (letter["reason"], letter["attempts"]) == ("unforeseen", 10)
+        eventually(lambda: everything(world, OUTBOX) == [])
+        assert everything(world, POISON) == []
 
 
 # -- the time of an invocation -------------------------------------------------------------------
