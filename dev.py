@@ -98,8 +98,10 @@ def test(arguments: list[str]) -> int:
     left_out["the scan of the infrastructure"] = install_scanner()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
-        # The tests of one file share servers, which take longer to start than to use.
-        spread = ("-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile")
+        # A file's tests stay together: they share servers, which take longer to start than to use.
+        # tests/conftest.py orders the files.
+        workers = str(min(os.cpu_count() or 1, 4))
+        spread = ("-n", workers, "--dist", "loadfile", "--no-loadscope-reorder")
         tests = ("tests", ("-m", "pytest", f"--junit-xml={report}", *spread, *arguments))
         for name, command in (*CHECKS, tests):
             print(f"\n== {name}", flush=True)

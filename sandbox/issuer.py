@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum, auto
+from functools import cache
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -95,6 +96,17 @@ class Faulty(ABC):
         return HalfBody(whole) if fault is Fault.HALF_BODY else whole
 
 
+@cache
+def _signing_key() -> RSAKey:
+    """One for the process: making one takes longer than all else of an issuer."""
+    return new_key()
+
+
+def new_key() -> RSAKey:
+    """Return a new key for tokens."""
+    return RSAKey.generate_key(2048, {"use": "sig"}, auto_kid=True)
+
+
 class Issuer(Faulty):
     """A token endpoint with its metadata and its keys; what Entra and AD FS have in common.
 
@@ -118,8 +130,12 @@ class Issuer(Faulty):
         self.issued: list[str] = []
         """Every access token that was issued."""
 
-        self._key = RSAKey.generate_key(2048, {"use": "sig"}, auto_kid=True)
-        self.public_keys = KeySet.import_key_set(KeySet([self._key]).as_dict())
+        self.sign_with(_signing_key())
+
+    def sign_with(self, key: RSAKey) -> None:
+        """Sign with this key from now on, and publish it alone."""
+        self._key = key
+        self.public_keys = KeySet.import_key_set(KeySet([key]).as_dict())
         """The keys that verify the tokens."""
 
     @abstractmethod

@@ -1,10 +1,46 @@
-"""Tests run in the event loop of Azure's worker."""
+"""Tests run in the event loop of Azure's worker, and share one certificate authority."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
 
 from sandbox.loops import new_event_loop
+from sandbox.tls import Authority
+from tests.fakes import Clock
+
+SLOWEST = (
+    "test_browser.py",
+    "test_faults.py",
+    "test_queues.py",
+    "test_package.py",
+    "test_browser_pages.py",
+    "test_benchmarks.py",
+    "test_doctor_target.py",
+    "test_walk.py",
+    "test_event_loop.py",
+    "test_fuzz.py",
+    "test_host.py",
+    "test_up.py",
+)
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"as in Azure": new_event_loop}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the slowest files first: the last one to begin decides when a run with `-n` ends."""
+    places = {name: place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+@pytest.fixture(scope="session")
+def authority() -> Iterator[Authority]:
+    with Authority() as authority:
+        yield authority
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()

@@ -3,6 +3,7 @@
 They answer at once, as they are told to, and keep what they were given.
 """
 
+import asyncio
 import base64
 import hmac
 import json
@@ -20,13 +21,15 @@ CREATED = Receipt(existed=False, status=201)
 
 @dataclass
 class Entra:
-    """Has a token for everybody, or one trouble for ever."""
+    """Has one token after the other, or one trouble for ever."""
 
     trouble: Exception | None = None
-    asked: int = 0
+    trouble_with_renewal: Exception | None = None
+    asked: list[ClientCredentials] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
 
     async def get(self, credentials: ClientCredentials, *, within: float) -> AccessToken:
-        self.asked += 1
+        self.asked.append(credentials)
         if self.trouble is not None:
             raise self.trouble
         return AccessToken(TOKEN, fresh_until=1e9, expires_at=1e9)
@@ -34,19 +37,42 @@ class Entra:
     async def renew(
         self, credentials: ClientCredentials, refused: AccessToken, *, within: float
     ) -> AccessToken:
-        return await self.get(credentials, within=within)
+        self.refused.append(refused.value)
+        if self.trouble_with_renewal is not None:
+            raise self.trouble_with_renewal
+        await self.get(credentials, within=within)
+        return AccessToken(f"{TOKEN}-{len(self.refused) + 1}", fresh_until=1e9, expires_at=1e9)
+
+
+@dataclass(frozen=True)
+class Posted:
+    """What one POST had."""
+
+    target: Target
+    token: str
+    body: dict[str, str]
+    reference: str
+    sent: list[str]
 
 
 @dataclass
 class Dynamics:
-    """Gives one answer for each post, the last one for ever. `stored`: what it has taken."""
+    """Gives one answer for each post, and one pause for each question; the last one for ever.
+
+    `stored`: the bodies that it has taken. It answers while `gate` is open.
+    """
 
     answers: list[Receipt | Exception] = field(default_factory=lambda: [CREATED])
-    posted: list[bytes] = field(default_factory=list)
-    stored: list[bytes] = field(default_factory=list)
+    pauses: list[float] = field(default_factory=lambda: [0.0])
+    posted: list[Posted] = field(default_factory=list)
+    stored: list[dict[str, str]] = field(default_factory=list)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.gate.set()
 
     def pause(self, target: Target) -> float:
-        return 0.0
+        return self.pauses.pop(0) if len(self.pauses) > 1 else self.pauses[0]
 
     async def deliver(
         self,
@@ -57,12 +83,24 @@ class Dynamics:
         reference: str,
         sent: Iterable[str],
     ) -> Receipt:
-        self.posted.append(body)
-        answer = self.answers[min(len(self.posted), len(self.answers)) - 1]
+        taken = json.loads(body)
+        self.posted.append(Posted(target, token.value, taken, reference, list(sent)))
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        await self.gate.wait()
         if isinstance(answer, Exception):
             raise answer
-        self.stored.append(body)
+        self.stored.append(taken)
         return answer
+
+
+@dataclass
+class Clock:
+    """A clock that goes when it is told to."""
+
+    seconds: float = 1_000.0
+
+    def __call__(self) -> float:
+        return self.seconds
 
 
 @dataclass

@@ -23,6 +23,9 @@ from relay.oauth import authorization
 from relay.oauth.authorization import AuthorizationResponse, VerifiedResponse
 from relay.oauth.request import Request, response_parameters
 
+ROOT = Path(__file__).resolve().parent.parent
+"""The repository."""
+
 CODE = "canary-code-5f1c"
 STATE = "canary-state-b72e"
 SECRET = "canary-secret-90ad"

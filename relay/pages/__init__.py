@@ -33,13 +33,14 @@ class Reply:
     cookies: tuple[str, ...] = ()
 
 
-_COMMENTS_AND_LINE_BREAKS = re.compile(r"/\*.*?\*/|\s*\n\s*", re.DOTALL)
+_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 
 
 def _read(name: str) -> Markup:
     """Return a file of this folder, without comments, line breaks and indentation."""
-    text = _COMMENTS_AND_LINE_BREAKS.sub("", Path(__file__).with_name(name).read_text("utf-8"))
-    return Markup(text)  # noqa: S704 - from the relay's own folder # nosec B704
+    text = _COMMENT.sub("", Path(__file__).with_name(name).read_text("utf-8"))
+    lines = "".join(line.lstrip() for line in text.splitlines())
+    return Markup(lines)  # noqa: S704 - from the relay's own folder # nosec B704
 
 
 def _hash(source: str) -> str:

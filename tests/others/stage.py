@@ -7,8 +7,7 @@ are different sites: SameSite and Referer are what they are on the internet.
 import base64
 import hashlib
 import secrets
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,7 +15,6 @@ from typing import Any
 from urllib.parse import urlencode
 
 from cryptography import x509
-from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives import serialization
 from playwright.sync_api import Browser, BrowserContext, Page, Request
 
@@ -26,6 +24,7 @@ from sandbox.serving import Server
 from sandbox.tls import Authority
 from sandbox.world import World
 from tests.others.software import Program
+from tests.outbox import QUICK
 
 CLIENT_ID = "dynamics-365"
 BODY = (
@@ -34,11 +33,6 @@ BODY = (
     ' "connection": "{connection}"}'
 )
 FURTHER = ("sent_state", "iss", "code_verifier", "redirect_uri", "connection")
-QUICK = {
-    "AzureFunctionsJobHost__extensions__queues__visibilityTimeout": "00:00:01",
-    "AzureFunctionsJobHost__extensions__queues__maxPollingInterval": "00:00:00.2",
-}
-
 FROM_DYNAMICS = ("bank", "insurer")
 """Connections whose flows Dynamics starts itself, each at a provider of its own."""
 FROM_RELAY = {"bound": "query", "posted": "form_post", "secured": "query.jwt"}
@@ -131,7 +125,6 @@ class Stage:
         key = secrets.token_urlsafe(32)
         plain = {
             "DYNAMICS_BODY": BODY,
-            "OUTBOX_KEYS": Fernet.generate_key().decode(),
             "PROVIDER_CLIENT_ID": CLIENT_ID,
             "PROVIDER_ISSUER": issuers["bank"],
             "PROVIDER_ISS_REQUIRED": "true",
@@ -271,14 +264,6 @@ class Person:
     def _dismiss(self, dialog: Any) -> None:
         self.dialogs.append(dialog.message)
         dialog.dismiss()
-
-
-def eventually(is_so: Callable[[], object], seconds: float = 20) -> None:
-    """Wait until it is so: for what happens in another process."""
-    end = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def heading(page: Page) -> str:

@@ -25,11 +25,11 @@ from tests.others.stage import (
     Flow,
     Person,
     Stage,
-    eventually,
     flags,
     heading,
     person,
 )
+from tests.outbox import eventually
 
 REDEEMED = {"person": "ada", "renewed": True}
 """What the client of Dynamics is told once it has redeemed, refreshed and asked who it is."""

@@ -1,0 +1,276 @@
+"""The queries of the alerts and the workbook read the lines that the relay writes.
+
+Nothing here runs KQL. What can go wrong without Azure is tried: the patterns, on real lines; the
+columns that one part makes and another part asks for; the rules that Azure sets for alerts.
+"""
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay import log
+from relay.log import Line
+from relay.outcome import Outcome
+from tests.infra.view import INFRA, Evaluation, parsed
+
+QUERIES = INFRA / "queries"
+ALERTS = INFRA / "modules" / "alerts.bicep"
+WORKBOOK = INFRA / "modules" / "workbook.bicep"
+BASE = (QUERIES / "callbacks.kql").read_text()
+
+COLUMNS = {
+    "TimeGenerated",
+    "outcome",
+    "connection",
+    "reference",
+    "delivery_id",
+    "attempt",
+    "duration_ms",
+    "dynamics_status",
+    "reason",
+}
+
+MINUTES = ["PT5M", "PT10M", "PT15M", "PT30M", "PT45M"]
+HOURS = ["PT1H", "PT2H", "PT3H", "PT4H", "PT5H", "PT6H", "P1D", "P2D"]
+WINDOWS = [*MINUTES, *HOURS]
+"""What a scheduled query rule takes."""
+
+HELPERS = {
+    "ago", "arg_max", "bin", "count", "countif", "datetime_diff", "extract", "iff", "isnotempty",
+    "isnotnull", "max", "maxif", "min", "minif", "percentile", "toint",
+}  # fmt: skip
+"""Functions of KQL that are used; a misspelled one is not among them."""
+
+OPERATORS = {"extend", "order", "project", "summarize", "union", "where"}
+
+
+def written(caplog: pytest.LogCaptureFixture, line: Line, outcome: Outcome) -> str:
+    """Return the message of the line that the relay writes, as the worker sends it."""
+    caplog.clear()
+    with caplog.at_level(logging.DEBUG, logger="relay"):
+        log.write(line, outcome)
+    return caplog.records[-1].getMessage()
+
+
+def extracted(message: str) -> dict[str, str]:
+    """Return what the query's patterns make of a message; nothing is an empty text, as in KQL."""
+    patterns = re.findall(r'extend (\w+) = (?:toint\()?extract\(@"([^"]+)", 1, Message\)', BASE)
+    found = {name: re.search(pattern, message) for name, pattern in patterns}
+    return {name: match[1] if match else "" for name, match in found.items()}
+
+
+def text_of(name: str) -> str:
+    """Return a query without its comments."""
+    lines = (QUERIES / name).read_text().splitlines()
+    return "\n".join(line for line in lines if not line.startswith("//"))
+
+
+def produced(query: str) -> set[str]:
+    """Return the columns of the last summarize or project of a query."""
+    last = re.findall(r"^\| (?:summarize|project) (.+?);?$", query, re.MULTILINE)[-1]
+    aggregates, _, groups = last.partition(" by ")
+    columns = set(re.findall(r"(\w+) = ", aggregates))
+    columns |= {word.strip() for word in groups.split(",") if "(" not in word}
+    if "=" not in aggregates:
+        columns |= {word.strip() for word in aggregates.split(",")}
+    return columns - {""}
+
+
+def rules() -> list[dict[str, Any]]:
+    """Return the alert rules with their defaults worked out."""
+    main = parsed(INFRA / "main.bicep")["parameters"]
+    given = {name: main[name]["default"] for name in ("slowMilliseconds", "silentWindow")}
+    rules = Evaluation(ALERTS, given).value("rules")
+    assert isinstance(rules, list)
+    return rules
+
+
+def source(rule: dict[str, Any]) -> str:
+    """Return the name of the query file of a rule."""
+    return f"{rule['name']}.kql"
+
+
+# -- lines ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_every_outcome_is_read_from_a_line_that_knows_everything(
+    outcome: Outcome, caplog: pytest.LogCaptureFixture
+) -> None:
+    line = Line(
+        reference="0123456789abcdef",
+        attempt=12,
+        connection="bank-one",
+        delivery_id="0123456789abcdef0123456789abcdef",
+        dynamics_status=503,
+        reason="AADSTS7000215",
+    )
+    read = extracted(written(caplog, line, outcome))
+    assert read.pop("duration_ms").isdigit()
+    assert read == {
+        "outcome": str(outcome),
+        "connection": "bank-one",
+        "reference": "0123456789abcdef",
+        "delivery_id": "0123456789abcdef0123456789abcdef",
+        "attempt": "12",
+        "dynamics_status": "503",
+        "reason": "AADSTS7000215",
+    }
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_what_a_line_does_not_know_is_empty(
+    outcome: Outcome, caplog: pytest.LogCaptureFixture
+) -> None:
+    read = extracted(written(caplog, Line(reference="-"), outcome))
+    assert read.pop("duration_ms").isdigit()
+    assert read == {
+        "outcome": str(outcome),
+        "connection": "",
+        "reference": "",
+        "delivery_id": "",
+        "attempt": "1",
+        "dynamics_status": "",
+        "reason": "",
+    }
+
+
+def test_a_line_of_something_else_is_no_callback(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, logger="relay"):
+        log.started(Line(reference="0123456789abcdef", connection="default"))
+        log.crash(ValueError(), "0123456789abcdef")
+    start, crash = (record.getMessage() for record in caplog.records)
+    assert '| where Message startswith "callback "' in BASE
+    assert not start.startswith("callback ")
+    assert not crash.startswith("callback ")
+    assert crash.startswith("unforeseen ")  # which rejected.kql asks for
+    assert 'startswith "unforeseen "' in text_of("rejected.kql")
+
+
+def test_the_base_gives_just_the_columns_that_the_others_use() -> None:
+    assert produced(BASE) == COLUMNS
+    assert set(extracted("")) == COLUMNS - {"TimeGenerated"}
+    assert BASE.rstrip().endswith(";")  # another query can follow
+
+
+def test_the_queries_name_outcomes_that_exist() -> None:
+    for path in QUERIES.glob("*.kql"):
+        text = text_of(path.name)
+        named = re.findall(r'outcome (?:==|in) \(?((?:"\w+"(?:, )?)+)', text)
+        for words in named:
+            for word in re.findall(r'"(\w+)"', words):
+                assert Outcome(word)
+
+
+# -- queries --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted(QUERIES.glob("*.kql")), ids=lambda path: path.name)
+def test_a_query_is_made_of_known_operators_and_functions(path: Path) -> None:
+    text = re.sub(r'@?"[^"]*"', '""', text_of(path.name))
+    assert text.count("(") == text.count(")")
+    assert set(re.findall(r"\b([a-z_]+)\(", text)) <= HELPERS
+    assert set(re.findall(r"^\| (\w+)", text, re.MULTILINE)) <= OPERATORS
+    for line in text.splitlines():
+        assert re.match(r"(\| \w|let \w+ = |callbacks$|StorageQueueLogs$)", line), line
+
+
+@pytest.mark.parametrize("path", sorted(QUERIES.glob("*.kql")), ids=lambda path: path.name)
+def test_a_query_uses_only_columns_that_are_there(path: Path) -> None:
+    text = re.sub(r'@?"[^"]*"', " ", text_of(path.name))
+    words = set(re.findall(r"(?<![\w.])[A-Za-z_]\w*", text))
+    made = set(re.findall(r"(\w+) = ", text))
+    language = {
+        "let",
+        "by",
+        "in",
+        "and",
+        "or",
+        "asc",
+        "desc",
+        "endswith",
+        "startswith",
+        "callbacks",
+    }
+    tables = {"AppTraces", "Message", "StorageQueueLogs", "OperationName", "StatusText", "Uri"}
+    known = COLUMNS | made | language | tables | OPERATORS | HELPERS | {"limit"}
+    assert words - known == set()
+
+
+def test_queue_names_are_read_from_the_address_of_a_message() -> None:
+    (pattern,) = re.findall(r'extract\(@"([^"]+)", 1, Uri\)', text_of("letters.kql"))
+    base = "https://strelay.queue.core.windows.net:443/callback-outbox-dead/messages"
+    for address in (base, f"{base}?visibilitytimeout=0", f"{base}/5f1c?popreceipt=AgA%3D"):
+        match = re.search(pattern, address)
+        assert match
+        assert match[1] == "callback-outbox-dead"
+    assert not re.search(pattern, "https://strelay.queue.core.windows.net/callback-outbox-dead")
+
+
+# -- alerts ---------------------------------------------------------------------------------------
+
+
+def test_there_is_an_alert_for_each_thing_that_somebody_must_look_at() -> None:
+    assert [rule["name"] for rule in rules()] == ["rejected", "held", "letters", "slow", "silent"]
+    for rule in rules():
+        assert f"../queries/{source(rule)}" in ALERTS.read_text()
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["name"])
+def test_an_alert_measures_and_splits_by_columns_of_its_query(rule: dict[str, Any]) -> None:
+    columns = produced(text_of(source(rule)))
+    assert rule["measure"] in columns
+    assert set(rule["dimensions"]) <= columns
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["name"])
+def test_an_alert_keeps_to_azures_rules(rule: dict[str, Any]) -> None:
+    assert rule["every"] in WINDOWS
+    assert rule["window"] in WINDOWS
+    assert WINDOWS.index(rule["every"]) <= WINDOWS.index(rule["window"])
+    assert rule["severity"] in range(5)
+
+
+def test_an_alert_sees_lines_that_arrive_late() -> None:
+    (rejected,) = (rule for rule in rules() if rule["name"] == "rejected")
+    assert (rejected["every"], rejected["window"]) == ("PT5M", "PT15M")
+
+
+def test_the_alert_on_silence_can_be_set_to_any_long_window_or_switched_off() -> None:
+    assert f"@allowed({['never', *HOURS]})" in (INFRA / "main.bicep").read_text()
+    for window in HOURS:
+        silent = Evaluation(ALERTS, {"silentWindow": window}).value("rules")[-1]
+        assert (silent["window"], silent["enabled"]) == (window, True)
+    off = Evaluation(ALERTS, {"silentWindow": "never"}).value("rules")[-1]
+    assert off["enabled"] is False
+    assert off["window"] in WINDOWS
+
+
+def test_the_limit_of_the_held_alert_is_given_to_its_query() -> None:
+    assert "first_held < ago(limit)" in text_of("held.kql")
+    assert "let limit = ${heldMinutes}m;" in ALERTS.read_text()
+
+
+def test_a_silent_day_has_a_row_to_compare() -> None:
+    # A summarize without `by` gives one row for no line at all; with it there would be none.
+    last = text_of("silent.kql").splitlines()[-1]
+    assert last == "| summarize delivered = count()"
+    (silent,) = (rule for rule in rules() if rule["name"] == "silent")
+    assert (silent["operator"], silent["threshold"]) == ("LessThan", 1)
+
+
+def test_every_query_is_shown_or_watched() -> None:
+    used = "".join(path.read_text() for path in INFRA.rglob("*.bicep"))
+    for path in QUERIES.glob("*.kql"):
+        assert f"../queries/{path.name}'" in used, path.name
+
+
+def test_the_workbook_shows_outcomes_latency_attempts_reasons_and_letters() -> None:
+    charts = Evaluation(WORKBOOK, {}).value("charts")
+    names = re.findall(r"queries/(\w+)\.kql", WORKBOOK.read_text())
+    assert names == ["callbacks", "outcomes", "latency", "attempts", "reasons", "letters"]
+    for name, chart in zip(names[1:], charts, strict=True):
+        assert chart["needsCallbacks"] is text_of(f"{name}.kql").startswith("callbacks")

@@ -1,0 +1,902 @@
+"""Reading the environment: inheritance, the article's names, and what problems say."""
+
+import tracemalloc
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+
+import pytest
+
+from relay import settings, settings_reader
+from relay.connections import (
+    ClientCertificate,
+    ClientSecret,
+    Connection,
+    ManagedIdentity,
+    StatePolicy,
+)
+from relay.errors import Misconfigured, UnknownConnection
+from tests.unit.test_settings import PEM, PER_CONNECTION, WHOLE_APP, WRONG
+
+type Change = Callable[[str], str]
+
+PLAIN = {
+    "ENTRA_TENANT_ID": "contoso.com",
+    "ENTRA_CLIENT_ID": "client",
+    "ENTRA_CLIENT_SECRET": "secret",
+    "DYNAMICS_URL": "https://contoso.operations.dynamics.com/data/OAuthCallbacks",
+}
+"""The least that makes the connection `default`."""
+
+ARTICLE = {
+    "ActiveDirectoryTenant": "https://login.microsoftonline.com/contoso.com",
+    "ActiveDirectoryClientAppId": "client",
+    "ActiveDirectoryClientAppSecret": "secret",
+    "ActiveDirectoryResource": "https://contoso.operations.dynamics.com",
+    "URIString": "https://contoso.operations.dynamics.com/data/OAuthCallbacks",
+}
+"""The same in the names of the original article."""
+
+
+def without(name: str, given: Mapping[str, str] = PLAIN) -> dict[str, str]:
+    return {key: value for key, value in given.items() if key != name}
+
+
+def read(given: Mapping[str, str], name: str = "default") -> Connection:
+    """Return a connection from settings in which nothing is wrong."""
+    connections = settings_reader.read(given).connections
+    assert connections.problems == ()
+    return connections.get(name)
+
+
+def problems(given: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what is wrong, of which there is something."""
+    found = settings_reader.read(given).connections.problems
+    assert found
+    return found
+
+
+# -- what is read --------------------------------------------------------------------------------
+
+
+def test_four_settings_are_enough() -> None:
+    connection = read(PLAIN)
+    assert connection.name == "default"
+    assert connection.credentials.authority == "https://login.microsoftonline.com/contoso.com"
+    assert connection.credentials.client_id == "client"
+    assert connection.credentials.credential == ClientSecret("secret")
+    assert connection.credentials.scope == "https://contoso.operations.dynamics.com/.default"
+    assert connection.target.url == PLAIN["DYNAMICS_URL"]
+
+
+def test_the_defaults_are_those_of_the_contract() -> None:
+    connection = read(PLAIN)
+    body = connection.target.body.render({"code": "c", "state": "s"})
+    assert body == b'{"code":"c","state":"s"}'
+    assert connection.target.timeout == 20
+    assert connection.code_ttl == timedelta(seconds=300)
+    assert connection.state_policy is StatePolicy.OPAQUE
+    assert connection.provider.issuer is None
+    assert not connection.provider.iss_required
+    assert connection.provider.code_parameter == "code"
+
+
+def test_every_setting_is_read() -> None:
+    connection = read(
+        {
+            "ENTRA_AUTHORITY": "https://adfs.example.com/adfs",
+            "ENTRA_CLIENT_ID": "id",
+            "ENTRA_CLIENT_SECRET": "key",
+            "DYNAMICS_URL": "https://ax.example.com/namespaces/AXSF/data/OAuthCallbacks",
+            "DYNAMICS_SCOPE": "https://ax.example.com/.default",
+            "DYNAMICS_BODY": '{"Code": "{code}"}',
+            "DYNAMICS_TIMEOUT": "7.5",
+            "CODE_TTL": "60",
+            "STATE_POLICY": "pattern",
+            "STATE_PATTERN": "^cb-[0-9]+$",
+            "PROVIDER_ISSUER": "https://as.example/tenant/",
+            "PROVIDER_ISS_REQUIRED": "true",
+            "PROVIDER_CODE_PARAMETER": "spapi_oauth_code",
+        }
+    )
+    assert connection.credentials.authority == "https://adfs.example.com/adfs"
+    assert connection.credentials.client_id == "id"
+    assert connection.credentials.credential == ClientSecret("key")
+    assert connection.credentials.scope == "https://ax.example.com/.default"
+    assert connection.target.url == "https://ax.example.com/namespaces/AXSF/data/OAuthCallbacks"
+    assert connection.target.body.render({"code": "c"}) == b'{"Code":"c"}'
+    assert connection.target.timeout == 7.5
+    assert connection.code_ttl == timedelta(seconds=60)
+    assert connection.state_policy is StatePolicy.PATTERN
+    assert connection.state_pattern is not None
+    assert connection.state_pattern.fullmatch("cb-42")
+    assert connection.provider.issuer == "https://as.example/tenant/"
+    assert connection.provider.iss_required
+    assert connection.provider.code_parameter == "spapi_oauth_code"
+
+
+def test_the_settings_of_the_article_are_enough_too() -> None:
+    assert read(ARTICLE).credentials == read(PLAIN).credentials
+    assert read(ARTICLE).target.url == read(PLAIN).target.url
+
+
+@pytest.mark.parametrize("change", [str.upper, str.lower, str.title, str.swapcase])
+@pytest.mark.parametrize("given", [PLAIN, ARTICLE], ids=["ours", "article"])
+def test_names_are_read_in_any_case(given: Mapping[str, str], change: Change) -> None:
+    read({change(name): value for name, value in given.items()})
+
+
+def test_names_of_a_connection_are_read_in_any_case() -> None:
+    given = {**PLAIN, "connections__Bank_One__Dynamics_Timeout": "3"}
+    assert read(given, "bank-one").target.timeout == 3
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("ENTRA_AUTHORITY", "ActiveDirectoryTenant"),
+        ("ENTRA_CLIENT_ID", "ActiveDirectoryClientAppId"),
+        ("ENTRA_CLIENT_SECRET", "ActiveDirectoryClientAppSecret"),
+        ("DYNAMICS_SCOPE", "ActiveDirectoryResource"),
+        ("DYNAMICS_URL", "URIString"),
+    ],
+)
+def test_our_name_counts_before_the_articles(ours: str, theirs: str) -> None:
+    new = {
+        "ENTRA_AUTHORITY": "https://new.example/tenant",
+        "ENTRA_CLIENT_ID": "new-client",
+        "ENTRA_CLIENT_SECRET": "new-secret",
+        "DYNAMICS_SCOPE": "https://new.example/.default",
+        "DYNAMICS_URL": "https://new.example/data/X",
+    }[ours]
+    assert theirs in ARTICLE
+    for given in ({**ARTICLE, ours: new}, {ours: new, **ARTICLE}):
+        connection = read(given)
+        credentials, target = connection.credentials, connection.target
+        assert isinstance(credentials.credential, ClientSecret)
+        assert new in (
+            credentials.authority,
+            credentials.client_id,
+            credentials.credential.value,
+            credentials.scope,
+            target.url,
+        )
+
+
+def test_our_tenant_counts_before_the_articles_authority() -> None:
+    connection = read({**ARTICLE, "ENTRA_TENANT_ID": "fabrikam.com"})
+    assert connection.credentials.authority == "https://login.microsoftonline.com/fabrikam.com"
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\t\n"], ids=["empty", "space", "blank"])
+def test_an_empty_value_counts_as_not_given(empty: str) -> None:
+    given = {**ARTICLE, "DYNAMICS_URL": empty, "CODE_TTL": empty, "CONNECTIONS__X__CODE_TTL": empty}
+    assert read(given).target.url == ARTICLE["URIString"]
+    assert list(settings_reader.read(given).connections.by_name) == ["default"]
+
+
+def test_white_space_around_a_value_is_no_part_of_it() -> None:
+    connection = read({name: f" {value}\n" for name, value in PLAIN.items()})
+    assert connection.target.url == PLAIN["DYNAMICS_URL"]
+    assert connection.credentials.credential == ClientSecret("secret")
+
+
+@pytest.mark.parametrize(
+    ("given", "authority"),
+    [
+        pytest.param(
+            {"ENTRA_TENANT_ID": "72f988bf-86f1-41af-91ab-2d7cd011db47"},
+            "https://login.microsoftonline.com/72f988bf-86f1-41af-91ab-2d7cd011db47",
+            id="tenant-id",
+        ),
+        pytest.param(
+            {"ENTRA_AUTHORITY": "https://login.microsoftonline.us/contoso.com/"},
+            "https://login.microsoftonline.us/contoso.com",
+            id="another-cloud-with-a-slash",
+        ),
+        pytest.param(
+            {"ENTRA_AUTHORITY": "https://adfs.example.com/adfs"},
+            "https://adfs.example.com/adfs",
+            id="ad-fs",
+        ),
+        pytest.param(
+            {"ENTRA_AUTHORITY": "https://login.microsoftonline.us/a", "ENTRA_TENANT_ID": "b"},
+            "https://login.microsoftonline.us/a",
+            id="an-authority-says-more-than-a-tenant",
+        ),
+        pytest.param(
+            {"ActiveDirectoryTenant": "contoso.onmicrosoft.com"},
+            "https://login.microsoftonline.com/contoso.onmicrosoft.com",
+            id="the-articles-setting-with-a-tenant",
+        ),
+        pytest.param(
+            {"ActiveDirectoryTenant": "https://login.windows.net/contoso.com/oauth2/token"},
+            "https://login.windows.net/contoso.com",
+            id="the-articles-setting-with-an-endpoint",
+        ),
+        pytest.param(
+            {"ENTRA_AUTHORITY": "https://login.microsoftonline.com/x.com/oauth2/v2.0/authorize"},
+            "https://login.microsoftonline.com/x.com",
+            id="a-pasted-endpoint",
+        ),
+    ],
+)
+def test_the_authority_is_found_in_what_people_have(given: dict[str, str], authority: str) -> None:
+    connection = read({**without("ENTRA_TENANT_ID"), **given})
+    assert connection.credentials.authority == authority
+
+
+@pytest.mark.parametrize(
+    ("given", "scope"),
+    [
+        pytest.param(
+            {"DYNAMICS_URL": "https://Contoso.Operations.Dynamics.COM/data/X?cross-company=true"},
+            "https://contoso.operations.dynamics.com/.default",
+            id="origin-of-the-url-in-lower-case",
+        ),
+        pytest.param(
+            {"DYNAMICS_URL": "https://localhost:8443/data/X"},
+            "https://localhost:8443/.default",
+            id="origin-with-its-port",
+        ),
+        pytest.param(
+            {"DYNAMICS_SCOPE": "api://00000015-0000/.default"},
+            "api://00000015-0000/.default",
+            id="a-scope-as-it-is",
+        ),
+        pytest.param(
+            {"ActiveDirectoryResource": "https://ax.example.com"},
+            "https://ax.example.com/.default",
+            id="the-articles-resource",
+        ),
+        pytest.param(
+            {"ActiveDirectoryResource": "https://ax.example.com/"},
+            "https://ax.example.com/.default",
+            id="the-articles-resource-with-a-slash",
+        ),
+    ],
+)
+def test_the_scope_names_the_resource_without_a_double_slash(
+    given: dict[str, str], scope: str
+) -> None:
+    assert read({**PLAIN, **given}).credentials.scope == scope
+
+
+# -- connections ---------------------------------------------------------------------------------
+
+
+def test_without_a_plain_url_there_is_no_default_connection() -> None:
+    given = {**without("DYNAMICS_URL"), "CONNECTIONS__XERO__DYNAMICS_URL": PLAIN["DYNAMICS_URL"]}
+    assert read(given, "xero").name == "xero"
+    with pytest.raises(UnknownConnection):
+        settings_reader.read(given).connections.get("default")
+
+
+@pytest.mark.parametrize("name", ["URIString", "DYNAMICS_URL"])
+def test_a_plain_url_makes_the_default_connection_beside_others(name: str) -> None:
+    given = {
+        **without("DYNAMICS_URL"),
+        name: PLAIN["DYNAMICS_URL"],
+        "CONNECTIONS__XERO__CODE_TTL": "60",
+    }
+    assert sorted(settings_reader.read(given).connections.by_name) == ["default", "xero"]
+    assert read(given).code_ttl == timedelta(seconds=300)
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [("XERO", "xero"), ("BANK_ONE", "bank-one"), ("A1", "a1"), ("DEFAULT", "default")],
+)
+def test_any_setting_of_a_connection_creates_it(label: str, name: str) -> None:
+    given = {**PLAIN, f"CONNECTIONS__{label}__CODE_TTL": "60"}
+    assert read(given, name).code_ttl == timedelta(seconds=60)
+
+
+IDENTITY = "11111111-2222-3333-4444-555555555555"
+
+OWN = {
+    "ENTRA_AUTHORITY": "https://own.example/tenant",
+    "ENTRA_TENANT_ID": "own.example",
+    "ENTRA_CLIENT_ID": "own-client",
+    "ENTRA_CLIENT_SECRET": "own-secret",
+    "ENTRA_CLIENT_CERTIFICATE": PEM + "own",
+    "ENTRA_CLIENT_CERTIFICATE_PASSWORD": "own-password",
+    "ENTRA_MANAGED_IDENTITY_CLIENT_ID": IDENTITY,
+    "DYNAMICS_URL": "https://own.example/data/X",
+    "DYNAMICS_SCOPE": "https://own.example/.default",
+    "DYNAMICS_BODY": '{"own": "{code}"}',
+    "DYNAMICS_TIMEOUT": "11",
+    "CODE_TTL": "61",
+    "STATE_POLICY": "opaque",
+    "STATE_PATTERN": "^own$",
+    "STATE_KEYS": "own:" + "A" * 43,
+    "PROVIDER_ISSUER": "https://own.example",
+    "PROVIDER_ISS_REQUIRED": "true",
+    "PROVIDER_CLIENT_ID": "own-client",
+    "PROVIDER_AUTHORIZATION_ENDPOINT": "https://own.example/authorize",
+    "PROVIDER_SCOPE": "own offline_access",
+    "PROVIDER_RESPONSE_MODE": "form_post",
+    "PROVIDER_REDIRECT_URI": "https://own.example/callback",
+    "PROVIDER_EXTRA": "prompt=consent&own=",
+    "PROVIDER_JWKS_URI": "https://own.example/keys",
+    "PROVIDER_CODE_PARAMETER": "own_code",
+}
+"""Another right value for each setting of a connection."""
+
+
+def facts(connection: Connection) -> dict[str, object]:
+    """Return what each setting has become."""
+    credentials, provider = connection.credentials, connection.provider
+    return {
+        "ENTRA_AUTHORITY": credentials.authority,
+        "ENTRA_TENANT_ID": credentials.authority,
+        "ENTRA_CLIENT_ID": credentials.client_id,
+        "ENTRA_CLIENT_SECRET": credentials.credential,
+        "ENTRA_CLIENT_CERTIFICATE": credentials.credential,
+        "ENTRA_CLIENT_CERTIFICATE_PASSWORD": credentials.credential,
+        "ENTRA_MANAGED_IDENTITY_CLIENT_ID": credentials.credential,
+        "DYNAMICS_URL": connection.target.url,
+        "DYNAMICS_SCOPE": credentials.scope,
+        "DYNAMICS_BODY": connection.target.body.render({"code": "c"}),
+        "DYNAMICS_TIMEOUT": connection.target.timeout,
+        "CODE_TTL": connection.code_ttl,
+        "STATE_POLICY": connection.state_policy,
+        "STATE_PATTERN": connection.state_pattern,
+        "STATE_KEYS": connection.state_keys,
+        "PROVIDER_ISSUER": provider.issuer,
+        "PROVIDER_ISS_REQUIRED": provider.iss_required,
+        "PROVIDER_CLIENT_ID": provider.client_id,
+        "PROVIDER_AUTHORIZATION_ENDPOINT": provider.authorization_endpoint,
+        "PROVIDER_SCOPE": provider.scope,
+        "PROVIDER_RESPONSE_MODE": provider.response_mode,
+        "PROVIDER_REDIRECT_URI": provider.redirect_uri,
+        "PROVIDER_EXTRA": provider.extra,
+        "PROVIDER_JWKS_URI": provider.jwks_uri,
+        "PROVIDER_CODE_PARAMETER": provider.code_parameter,
+    }
+
+
+FULL = {
+    **PLAIN,
+    "STATE_POLICY": "signed",
+    "STATE_KEYS": "plain:" + "B" * 43,
+    "STATE_PATTERN": "^plain$",
+    "PROVIDER_ISSUER": "https://as.example",
+    "PROVIDER_CLIENT_ID": "client",
+    "PROVIDER_REDIRECT_URI": "https://relay.example/callback",
+}
+"""What settings that need others need."""
+OTHER = "CONNECTIONS__OTHER__ENTRA_CLIENT_ID"
+
+
+def base(setting: str) -> dict[str, str]:
+    """Return the least, without a credential if this is another one."""
+    return without("ENTRA_CLIENT_SECRET") if setting in settings_reader.CREDENTIALS else PLAIN
+
+
+def full(setting: str) -> dict[str, str]:
+    """Return settings beside which this one may stand, whether it is given or not."""
+    if setting == "ENTRA_CLIENT_CERTIFICATE_PASSWORD":
+        return {**without("ENTRA_CLIENT_SECRET", FULL), "ENTRA_CLIENT_CERTIFICATE": PEM}
+    return FULL
+
+
+def test_every_setting_of_a_connection_is_tried_here() -> None:
+    assert sorted(OWN) == sorted(settings.names(settings.ConnectionSettings))
+
+
+@pytest.mark.parametrize("setting", OWN)
+def test_a_connections_own_setting_counts_for_it_and_for_no_other(setting: str) -> None:
+    plain = full(setting)
+    given = {**plain, OTHER: "client", f"CONNECTIONS__XERO__{setting}": OWN[setting]}
+    before = facts(read(plain))
+    assert facts(read(given)) == before
+    assert facts(read(given, "other")) == before
+    assert facts(read(given, "xero"))[setting] != before[setting]
+
+
+@pytest.mark.parametrize("setting", OWN)
+def test_what_a_connection_does_not_give_it_has_from_the_plain_setting(setting: str) -> None:
+    creates_it = "CODE_TTL" if setting == "ENTRA_CLIENT_ID" else "ENTRA_CLIENT_ID"
+    plain = full(setting)
+    given = {**plain, f"CONNECTIONS__OTHER__{creates_it}": {**FULL, "CODE_TTL": "300"}[creates_it]}
+    if setting in settings_reader.CREDENTIALS:
+        given.pop("ENTRA_CLIENT_SECRET")
+    given[setting] = OWN[setting]
+    assert facts(read(given, "other")) == facts(read(given))
+    assert facts(read(given, "other"))[setting] != facts(read(plain))[setting]
+
+
+def test_a_connection_may_inherit_from_the_articles_settings() -> None:
+    given = {**ARTICLE, "CONNECTIONS__XERO__CODE_TTL": "60"}
+    assert read(given, "xero").credentials == read(ARTICLE).credentials
+
+
+def test_a_connections_own_tenant_counts_before_an_inherited_authority() -> None:
+    given = {
+        **without("ENTRA_TENANT_ID"),
+        "ENTRA_AUTHORITY": "https://login.microsoftonline.us/contoso.com",
+        "CONNECTIONS__XERO__ENTRA_TENANT_ID": "fabrikam.com",
+    }
+    assert read(given, "xero").credentials.authority == (
+        "https://login.microsoftonline.com/fabrikam.com"
+    )
+    assert read(given).credentials.authority == "https://login.microsoftonline.us/contoso.com"
+
+
+def test_connections_with_equal_credentials_share_them() -> None:
+    given = {**PLAIN, "CONNECTIONS__XERO__CODE_TTL": "60"}
+    assert read(given, "xero").credentials == read(given).credentials
+
+
+def test_fifty_connections_cost_little_memory() -> None:
+    given = {
+        f"CONNECTIONS__C{number}__{name}": f"{value}{number}" if "ID" in name else value
+        for number in range(50)
+        for name, value in FULL.items()
+    }
+    settings_reader.read(given)  # what is made once is no connection's
+    tracemalloc.start()
+    try:
+        found = settings_reader.read(given)
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(found.connections.by_name) == 50
+    assert not found.connections.problems
+    assert size / 50 < 20 * 1024
+
+
+# -- credentials ---------------------------------------------------------------------------------
+
+CLIENT = {name: PLAIN[name] for name in ("ENTRA_TENANT_ID", "ENTRA_CLIENT_ID", "DYNAMICS_URL")}
+WITH = {
+    "secret": {"ENTRA_CLIENT_SECRET": "secret"},
+    "certificate": {
+        "ENTRA_CLIENT_CERTIFICATE": PEM,
+        "ENTRA_CLIENT_CERTIFICATE_PASSWORD": "password",
+    },
+    "federated": {"ENTRA_MANAGED_IDENTITY_CLIENT_ID": IDENTITY},
+}
+
+
+def test_an_identity_without_a_client_id_is_itself_the_client() -> None:
+    given = {"DYNAMICS_URL": PLAIN["DYNAMICS_URL"], "ENTRA_MANAGED_IDENTITY_CLIENT_ID": IDENTITY}
+    credentials = read(given).credentials
+    assert credentials.credential == ManagedIdentity(IDENTITY)
+    assert (credentials.client_id, credentials.authority) == (None, None)
+    assert credentials.resource == "https://contoso.operations.dynamics.com"
+    system = read({**given, "ENTRA_MANAGED_IDENTITY_CLIENT_ID": "system"}).credentials
+    assert system.credential == ManagedIdentity(None)
+
+
+def test_an_identity_beside_a_client_id_is_that_apps_federated_credential() -> None:
+    credentials = read({**CLIENT, **WITH["federated"]}).credentials
+    assert credentials.client_id == "client"
+    assert credentials.authority == "https://login.microsoftonline.com/contoso.com"
+    assert credentials.credential == ManagedIdentity(IDENTITY)
+
+
+@pytest.mark.parametrize("inner", WITH)
+@pytest.mark.parametrize("outer", WITH)
+def test_a_connections_own_credential_takes_the_place_of_any_inherited(
+    outer: str, inner: str
+) -> None:
+    own = {f"CONNECTIONS__XERO__{name}": value for name, value in WITH[inner].items()}
+    given = {**CLIENT, **WITH[outer], **own}
+    assert read(given, "xero").credentials == read({**CLIENT, **WITH[inner]}).credentials
+    assert read(given).credentials == read({**CLIENT, **WITH[outer]}).credentials
+
+
+def test_an_inherited_password_is_not_tried_on_a_connections_own_certificate() -> None:
+    own = {"CONNECTIONS__XERO__ENTRA_CLIENT_CERTIFICATE": PEM}
+    given = {**CLIENT, **WITH["certificate"], **own}
+    assert read(given, "xero").credentials.credential == ClientCertificate(PEM, None)
+
+
+def test_an_app_of_the_article_is_switched_to_an_identity_by_adding_one_setting() -> None:
+    given = {**ARTICLE, **WITH["federated"]}
+    assert read(given).credentials.credential == ManagedIdentity(IDENTITY)
+
+
+def test_the_systems_identity_does_not_inherit_a_client_id() -> None:
+    own = {"CONNECTIONS__XERO__ENTRA_MANAGED_IDENTITY_CLIENT_ID": "system"}
+    assert read({**PLAIN, **own}, "xero").credentials.client_id is None
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        pytest.param(
+            CLIENT,
+            "ENTRA_CLIENT_SECRET: missing; expected one of ENTRA_CLIENT_SECRET, "
+            "ENTRA_CLIENT_CERTIFICATE, ENTRA_MANAGED_IDENTITY_CLIENT_ID",
+            id="none",
+        ),
+        pytest.param(
+            {**CLIENT, **WITH["secret"], "ENTRA_CLIENT_CERTIFICATE": PEM},
+            "ENTRA_CLIENT_CERTIFICATE: conflicts with ENTRA_CLIENT_SECRET; expected one of them",
+            id="secret-and-certificate",
+        ),
+        pytest.param(
+            {**CLIENT, **WITH["secret"], **WITH["federated"]},
+            "ENTRA_MANAGED_IDENTITY_CLIENT_ID: conflicts with ENTRA_CLIENT_SECRET; expected one "
+            "of them",
+            id="secret-and-identity",
+        ),
+        pytest.param(
+            {**CLIENT, **WITH["certificate"], **WITH["federated"]},
+            "ENTRA_MANAGED_IDENTITY_CLIENT_ID: conflicts with ENTRA_CLIENT_CERTIFICATE; expected "
+            "one of them",
+            id="certificate-and-identity",
+        ),
+        pytest.param(
+            {**CLIENT, **WITH["secret"], "ENTRA_CLIENT_CERTIFICATE_PASSWORD": "canary"},
+            "ENTRA_CLIENT_CERTIFICATE_PASSWORD: expected only together with "
+            "ENTRA_CLIENT_CERTIFICATE",
+            id="password-of-nothing",
+        ),
+        pytest.param(
+            {**without("ENTRA_CLIENT_ID", CLIENT), **WITH["secret"]},
+            "ENTRA_CLIENT_ID: missing; expected application (client) id of the app registration",
+            id="secret-of-nobody",
+        ),
+        pytest.param(
+            {**CLIENT, "ENTRA_MANAGED_IDENTITY_CLIENT_ID": "system"},
+            "ENTRA_MANAGED_IDENTITY_CLIENT_ID: expected a client id: ENTRA_CLIENT_ID trusts "
+            "user-assigned identities only",
+            id="app-that-trusts-the-system",
+        ),
+        pytest.param(
+            {**without("ENTRA_TENANT_ID", CLIENT), **WITH["federated"]},
+            "ENTRA_TENANT_ID: expected, or ENTRA_AUTHORITY",
+            id="federated-nowhere",
+        ),
+    ],
+)
+def test_credentials_that_contradict_each_other_are_named(
+    given: dict[str, str], problem: str
+) -> None:
+    assert problems(given) == (problem,)
+
+
+def test_blanks_around_a_value_change_nothing() -> None:
+    given = {**CLIENT, **WITH["secret"], "OUTBOX_QUEUE": "held", "CODE_TTL": "60"}
+    padded = {name: f" {value}\n" for name, value in given.items()}
+    assert settings_reader.read(padded) == settings_reader.read(given)
+    system = {**CLIENT, "ENTRA_MANAGED_IDENTITY_CLIENT_ID": "system "}
+    assert problems(system) == problems({**system, "ENTRA_MANAGED_IDENTITY_CLIENT_ID": "system"})
+
+
+def test_a_key_vault_reference_that_was_not_resolved_is_no_secret() -> None:
+    """The platform leaves the reference where the value should be, and Entra would be sent it."""
+    given = {**CLIENT, "ENTRA_CLIENT_SECRET": "@Microsoft.KeyVault(SecretUri=https://canary/)"}
+    assert problems(given) == ("ENTRA_CLIENT_SECRET: is a Key Vault reference; expected its value",)
+
+
+@pytest.mark.parametrize("scope", ["DYNAMICS_SCOPE", "ActiveDirectoryResource"])
+def test_an_inherited_scope_of_another_environment_is_doubted(scope: str) -> None:
+    given = {
+        **PLAIN,
+        scope: "https://contoso.operations.dynamics.com/.default",
+        "CONNECTIONS__XERO__DYNAMICS_URL": "https://fabrikam.operations.dynamics.com/data/X",
+    }
+    [warning] = settings_reader.read(given).warnings
+    assert warning == (
+        f"{scope}: is of another environment than CONNECTIONS__XERO__DYNAMICS_URL; expected "
+        "CONNECTIONS__XERO__DYNAMICS_SCOPE beside it"
+    )
+    own = {"CONNECTIONS__XERO__DYNAMICS_SCOPE": "https://fabrikam.operations.dynamics.com/.default"}
+    assert settings_reader.read({**given, **own}).warnings == ()
+
+
+PUBLIC, GOV, CHINA = (
+    "https://login.microsoftonline.com/x",
+    "https://login.microsoftonline.us/x",
+    "https://login.partner.microsoftonline.cn/x",
+)
+
+
+@pytest.mark.parametrize(
+    ("authority", "host", "expected"),
+    [
+        (PUBLIC, "contoso.operations.dynamics.us", "login.microsoftonline.us"),
+        (PUBLIC, "contoso.crm.microsoftdynamics.us", "login.microsoftonline.us"),
+        (PUBLIC, "contoso.operations.dynamics.cn", "login.partner.microsoftonline.cn"),
+        (GOV, "contoso.operations.dynamics.com", "login.microsoftonline.com"),
+        (CHINA, "contoso.crm4.dynamics.com", "login.microsoftonline.com"),
+    ],
+)
+def test_a_dynamics_of_another_cloud_is_warned_of_and_still_tried(
+    authority: str, host: str, expected: str
+) -> None:
+    url = f"https://{host}/data/X"
+    found = settings_reader.read({**PLAIN, "ENTRA_AUTHORITY": authority, "DYNAMICS_URL": url})
+    assert found.connections.problems == ()
+    assert found.connections.get("default").target.url == url
+    [warning] = found.warnings
+    assert warning.startswith("ENTRA_AUTHORITY: ")
+    assert f"expected https://{expected}/" in warning
+
+
+@pytest.mark.parametrize(
+    ("authority", "host"),
+    [
+        (PUBLIC, "contoso.operations.dynamics.com"),
+        (PUBLIC, "contoso.crm9.dynamics.com"),
+        (GOV, "contoso.operations.dynamics.us"),
+        (CHINA, "contoso.crm.dynamics.cn"),
+        ("https://adfs.contoso.com/adfs", "contoso.operations.dynamics.us"),
+        (PUBLIC, "ax.contoso.com"),
+        (PUBLIC, "notdynamics.us"),
+    ],
+)
+def test_what_belongs_together_or_cannot_be_told_is_not_warned_of(
+    authority: str, host: str
+) -> None:
+    given = {**PLAIN, "ENTRA_AUTHORITY": authority, "DYNAMICS_URL": f"https://{host}/data/X"}
+    assert settings_reader.read(given).warnings == ()
+
+
+# -- what is wrong -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("setting", WRONG)
+def test_a_wrong_value_is_named_by_its_setting_and_never_shown(setting: str) -> None:
+    given = {**base(setting), setting: WRONG[setting]}
+    if setting not in settings_reader.CREDENTIALS:
+        given["ENTRA_CLIENT_SECRET"] = "canary-secret"
+    if setting == "ENTRA_TENANT_ID":
+        given.pop("ENTRA_AUTHORITY", None)
+    found = problems(given)
+    assert len(found) == 1
+    assert found[0].startswith(f"{setting}: expected ")
+    assert "canary" not in found[0]
+    with pytest.raises(Misconfigured) as refused:
+        settings_reader.read(given).connections.get("default")
+    assert refused.value.problems == found
+    assert "canary" not in repr(refused.value)
+
+
+@pytest.mark.parametrize("setting", PER_CONNECTION)
+def test_a_wrong_value_of_one_connection_is_named_in_full(setting: str) -> None:
+    full = f"CONNECTIONS__BANK_ONE__{setting}"
+    found = problems({**PLAIN, full: WRONG[setting]})
+    assert len(found) == 1
+    assert found[0].startswith(f"{full}: expected ")
+    assert "canary" not in found[0]
+
+
+@pytest.mark.parametrize("setting", PER_CONNECTION)
+def test_a_wrong_value_that_is_inherited_is_named_once_where_it_stands(setting: str) -> None:
+    given = {**base(setting), "CONNECTIONS__A__CODE_TTL": "60", OTHER: "client"}
+    given[setting] = WRONG[setting]
+    found = problems(given)
+    assert len(found) == 1
+    assert found[0].startswith(f"{setting}: expected ")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "value"),
+    [
+        ("ActiveDirectoryTenant", "https://login.microsoftonline.com/common"),
+        ("ActiveDirectoryResource", "canary resource"),
+        ("URIString", "http://canary.example/data/X"),
+    ],
+)
+def test_a_wrong_value_of_an_old_name_is_named_as_the_setting_that_was_given(
+    theirs: str, value: str
+) -> None:
+    found = problems({**ARTICLE, theirs: value})
+    assert len(found) == 1
+    assert theirs in found[0]
+    assert "canary" not in found[0]
+
+
+SECRETS = {
+    "ENTRA_CLIENT_SECRET": "canary",
+    "ENTRA_CLIENT_CERTIFICATE": PEM + "canary",
+    "ENTRA_CLIENT_CERTIFICATE_PASSWORD": "canary",
+    "STATE_KEYS": f"canary:{'canary_' * 6}A",
+    "OUTBOX_KEYS": f"{'canary_' * 6}A=",
+}
+
+
+@pytest.mark.parametrize("setting", SECRETS)
+def test_no_secret_is_shown_when_settings_are_printed(setting: str) -> None:
+    given = {**full(setting), "CONNECTIONS__A__CODE_TTL": "60"}
+    if setting in settings_reader.CREDENTIALS:
+        given.pop("ENTRA_CLIENT_SECRET")
+    given[setting] = SECRETS[setting]
+    if setting not in WHOLE_APP:
+        given[f"CONNECTIONS__A__{setting}"] = SECRETS[setting]
+    read(given)
+    shown = repr(settings_reader.read(given))
+    assert "canary" not in shown
+
+
+@pytest.mark.parametrize("setting", PLAIN)
+def test_a_missing_setting_is_named_with_what_is_expected(setting: str) -> None:
+    found = problems(without(setting))
+    assert len(found) == 1
+    assert found[0].startswith(f"{setting}: ")
+    assert "expected" in found[0]
+
+
+def test_nothing_at_all_is_one_problem_and_no_connection() -> None:
+    found = problems({})
+    assert len(found) == 1
+    assert found[0].startswith("DYNAMICS_URL: missing; expected https URL")
+    with pytest.raises(Misconfigured):
+        settings_reader.read({}).connections.get("default")
+
+
+def test_a_connection_that_misses_something_is_named() -> None:
+    given = {**without("DYNAMICS_URL"), "CONNECTIONS__XRO__CODE_TTL": "60"}
+    (found,) = problems(given)
+    assert "DYNAMICS_URL" in found
+    assert "xro" in found.lower()
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        pytest.param({"STATE_POLICY": "pattern"}, "STATE_PATTERN", id="policy-without-pattern"),
+        pytest.param({"STATE_PATTERN": "^a$"}, "STATE_POLICY", id="pattern-without-policy"),
+        pytest.param({"STATE_POLICY": "signed"}, "STATE_KEYS", id="policy-without-keys"),
+        pytest.param(
+            {"PROVIDER_RESPONSE_MODE": "jwt", "PROVIDER_CLIENT_ID": "x"},
+            "PROVIDER_ISSUER",
+            id="jarm-without-issuer",
+        ),
+        pytest.param(
+            {"PROVIDER_RESPONSE_MODE": "form_post.jwt", "PROVIDER_ISSUER": "https://as.example"},
+            "PROVIDER_CLIENT_ID",
+            id="jarm-without-client-id",
+        ),
+        pytest.param(
+            {"PROVIDER_ISS_REQUIRED": "true"}, "PROVIDER_ISSUER", id="required-issuer-unknown"
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(given: dict[str, str], named: str) -> None:
+    (found,) = problems({**PLAIN, **given})
+    assert found.startswith(f"{named}: expected")
+
+
+def test_a_contradiction_in_one_connection_is_named_as_that_connections() -> None:
+    (found,) = problems({**PLAIN, "CONNECTIONS__XERO__STATE_POLICY": "pattern"})
+    assert "STATE_PATTERN" in found
+    assert "xero" in found.lower()
+
+
+def test_a_pattern_may_be_there_for_another_connection() -> None:
+    given = {**FULL, "STATE_POLICY": "opaque", "CONNECTIONS__XERO__STATE_POLICY": "pattern"}
+    assert read(given).state_policy is StatePolicy.OPAQUE
+    assert read(given, "xero").state_policy is StatePolicy.PATTERN
+
+
+def test_all_that_is_wrong_is_named_at_once() -> None:
+    given = {**PLAIN, **WRONG}
+    conflicts = settings_reader.CREDENTIALS[1:]
+    named = sorted(found.partition(":")[0] for found in problems(given))
+    assert named == sorted([*WRONG, *conflicts])
+
+
+def test_a_missing_credential_is_named_beside_other_faults() -> None:
+    given = {**without("ENTRA_CLIENT_SECRET"), "CODE_TTL": "canary"}
+    assert [found.partition(":")[0] for found in problems(given)] == [
+        "CODE_TTL",
+        "ENTRA_CLIENT_SECRET",
+    ]
+
+
+# -- unknown names -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "nearest"),
+    [
+        ("DYNAMIC_URL", "DYNAMICS_URL"),
+        ("CODE_TTLS", "CODE_TTL"),
+        ("CLIENT_SECRET", "ENTRA_CLIENT_SECRET"),
+        ("PROVIDER__ISSUER", "PROVIDER_ISSUER"),
+    ],
+)
+@pytest.mark.parametrize("known", [{}, {"CONNECTIONS__XERO__CODE_TTL": "60"}], ids=["no", "yes"])
+def test_an_unknown_setting_of_a_connection_is_named_with_the_nearest_known(
+    setting: str, nearest: str, known: dict[str, str]
+) -> None:
+    (found,) = problems({**PLAIN, **known, f"CONNECTIONS__XERO__{setting}": "canary"})
+    assert found.startswith(f"CONNECTIONS__XERO__{setting}: no such setting")
+    assert nearest in found
+    assert "canary" not in found
+
+
+def test_an_unknown_setting_that_is_like_none_is_named_too() -> None:
+    (found,) = problems({**PLAIN, "CONNECTIONS__XERO__QQQ": "canary"})
+    assert found.startswith("CONNECTIONS__XERO__QQQ: no such setting")
+
+
+def test_an_unknown_setting_alone_creates_no_connection() -> None:
+    found = settings_reader.read({**PLAIN, "CONNECTIONS__XERO__DYNAMIC_URL": "https://x.example"})
+    assert list(found.connections.by_name) == ["default"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CONNECTIONS__XERO",
+        "CONNECTIONS__",
+        "CONNECTIONS____CODE_TTL",
+        "CONNECTIONS__A.B__CODE_TTL",
+        "CONNECTIONS___A__CODE_TTL",
+        "CONNECTIONS__A/../B__CODE_TTL",
+        "CONNECTIONS__Ä__CODE_TTL",
+    ],
+)
+def test_a_name_that_makes_no_connection_is_not_passed_over_in_silence(name: str) -> None:
+    given = {**PLAIN, name: "canary"}
+    assert all("canary" not in found for found in problems(given))
+    assert list(settings_reader.read(given).connections.by_name) == ["default"]
+
+
+@pytest.mark.parametrize("known", [{}, {"CONNECTIONS__XERO__CODE_TTL": "60"}], ids=["no", "yes"])
+@pytest.mark.parametrize("setting", WHOLE_APP)
+def test_a_setting_of_the_whole_app_is_none_of_a_connection(
+    setting: str, known: dict[str, str]
+) -> None:
+    (found,) = problems({**PLAIN, **known, f"CONNECTIONS__XERO__{setting}": "canary"})
+    assert found.startswith(f"CONNECTIONS__XERO__{setting}: is for the whole app")
+    assert "canary" not in found
+
+
+def test_settings_of_others_are_none_of_ours() -> None:
+    read({**PLAIN, "FUNCTIONS_WORKER_RUNTIME": "python", "PATH": "/bin", "DYNAMICS_URLS": "x"})
+
+
+# -- one bad connection leaves the others working ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *(
+            pytest.param({f"CONNECTIONS__BAD__{name}": value}, id=name)
+            for name, value in WRONG.items()
+            if name in PER_CONNECTION
+        ),
+        pytest.param({"CONNECTIONS__BAD__STATE_POLICY": "pattern"}, id="contradiction"),
+        pytest.param(
+            {"CONNECTIONS__BAD__CODE_TTL": "60", "CONNECTIONS__BAD__QQQ": "x"}, id="unknown-name"
+        ),
+    ],
+)
+def test_a_bad_connection_leaves_the_others_working(bad: dict[str, str]) -> None:
+    found = settings_reader.read({**PLAIN, **bad, "CONNECTIONS__GOOD__CODE_TTL": "60"}).connections
+    assert found.get("default").name == "default"
+    assert found.get("good").code_ttl == timedelta(seconds=60)
+    with pytest.raises(Misconfigured):
+        found.get("bad")
+    with pytest.raises(UnknownConnection):
+        found.get("nobody")
+
+
+def test_a_bad_default_connection_leaves_the_others_working() -> None:
+    given = {
+        **PLAIN,
+        "DYNAMICS_URL": "http://contoso.example/x",
+        "CONNECTIONS__GOOD__DYNAMICS_URL": PLAIN["DYNAMICS_URL"],
+    }
+    found = settings_reader.read(given).connections
+    assert found.get("good").name == "good"
+    with pytest.raises(Misconfigured):
+        found.get("default")
+
+
+@pytest.mark.parametrize("setting", WHOLE_APP)
+def test_what_is_wrong_for_the_whole_app_is_wrong_for_every_connection(setting: str) -> None:
+    given = {**PLAIN, "CONNECTIONS__A__CODE_TTL": "60", setting: WRONG[setting]}
+    found = settings_reader.read(given).connections
+    for name in ("default", "a"):
+        with pytest.raises(Misconfigured):
+            found.get(name)
