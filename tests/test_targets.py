@@ -208,7 +208,7 @@ def test_every_targets_own_failures_are_told_by_the_same_words(
     stage.targets[target].faults.append(fault)
     told = stage.call(f"{target}-secret", "a", f"state-{fault}")
     assert told.json()["outcome"] == "rejected"
-    assert told.status_code == (503 if reason.endswith(("500", "502", "503")) else 502)
+    assert told.status_code == (502 if reason.endswith(("403", "404")) else 503)
     assert caplog.messages[-1].endswith(f" reason={reason}")
 
 

@@ -221,6 +221,7 @@ class Client:
             value=result["access_token"],
             fresh_until=expires_at - min(EARLY, lifetime / 2),
             expires_at=expires_at,
+            authority=self._credentials.authority,
         )
 
     def _ask(self) -> Mapping[str, Any]:
