@@ -17,6 +17,7 @@ from relay.delivery.callback import Callback, delivery_id
 from relay.delivery.sealing import DeadLetter, Sealer
 from relay.delivery.single_flight import SingleFlight
 from relay.errors import (
+    ApplicationFailed,
     CookieMissing,
     Rejected,
     RelayError,
@@ -43,6 +44,10 @@ ENTRA_DEADLINE = 10.0
 """Seconds for all that one callback asks of Entra."""
 UNFORESEEN = 10
 """Attempts at an error record that end in an exception nobody foresaw; a code has its own end."""
+REFUSALS = 3
+"""Refusals in a row, of those that pass by while a target comes up, that end a redelivery."""
+STARTING = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
+"""Statuses of such refusals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,17 +309,15 @@ class _Redelivery(_Invocation):
             if not callback.wants_error:
                 return self._give_up(callback, "expired")
             callback = callback.expired()
+        if callback.response.error is not None and not callback.wants_error:
+            return self._give_up(callback, "error_unwanted")
         await self._sit_out_pause(callback.connection.target)
         try:
             await self.deliver_once(callback)
-        except Rejected as error:
-            self.note(error)
-            return self._give_up(callback, error.reason)
-        except Unforeseen as error:
-            # A code ends with its time; an error record would come again for days.
-            failures = self.relay.deliveries.failures(callback.delivery_id)
-            if callback.response.code is not None or failures < UNFORESEEN:
+        except Undelivered as error:
+            if self._is_repeated(callback, error):
                 raise
+            self.note(error)
             return self._give_up(callback, error.reason)
         # "Exists already" is the success of an earlier attempt whose answer was lost.
         log.write(self.line, Outcome.DELIVERED)
@@ -326,9 +329,22 @@ class _Redelivery(_Invocation):
             log.crash(error, self.line.reference)
             return Unforeseen()
         self.note(error)
-        held = isinstance(error, Unavailable)
+        held = isinstance(error, Undelivered)
         log.write(self.line, Outcome.HELD if held else Outcome.REJECTED)
         return error
+
+    def _is_repeated(self, callback: Callback, error: Undelivered) -> bool:
+        """Tell whether a failure goes back to the queue, or ends as a dead letter."""
+        failures = self.relay.deliveries.failures(callback.delivery_id)
+        match error:
+            case Unforeseen():
+                # A code ends with its time; an error record would come again for days.
+                return callback.response.code is not None or failures < UNFORESEEN
+            case ApplicationFailed() | Unauthorized():
+                return failures < REFUSALS
+            case Rejected():
+                return error.dynamics_status in STARTING and failures < REFUSALS
+        return True
 
     def _give_up(self, callback: Callback, reason: str) -> DeadLetter:
         self.line.reason = reason

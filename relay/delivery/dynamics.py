@@ -22,7 +22,7 @@ from relay import outgoing
 from relay.connections import Target
 from relay.delivery import targets
 from relay.delivery.retry_after import TRANSIENT, seconds
-from relay.errors import Rejected, Unauthorized, Unavailable
+from relay.errors import ApplicationFailed, Rejected, Unauthorized, Unavailable
 from relay.ports import AccessToken, Receipt
 
 MAX_ANSWER = 256 * 1024
@@ -141,6 +141,10 @@ class DynamicsClient:
             reason = "dynamics_redirect"
         elif is_html and status not in TRANSIENT:
             reason = "dynamics_html"
+        if targets.is_exception(refusal):
+            raise ApplicationFailed(
+                reason, "The application in Dynamics failed.", dynamics_status=status
+            )
         # A redirect or a page: F&O in servicing, or a gateway before a target that is down.
         if status in TRANSIENT or redirect or is_html or targets.is_transient(refusal):
             self._close(target, answer, reason)

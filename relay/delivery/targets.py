@@ -46,8 +46,9 @@ class TargetKind:
     `path`: the path of its URLs; the first group leads to the service, the others are names in it.
     `shape`: the same for people. `url` and `body`: `DYNAMICS_URL` and `DYNAMICS_BODY` for the
     objects of this repository. `says_exists`: a refusal means that the record exists.
-    `is_transient`: a refusal passes although its status says that it is final. `challenge`: a path
-    that answers 401 and names the authority, if one is known.
+    `is_transient`: a refusal passes although its status says that it is final. `is_exception`: a
+    refusal is an exception of the application, which may be final although its status says that it
+    passes. `challenge`: a path that answers 401 and names the authority, if one is known.
     """
 
     name: str
@@ -57,6 +58,7 @@ class TargetKind:
     body: Mapping[str, object]
     says_exists: Rule
     is_transient: Rule = _never
+    is_exception: Rule = _never
     challenge: str | None = None
 
 
@@ -71,6 +73,13 @@ def _exception_type_is_duplicate(refusal: Refusal) -> bool:
     match refusal.document:
         case {"ExceptionType": str(kind)}:
             return kind.rpartition(".")[2] == "DuplicateKeyException"
+    return False
+
+
+def _has_exception_type(refusal: Refusal) -> bool:
+    match refusal.document:
+        case {"ExceptionType": str()}:
+            return refusal.status == HTTPStatus.INTERNAL_SERVER_ERROR
     return False
 
 
@@ -206,6 +215,7 @@ CUSTOM_SERVICE = TargetKind(
     "/api/services/OAuthCallbackServices/OAuthCallbackService/deliver",
     body={"_contract": _BODY},
     says_exists=_exception_type_is_duplicate,
+    is_exception=_has_exception_type,
 )
 DATAVERSE = TargetKind(
     name="dataverse",
@@ -267,3 +277,8 @@ def says_exists(refusal: Refusal) -> bool:
 def is_transient(refusal: Refusal) -> bool:
     """Tell whether a refusal passes although its status says that it is final."""
     return any(kind.is_transient(refusal) for kind in TARGETS)
+
+
+def is_exception(refusal: Refusal) -> bool:
+    """Tell whether a refusal is an exception of the application, rather than of the service."""
+    return any(kind.is_exception(refusal) for kind in TARGETS)
