@@ -8,6 +8,7 @@ RelayError
 ├── Unopenable                  an outbox message that no key decrypts
 └── Undelivered                 the callback was not delivered to Dynamics
     ├── Unavailable             Entra or Dynamics is unavailable: retry
+    │   ├── ApplicationFailed   an exception of the application in Dynamics
     │   ├── KeysUnavailable     the provider's signing keys are unavailable
     │   └── Unforeseen          an unexpected exception
     └── Rejected                Entra or Dynamics refuses: a retry changes nothing
@@ -124,6 +125,10 @@ class Unavailable(Undelivered):
         super().__init__(reason, message, dynamics_status=dynamics_status)
         self.status = HTTPStatus.SERVICE_UNAVAILABLE
         self.retry_after = retry_after
+
+
+class ApplicationFailed(Unavailable):
+    """The application in Dynamics ended in an exception. Several in a row are a refusal."""
 
 
 class Unforeseen(Unavailable):

@@ -17,6 +17,7 @@ from relay.delivery.callback import Callback, delivery_id
 from relay.delivery.sealing import DeadLetter, Sealer
 from relay.delivery.single_flight import SingleFlight
 from relay.errors import (
+    ApplicationFailed,
     CookieMissing,
     Rejected,
     RelayError,
@@ -43,6 +44,10 @@ ENTRA_DEADLINE = 10.0
 MAX_UNFORESEEN = 10
 """Attempts at an error record that may end in an unexpected exception. A code's attempts end when
 it expires."""
+MAX_REFUSALS = 3
+"""Refusals in a row that end a redelivery, of those that a starting target gives too."""
+STARTING = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
+"""Statuses of such refusals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,17 +308,15 @@ class _Redelivery(_Invocation):
             if not callback.wants_error:
                 return self._give_up(callback, "expired")
             callback = callback.expired()
+        if callback.response.error is not None and not callback.wants_error:
+            return self._give_up(callback, "error_unwanted")
         await self._wait_for_pause(callback.connection.target)
         try:
             await self.deliver_once(callback)
-        except Rejected as error:
-            self.note(error)
-            return self._give_up(callback, error.reason)
-        except Unforeseen as error:
-            # A code expires; an error record would be tried again for days.
-            failures = self.relay.deliveries.failures(callback.delivery_id)
-            if callback.response.code is not None or failures < MAX_UNFORESEEN:
+        except Undelivered as error:
+            if self._is_repeated(callback, error):
                 raise
+            self.note(error)
             return self._give_up(callback, error.reason)
         # "Already exists" means that an earlier attempt succeeded and its answer was lost.
         log.write(self.line, Outcome.DELIVERED)
@@ -325,9 +328,22 @@ class _Redelivery(_Invocation):
             log.crash(error, self.line.reference)
             return Unforeseen()
         self.note(error)
-        held = isinstance(error, Unavailable)
+        held = isinstance(error, Undelivered)
         log.write(self.line, Outcome.HELD if held else Outcome.REJECTED)
         return error
+
+    def _is_repeated(self, callback: Callback, error: Undelivered) -> bool:
+        """Tell whether a failure goes back to the queue, or ends as a dead letter."""
+        failures = self.relay.deliveries.failures(callback.delivery_id)
+        match error:
+            case Unforeseen():
+                # A code ends with its time; an error record would come again for days.
+                return callback.response.code is not None or failures < MAX_UNFORESEEN
+            case ApplicationFailed() | Unauthorized():
+                return failures < MAX_REFUSALS
+            case Rejected():
+                return error.dynamics_status in STARTING and failures < MAX_REFUSALS
+        return True
 
     def _give_up(self, callback: Callback, reason: str) -> DeadLetter:
         self.line.reason = reason

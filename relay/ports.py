@@ -15,11 +15,15 @@ type Jwk = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """A bearer token from Entra. Its times are in seconds, on the clock of the token cache."""
+    """A bearer token from Entra. Its times are in seconds, on the clock of the token cache.
+
+    `authority`: who issued it, if it was not the platform's identity endpoint.
+    """
 
     value: str = field(repr=False)
     fresh_until: float
     expires_at: float
+    authority: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """One POST to Dynamics, and what its answer means.
 
-The status misleads: F&O says "already exists" with 500, and a sign-in page comes with 200. So the
-body is read before the status, and no redirect is followed. Errors of Dynamics repeat what was
-sent: callers get a `Receipt` or an error with a fixed reason, and no text of the body.
+The status misleads: F&O says "already exists" with 500, Business Central a lock with 409, and a
+sign-in page comes with 200. So the body is read before the status, and no redirect is followed.
+Errors of Dynamics repeat what was sent: callers get a `Receipt` or an error with a fixed reason,
+and no text of the body.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from relay import outgoing
 from relay.connections import Target
 from relay.delivery import targets
 from relay.delivery.retry_after import TRANSIENT, seconds
-from relay.errors import Rejected, Unauthorized, Unavailable
+from relay.errors import ApplicationFailed, Rejected, Unauthorized, Unavailable
 from relay.ports import AccessToken, Receipt
 
 MAX_ANSWER = 256 * 1024
@@ -96,7 +97,7 @@ class DynamicsClient:
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
             # `from None`: these errors quote host names, addresses and bytes.
             raise Unavailable(_fault(error), "Dynamics cannot be reached.") from None
-        receipt = self._judge(target, answer, sent)
+        receipt = self._judge(target, token, answer, sent)
         # The first of the two POSTs may have created the record.
         return replace(receipt, existed=False) if answer.repeated else receipt
 
@@ -120,36 +121,46 @@ class DynamicsClient:
             slots = self._origins[origin] = _Slots(self._context, proxy, self._clock)
         return slots
 
-    def _judge(self, target: Target, answer: "_Response", sent: Iterable[str]) -> Receipt:
-        status = answer.status
+    def _judge(
+        self, target: Target, token: AccessToken, answer: "_Response", sent: Iterable[str]
+    ) -> Receipt:
+        """Read an answer: a refusal that is not known to be final is `Unavailable`."""
+        status, is_html = answer.status, _is_html(answer)
         success = status // 100 == 2  # noqa: PLR2004 - the class of RFC 9110 §15.3
-        if success and not _is_html(answer):
+        if success and not is_html:
             return Receipt(existed=False, status=status)
         refusal = targets.Refusal.of(status, answer.body, sent)
         if targets.says_exists(refusal):
             return Receipt(existed=True, status=status)
-        if status == HTTPStatus.UNAUTHORIZED:
+        redirect = status in _REDIRECTS
+        if status == HTTPStatus.UNAUTHORIZED or (redirect and _is_sign_in(answer, token)):
             raise Unauthorized(
-                "dynamics_401", "Dynamics does not know the relay.", dynamics_status=status
+                "dynamics_redirect" if redirect else "dynamics_401",
+                "Dynamics does not know the relay.",
+                dynamics_status=status,
             )
-        if status in TRANSIENT or targets.is_transient(refusal):
-            self._close(target, answer)
-        if success:
-            reason = "dynamics_html"
-        elif status in _REDIRECTS:
+        reason = f"dynamics_{status}"
+        if redirect:
             reason = "dynamics_redirect"
-        else:
-            reason = f"dynamics_{status}"
+        elif is_html and status not in TRANSIENT:
+            reason = "dynamics_html"
+        if targets.is_exception(refusal):
+            raise ApplicationFailed(
+                reason, "The application in Dynamics failed.", dynamics_status=status
+            )
+        # A redirect or a page: F&O in servicing, or a gateway before a target that is down.
+        if status in TRANSIENT or redirect or is_html or targets.is_transient(refusal):
+            self._close(target, answer, reason)
         raise Rejected(reason, "Dynamics refuses the callback.", dynamics_status=status)
 
-    def _close(self, target: Target, answer: "_Response") -> NoReturn:
-        status, retry_after = answer.status, seconds(answer.headers.get("retry-after"))
+    def _close(self, target: Target, answer: "_Response", reason: str) -> NoReturn:
+        retry_after = seconds(answer.headers.get("retry-after"))
         if retry_after:
             self._closed_until[_origin(target)] = self._clock() + retry_after
         raise Unavailable(
-            f"dynamics_{status}",
+            reason,
             "Dynamics is not available just now.",
-            dynamics_status=status,
+            dynamics_status=answer.status,
             retry_after=retry_after,
         )
 
@@ -334,6 +345,20 @@ def _fault(error: Exception) -> str:
 
 def _origin(target: Target) -> str:
     return urlsplit(target.url).netloc
+
+
+def _is_sign_in(answer: _Response, token: AccessToken) -> bool:
+    """Tell whether a redirect leads to the token's authority: F&O on premises has no 401."""
+    try:
+        location = _host_and_port(answer.headers.get("location", ""))
+    except ValueError:
+        return False
+    return token.authority is not None and location == _host_and_port(token.authority)
+
+
+def _host_and_port(url: str) -> tuple[str | None, int]:
+    parts = urlsplit(url)
+    return parts.hostname, parts.port or 443
 
 
 def _is_html(answer: _Response) -> bool:

@@ -9,6 +9,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
+from relay.errors import ApplicationFailed, Unavailable
+
 CAPACITY = 10_000
 """Results that are kept; the oldest is dropped first."""
 
@@ -29,7 +31,7 @@ class SingleFlight[T]:
         self._failures: OrderedDict[str, int] = OrderedDict()
 
     def failures(self, key: str) -> int:
-        """Return how many runs for `key` have failed in a row in this process."""
+        """Return how many runs for `key` failed in a row in this process. Outages count as none."""
         return self._failures.get(key, 0)
 
     def remembered(self, key: str) -> T | None:
@@ -66,13 +68,19 @@ class SingleFlight[T]:
             self._done[key] = (self._clock() + keep.total_seconds(), result)
             while len(self._done) > self._capacity:
                 self._done.popitem(last=False)
-        except Exception:
-            self._failures[key] = self._failures.get(key, 0) + 1
-            while len(self._failures) > self._capacity:
-                self._failures.popitem(last=False)
+        except Exception as error:
+            self._count(key, error)
             raise
         else:
             self._failures.pop(key, None)
             return result
         finally:
             del self._running[key]
+
+    def _count(self, key: str, error: Exception) -> None:
+        if isinstance(error, Unavailable) and not isinstance(error, ApplicationFailed):
+            self._failures.pop(key, None)
+            return
+        self._failures[key] = self._failures.get(key, 0) + 1
+        while len(self._failures) > self._capacity:
+            self._failures.popitem(last=False)

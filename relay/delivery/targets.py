@@ -8,6 +8,7 @@ and the online ones tell the cloud, not the kind (`relay.entra.clouds`, which ha
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -45,8 +46,9 @@ class TargetKind:
     `path`: the path of its URLs; the first group leads to the service, the others are names in it.
     `shape`: the same for people. `url` and `body`: `DYNAMICS_URL` and `DYNAMICS_BODY` for the
     objects of this repository. `says_exists`: a refusal means that the record exists.
-    `is_transient`: a refusal passes although its status says that it is final. `challenge`: a path
-    that answers 401 and names the authority, if one is known.
+    `is_transient`: a refusal passes although its status says that it is final. `is_exception`: a
+    refusal is an exception of the application, which may be final although its status says that it
+    passes. `challenge`: a path that answers 401 and names the authority, if one is known.
     """
 
     name: str
@@ -56,6 +58,7 @@ class TargetKind:
     body: Mapping[str, object]
     says_exists: Rule
     is_transient: Rule = _never
+    is_exception: Rule = _never
     challenge: str | None = None
 
 
@@ -73,41 +76,117 @@ def _exception_type_is_duplicate(refusal: Refusal) -> bool:
     return False
 
 
-def _write_exception_says_exists(refusal: Refusal) -> bool:
-    """Search the message for "already exists": F&O OData has no code for it."""
+def _has_exception_type(refusal: Refusal) -> bool:
     match refusal.document:
-        case {"error": {"innererror": {"type": str(kind), "message": str(message)}}}:
-            return kind.endswith(".AxODataWriteException") and _claims_exists(message, refusal.sent)
+        case {"ExceptionType": str()}:
+            return refusal.status == HTTPStatus.INTERNAL_SERVER_ERROR
     return False
 
 
-_EXISTS = "already exists"
+def _write_exception_says(*phrases: str) -> Rule:
+    """Search the message of F&O OData: it has no codes."""
+
+    def rule(refusal: Refusal) -> bool:
+        match refusal.document:
+            case {"error": {"innererror": {"type": str(kind), "message": str(message)}}}:
+                return kind.endswith(".AxODataWriteException") and any(
+                    _says(phrase, message, refusal.sent) for phrase in phrases
+                )
+        return False
+
+    return rule
 
 
-def _claims_exists(message: str, sent: Iterable[str]) -> bool:
+def _says(phrase: str, message: str, sent: Iterable[str]) -> bool:
     """Tell whether the message says so in words of its own, not in a value that it repeats."""
     values = [value.casefold() for value in sent]
-    if any(_EXISTS in value for value in values):
+    if any(phrase in value for value in values):
         # The message may repeat the value whole, in part or rewritten: nothing can be told.
         return False
     message = message.casefold()
     for value in sorted(values, key=len, reverse=True):
         # A piece of the phrase proves nothing, and cutting it out would hide the phrase.
-        if value and value not in _EXISTS:
+        if value and value not in phrase:
             message = message.replace(value, "\ufffd")
-    return _EXISTS in message
+    return phrase in message
 
 
-def _code_is(expected: str) -> Rule:
-    """Compare the code of an OData error (OData JSON Format 4.0 §19)."""
+def _error(refusal: Refusal) -> tuple[str, str]:
+    """Return code and message of an OData error (OData JSON Format 4.0 §19), or empty texts."""
+    match refusal.document:
+        case {"error": {"code": str(code), "message": str(message)}}:
+            return code, message
+        case {"error": {"code": str(code)}}:
+            return code, ""
+    return "", ""
 
-    def rule(refusal: Refusal) -> bool:
-        match refusal.document:
-            case {"error": {"code": str(code)}}:
-                return code == expected
-        return False
 
-    return rule
+def _business_central_exists(refusal: Refusal) -> bool:
+    return _error(refusal)[0] == "Internal_EntityWithSameKeyExists"
+
+
+_BC_CODE = re.compile(r"[A-Z][A-Za-z]+_\w+|Unknown")
+_BC_TRANSIENT = {
+    "Application_ServiceUnavailable",
+    "Internal_MetadataSyncError",
+    "Internal_TenantUnavailable",
+    "Request_EntityChanged",
+}
+_BC_CHANGED = (
+    "by another user",
+    "another user has",
+    "another session",
+    "deadlock",
+    "retry the activity",
+    "page has just changed",
+)
+"""Its message of 400 for a lock, a changed record, and a page that is being published."""
+
+
+def _business_central_is_transient(refusal: Refusal) -> bool:
+    """Its 409 is a duplicate, a lock, or an administrator's change: one filter makes all three.
+
+    Codes: https://learn.microsoft.com/dynamics365/business-central/dev-itpro/webservices/dynamics-error-codes
+    """
+    code, message = _error(refusal)
+    if code in _BC_TRANSIENT:
+        return True
+    if refusal.status == HTTPStatus.CONFLICT:
+        return _BC_CODE.fullmatch(code) is not None
+    return refusal.status == HTTPStatus.BAD_REQUEST and any(
+        _says(phrase, message, refusal.sent) for phrase in _BC_CHANGED
+    )
+
+
+def _dataverse_exists(refusal: Refusal) -> bool:
+    code = _error(refusal)[0].lower()
+    # With other statuses 0x80040237 stands for other violations too.
+    return code == "0x80060892" or (
+        code == "0x80040237" and refusal.status == HTTPStatus.PRECONDITION_FAILED
+    )
+
+
+_DATAVERSE_TRANSIENT = {
+    # Service protection: requests, their time, how many at once; the platform's own limits.
+    *("0x80072322", "0x80072321", "0x80072326", "0x80072327", "0x8005f103", "0x8004a001"),
+    # The database: time-out, lock, aborted transaction, network, TempDB.
+    *("0x80044151", "0x8004026c", "0x80040255", "0x80073000", "0x80048542"),
+    # A solution is being imported or published.
+    *("0x80071151", "0x80071154", "0x80090412", "0x80048543"),
+    # Administration mode, environment switched off, migration, organisation not ready.
+    *("0x8004a113", "0x8004a104", "0x8004b044", "0x8004d253"),
+}
+_DATAVERSE_SQL, _SQL_TRANSIENT = "0x80044150", re.compile(r"\bSql Number: (?:1205|10054)\b")
+"""A SQL error of any kind; its number tells a deadlock and a broken connection."""
+
+
+def _dataverse_is_transient(refusal: Refusal) -> bool:
+    """Codes: https://learn.microsoft.com/power-apps/developer/data-platform/reference/web-service-error-codes."""
+    code, message = _error(refusal)
+    code = code.lower()
+    return code in _DATAVERSE_TRANSIENT or (
+        code == _DATAVERSE_SQL and _SQL_TRANSIENT.search(message) is not None
+    )
 
 
 _BODY = {
@@ -136,6 +215,7 @@ CUSTOM_SERVICE = TargetKind(
     "/api/services/OAuthCallbackServices/OAuthCallbackService/deliver",
     body={"_contract": _BODY},
     says_exists=_exception_type_is_duplicate,
+    is_exception=_has_exception_type,
 )
 DATAVERSE = TargetKind(
     name="dataverse",
@@ -143,7 +223,8 @@ DATAVERSE = TargetKind(
     shape="/api/data/v9.2/<table>",
     url="https://contoso.crm.dynamics.com/api/data/v9.2/oacb_oauthcallbacks",
     body={_COLUMNS[name]: value for name, value in _BODY.items()},
-    says_exists=_code_is("0x80060892"),
+    says_exists=_dataverse_exists,
+    is_transient=_dataverse_is_transient,
     challenge="/api/data/v9.2/WhoAmI",
 )
 BUSINESS_CENTRAL = TargetKind(
@@ -155,7 +236,8 @@ BUSINESS_CENTRAL = TargetKind(
     url="https://api.businesscentral.dynamics.com/v2.0/contoso.onmicrosoft.com/production"
     "/api/oauthRelay/inbox/v1.0/companies(aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee)/oauthCallbacks",
     body={name[0].lower() + name[1:]: value for name, value in _BODY.items()},
-    says_exists=_code_is("Internal_EntityWithSameKeyExists"),
+    says_exists=_business_central_exists,
+    is_transient=_business_central_is_transient,
 )
 FINANCE_OPERATIONS = TargetKind(
     name="finance-operations",
@@ -163,7 +245,8 @@ FINANCE_OPERATIONS = TargetKind(
     shape="/data/<collection>",
     url="https://contoso.operations.dynamics.com/data/OAuthCallbacks",
     body=_BODY,
-    says_exists=_write_exception_says_exists,
+    says_exists=_write_exception_says("already exists"),
+    is_transient=_write_exception_says("deadlock", "update conflict"),
     challenge="/data",
 )
 
@@ -194,3 +277,8 @@ def says_exists(refusal: Refusal) -> bool:
 def is_transient(refusal: Refusal) -> bool:
     """Tell whether a refusal passes although its status says that it is final."""
     return any(kind.is_transient(refusal) for kind in TARGETS)
+
+
+def is_exception(refusal: Refusal) -> bool:
+    """Tell whether a refusal is an exception of the application, rather than of the service."""
+    return any(kind.is_exception(refusal) for kind in TARGETS)

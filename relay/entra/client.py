@@ -45,6 +45,25 @@ LIFETIME = 600
 EARLY = 300.0
 """Seconds before its expiry from which a token is renewed."""
 
+FEDERATED_PAUSE = 1.0
+"""Seconds before a refused federated credential is asked for a second time."""
+
+TRANSIENT_ERRORS = frozenset({"temporarily_unavailable", "server_error"})
+"""Values of `error` (RFC 6749 §4.1.2.1) that may change on the next attempt."""
+FEDERATED = frozenset({70021, 700211, 700212, 700213})
+"""AADSTS codes of a federated credential that is unknown: also of a right one, because a replica is
+behind. https://learn.microsoft.com/entra/workload-id/workload-identity-federation-considerations"""
+STALE_ASSERTION = 700024
+"""The AADSTS code of an assertion that is outside of its time; MSAL keeps one for minutes."""
+TRANSIENT_CODES = FEDERATED | {
+    *(90006, 90012, 90024, 90033, 90055, 90090, 90091),
+    *(40010, 50033, 50087, 50196, 51005, 70012, 80005, STALE_ASSERTION),
+}
+"""AADSTS codes that may change on the next attempt, whatever the status.
+https://learn.microsoft.com/entra/identity-platform/reference-error-codes"""
+IDENTITY_TRANSIENT = TRANSIENT | {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
+"""The same for statuses of the identity endpoint: 404 and 410 while it starts or is updated."""
+
 logger = logging.getLogger(__name__)
 
 type Parameters = Mapping[str, str | bytes]
@@ -103,6 +122,13 @@ class _Session:
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
             is_tls = outgoing.caused_by(error, ssl.SSLError)
             raise UnreachableError("tls" if is_tls else "connect") from None
+
+    def wait(self, pause: float) -> bool:
+        """Wait, if as much time is left afterwards; tell whether it was."""
+        if self._loop.time() + 2 * pause > self._ends:
+            return False
+        self._run(asyncio.sleep(pause))
+        return True
 
     def close(self) -> None:
         """Close the connections and the loop."""
@@ -201,6 +227,9 @@ class Client:
         try:
             with self._http.session():
                 result = self._ask()
+                if _code(result) in FEDERATED and self._http.wait(FEDERATED_PAUSE):
+                    self._http_cache.clear()
+                    result = self._ask()
         except RelayError:
             raise
         except Exception as error:  # noqa: BLE001 - MSAL raises many types
@@ -219,6 +248,7 @@ class Client:
             value=result["access_token"],
             fresh_until=expires_at - min(EARLY, lifetime / 2),
             expires_at=expires_at,
+            authority=self._credentials.authority,
         )
 
     def _ask(self) -> Mapping[str, Any]:
@@ -227,7 +257,8 @@ class Client:
             return self._identity(credentials.resource)
         app = self._application(credentials.authority, credentials.client_id)
         # tokens.py is the cache: MSAL's could return the token that Dynamics has refused.
-        app.remove_tokens_for_client()
+        # `remove_tokens_for_client` does not find those of AD FS.
+        app.token_cache.deserialize(None)
         # AD FS before 2019 does not know `scope`; later versions accept both.
         adfs = clouds.is_adfs(credentials.authority)
         further = {"data": {"resource": credentials.resource}} if adfs else {}
@@ -255,6 +286,7 @@ class Client:
             # The authority was validated with the settings. Instance discovery would only add a
             # request to the public cloud.
             instance_discovery=False,
+            token_cache=msal.SerializableTokenCache(),
             http_client=self._http,
             http_cache=self._http_cache,
         )
@@ -302,11 +334,13 @@ class Client:
         self, result: Mapping[str, Any], otherwise: str, *, transient: bool = False
     ) -> RelayError:
         http = self._http
-        status = http.status
+        status, said = http.status, result or http.answer
         transient = transient or status is None or status < HTTPStatus.BAD_REQUEST
-        reason = _reason(http.asked, status, result or http.answer, otherwise)
+        reason = _reason(http.asked, status, said, otherwise)
         logger.warning("no token from Entra: reason=%s entra_status=%s", reason, status)
-        if transient or status in TRANSIENT:
+        if _code(said) == STALE_ASSERTION:
+            self._app = None
+        if transient or _is_transient(http.asked, status, said):
             message = "Entra cannot be reached just now."
             return Unavailable(reason, message, retry_after=http.retry_after)
         return CredentialRefused(reason, "Entra does not give the relay a token.")
@@ -337,6 +371,10 @@ class _Http:
         finally:
             self._session.close()
             self._session = None
+
+    def wait(self, pause: float) -> bool:
+        """Wait, if as much time is left for another request after it; tell whether it was."""
+        return self._session is not None and self._session.wait(pause)
 
     def forget(self) -> None:
         self.status = self.retry_after = None
@@ -423,6 +461,29 @@ def _file_version(credential: Credential) -> object:
 _WORD = re.compile(r"[a-z_]{1,40}")
 
 
+def _is_transient(asked: str, status: int | None, said: Mapping[str, Any]) -> bool:
+    """Tell whether a refusal may change on the next attempt: by its code and error, or status."""
+    if asked == "identity":
+        # MSAL words these refusals itself.
+        return status in IDENTITY_TRANSIENT
+    error = said.get("error")
+    return status in TRANSIENT or _code(said) in TRANSIENT_CODES or error in TRANSIENT_ERRORS
+
+
+_AADSTS = re.compile(r"AADSTS(\d{4,8})\b")
+
+
+def _code(said: Mapping[str, Any]) -> int | None:
+    """Return the AADSTS code of an error response, if it has one."""
+    match said:
+        case {"error_codes": [int(code), *_]}:
+            return code
+        case {"error_description": str(description)}:
+            found = _AADSTS.match(description)
+            return int(found[1]) if found else None
+    return None
+
+
 def _reason(asked: str, status: int | None, result: Mapping[str, Any], otherwise: str) -> str:
     """Return the reason for the log: an AADSTS number, OAuth's `error`, or `otherwise`.
 
@@ -431,9 +492,9 @@ def _reason(asked: str, status: int | None, result: Mapping[str, Any], otherwise
     """
     if asked == "identity" and status is not None:
         return f"identity_{status}"
-    codes = result.get("error_codes")
-    if isinstance(codes, list) and codes and isinstance(codes[0], int):
-        return f"AADSTS{codes[0]}"
+    code = _code(result)
+    if code is not None:
+        return f"AADSTS{code}"
     error = result.get("error")
     if isinstance(error, str) and _WORD.fullmatch(error):
         return f"{asked}_{error}"

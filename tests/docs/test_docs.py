@@ -505,7 +505,7 @@ KINDS = {
 FAMILIES = {
     "f'dynamics_{status}'": ["dynamics_<status>"],
     "f'identity_{status}'": ["identity_<status>"],
-    "f'AADSTS{codes[0]}'": ["AADSTS<number>"],
+    "f'AADSTS{code}'": ["AADSTS<number>"],
     "f'{asked}_{error}'": ["entra_<error>"],
     # Of the identity endpoint a status is known, or there was no answer and a word says why.
     "f'{asked}_{otherwise}'": ["entra_<Kind>", "identity_<Kind>"],

@@ -246,7 +246,7 @@ def test_the_letter_of_a_callback_that_dynamics_refused_is_found(
     quick = {**QUICK, "OUTBOX_QUEUE": outbox}
     with World(quick, storage=azurite.connection_string) as world, world.client() as client:
         world.dynamics.retry_after = 0
-        world.dynamics.faults.extend([dynamics.Fault.UNAVAILABLE, dynamics.Fault.FORBIDDEN])
+        world.dynamics.faults.extend([dynamics.Fault.UNAVAILABLE, *[dynamics.Fault.FORBIDDEN] * 3])
         held = client.get(world.redirect_uri, params={"code": CODE, "state": STATE}).json()
         assert held["outcome"] == "held"
         dead = f"{outbox}-dead"

@@ -98,7 +98,7 @@ async def test_an_outage_is_raised_so_that_the_queue_tries_again(
 
 
 @pytest.mark.parametrize(
-    "error", [Rejected("dynamics_403", "…", dynamics_status=403), CredentialRefused("x", "…")]
+    "error", [Rejected("dynamics_400", "…", dynamics_status=400), CredentialRefused("x", "…")]
 )
 async def test_what_is_refused_for_good_ends_as_a_dead_letter_and_an_error_in_the_log(
     error: Rejected, caplog: pytest.LogCaptureFixture

@@ -48,12 +48,9 @@ SETTINGS = {
     "PROVIDER_ISSUER": "",
 }
 CONNECTIONS = ("default", "no-errors", "short", "short-no-errors")
-FINAL = (dynamics.Fault.FORBIDDEN, dynamics.Fault.VALIDATION, dynamics.Fault.SIGN_IN_PAGE)
+FINAL = (dynamics.Fault.FORBIDDEN, dynamics.Fault.VALIDATION)
 PASSING = tuple(
-    fault
-    for fault in dynamics.Fault
-    if fault not in FINAL
-    and fault.name not in ("NOT_FOUND", "REDIRECT", "TEMPORARY_REDIRECT", "PERMANENT_REDIRECT")
+    fault for fault in dynamics.Fault if fault not in FINAL and fault.name != "NOT_FOUND"
 )
 
 

@@ -107,12 +107,12 @@ def test_an_answer_that_was_lost_is_not_stored_twice() -> None:
 def test_what_dynamics_refuses_for_good_meanwhile_is_a_dead_letter_without_its_code(
     world: World,
 ) -> None:
-    world.dynamics.faults.extend([dynamics.Fault.UNAVAILABLE, dynamics.Fault.FORBIDDEN])
+    world.dynamics.faults.extend([dynamics.Fault.UNAVAILABLE, *[dynamics.Fault.FORBIDDEN] * 3])
     reference = hit(world).json()["reference"]
     eventually(lambda: everything(world, DEAD))
     [letter] = [json.loads(text) for text in everything(world, DEAD)]
     assert letter["reference"] == reference
-    assert (letter["state"], letter["reason"], letter["attempts"]) == (STATE, "dynamics_403", 2)
+    assert (letter["state"], letter["reason"], letter["attempts"]) == (STATE, "dynamics_403", 4)
     assert CODE not in json.dumps(letter)
     eventually(lambda: everything(world, OUTBOX) == [])
     assert everything(world, POISON) == []

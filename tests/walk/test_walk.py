@@ -349,12 +349,12 @@ REFUSALS = (
     dynamics.Fault.FORBIDDEN,
     dynamics.Fault.NOT_FOUND,
     dynamics.Fault.VALIDATION,
+)
+OUTAGES = (
     dynamics.Fault.SIGN_IN_PAGE,
     dynamics.Fault.REDIRECT,
     dynamics.Fault.TEMPORARY_REDIRECT,
     dynamics.Fault.PERMANENT_REDIRECT,
-)
-OUTAGES = (
     dynamics.Fault.REQUEST_TIMEOUT,
     dynamics.Fault.TOO_EARLY,
     dynamics.Fault.THROTTLED,
