@@ -39,8 +39,8 @@ FIXED = {
     },
     # The reason is one word (`_reason`), the status a number.
     "client.py": {
-        "_reason(http.asked, status, result or http.answer, otherwise)",
-        "self._http.status",
+        "_reason(http.asked, status, said, otherwise)",
+        "status",
     },
 }
 

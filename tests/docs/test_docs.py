@@ -526,7 +526,7 @@ PASSED_ON = {
     "f'{self.name}_{fault}'",
     "f'jwks_{fault}'",
     "name",
-    "_reason(http.asked, status, result or http.answer, otherwise)",
+    "_reason(http.asked, status, said, otherwise)",
     "problems",
     "tuple(problems)",
     "(*wrong, *problems)",

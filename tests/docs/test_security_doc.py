@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = [*sorted((ROOT / "docs").glob("security*.md")), ROOT / "docs" / "tests.md"]
 ATTACK_PAGE = (ROOT / "docs" / "security-attacks.md").read_text("utf-8")
 SOURCE = re.compile(
@@ -25,7 +25,7 @@ def cases_of(file: Path) -> dict[str, str]:
     }
 
 
-ATTACKS = cases_of(ROOT / "tests" / "test_attacks.py")
+ATTACKS = cases_of(ROOT / "tests" / "attacks" / "test_attacks.py")
 
 
 def table() -> dict[str, list[str]]:
@@ -36,8 +36,8 @@ def table() -> dict[str, list[str]]:
 
 
 def test_every_test_that_the_page_names_exists() -> None:
-    every = {name for file in (ROOT / "tests").glob("test_*.py") for name in cases_of(file)}
-    files = {file.stem for file in (ROOT / "tests").glob("test_*.py")}
+    every = {name for file in (ROOT / "tests").rglob("test_*.py") for name in cases_of(file)}
+    files = {file.stem for file in (ROOT / "tests").rglob("test_*.py")}
     named = {name for page in PAGES for name in re.findall(r"\btest_\w+", page.read_text("utf-8"))}
     assert len(PAGES) == 4
     assert sorted(named - every - files) == []

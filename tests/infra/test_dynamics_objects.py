@@ -30,7 +30,7 @@ from relay.oauth.authorization import MAX_CODE, MAX_DESCRIPTION, MAX_VALUE, Veri
 from relay.tools.doctor.target import CHECKS
 from tests.helpers import connection, response
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DYNAMICS = ROOT / "infra" / "dynamics"
 MODEL = DYNAMICS / "finance-operations" / "OAuthCallback" / "OAuthCallback"
 DESCRIPTOR = MODEL.parent / "Descriptor" / "OAuthCallback.xml"

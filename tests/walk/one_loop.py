@@ -125,7 +125,7 @@ def main() -> None:
     seen = {
         "came": came,
         # Some are looked for and not there, which is no work.
-        "imported": [name for name in watch.imported if name in sys.modules],
+        "imported": [name for name in watch.imported if sys.modules.get(name)],
         "opened": watch.opened,
         "ran": sorted(watch.ran),
         "elsewhere": sorted(watch.elsewhere),
