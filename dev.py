@@ -18,7 +18,9 @@ fails the run.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -74,11 +76,18 @@ def main(arguments: list[str]) -> int:
         "bench": bench,
         "shots": shots,
     }
-    if not arguments or arguments[0] not in commands:
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
         print(__doc__)
-        return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
+        return 0
+    if name not in commands:
+        near = difflib.get_close_matches(name, commands, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        print(f"dev.py: there is no command {name}.{hint}", file=sys.stderr)
+        print("The commands are {}; --help describes them.".format(", ".join(commands)))
+        return 2
     install()
-    return commands[arguments[0]](arguments[1:])
+    return commands[name](arguments[1:])
 
 
 def demo(arguments: list[str]) -> int:
@@ -207,6 +216,13 @@ def make_environment(folder: Path, requirements: str) -> bool:
     wanted = hashlib.sha256(sys.version.encode() + (HERE / requirements).read_bytes()).hexdigest()
     if python.exists() and mark.exists() and mark.read_text() == wanted:
         return True
+    if importlib.util.find_spec("ensurepip") is None:
+        # Debian and Ubuntu ship it in a package of its own.
+        version = "{}.{}".format(*sys.version_info[:2])
+        sys.exit(
+            f"dev.py: this Python has no ensurepip, so it cannot make {folder.name}.\n"
+            f"On Debian and Ubuntu: sudo apt install python{version}-venv. Then run this again."
+        )
     print(f"installing into {folder.name}, once …", flush=True)
     venv.create(folder, with_pip=True, clear=True)
     options = ("--quiet", "--disable-pip-version-check", "--require-hashes", "--no-deps")
@@ -237,7 +253,10 @@ def install_npm(folder: Path, what: str) -> str:
 
 def run(*arguments: str) -> int:
     """Run the environment's Python; return its exit code. Ctrl+C is handled by the child."""
-    child = subprocess.Popen([str(PYTHON), *arguments], cwd=HERE)
+    # Unbuffered: what the child's own children print comes in between, in order.
+    # A pipe or a file may have an encoding without arrows, such as cp1252.
+    settings = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": ":replace", **os.environ}
+    child = subprocess.Popen([str(PYTHON), *arguments], cwd=HERE, env=settings)
     while True:
         try:
             return child.wait()
@@ -263,4 +282,7 @@ def newer_python(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace", line_buffering=True)
     sys.exit(main(sys.argv[1:]))

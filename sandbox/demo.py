@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, urljoin, urlsplit
 import httpx
 
 from sandbox.packages import Deployment, unfit
+from sandbox.serving import connect_to_loopback_directly
 from sandbox.world import PASSWORD, USER, World
 
 
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     logging.basicConfig(level=logging.WARNING, format="        %(levelname)s %(message)s")
     logging.getLogger("relay").setLevel(logging.INFO)
+    connect_to_loopback_directly()
     try:
         with tempfile.TemporaryDirectory() as folder:
             deployment = None

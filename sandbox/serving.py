@@ -27,6 +27,8 @@ STOP_SECONDS = 5
 MAX_HEAD = 128 * 1024
 """Bytes of a request's head: more than any app here accepts, so that the app itself refuses."""
 
+_PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy")
+
 # `struct linger {1, 0}`: closing sends RST instead of FIN. Windows declares it with shorts.
 _NO_LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
@@ -35,6 +37,14 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
     if sys.platform == "win32":  # the default loop sends FIN before RST
         return asyncio.SelectorEventLoop()
     return loops.new_event_loop()
+
+
+def connect_to_loopback_directly() -> None:
+    """Exempt loopback from a proxy of the environment: the sandbox's servers are all there."""
+    if any(os.environ.get(name) for name in _PROXIES):
+        exempt = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+        exempt = ",".join(filter(None, (exempt, "127.0.0.1", "localhost")))
+        os.environ.update(no_proxy=exempt, NO_PROXY=exempt)
 
 
 class Server(sandbox.Startable):

@@ -14,6 +14,7 @@ from cryptography.fernet import Fernet
 
 from sandbox import azurite
 from sandbox.azurite import Azurite
+from sandbox.serving import connect_to_loopback_directly
 from sandbox.world import PASSWORD, USER, World
 
 PORT = 7071
@@ -27,6 +28,7 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("relay").setLevel(logging.INFO)
     logging.getLogger("sandbox.queues").setLevel(logging.INFO)
+    connect_to_loopback_directly()
 
     stop = threading.Event()
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 
 from sandbox.loops import new_event_loop
+from sandbox.serving import connect_to_loopback_directly
 from sandbox.tls import Authority
 from tests.fakes import Clock
 
@@ -23,6 +24,9 @@ SLOWEST = (
     "test_host.py",
     "test_up.py",
 )
+
+
+connect_to_loopback_directly()
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
