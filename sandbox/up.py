@@ -1,12 +1,15 @@
 """Run the sandbox and the relay for a browser, until Ctrl+C. Called by `dev.py up`."""
 
 import argparse
+import json
 import logging
 import signal
 import sys
 import tempfile
 import threading
-from contextlib import ExitStack
+import webbrowser
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -15,19 +18,24 @@ from cryptography.fernet import Fernet
 from sandbox import azurite
 from sandbox.azurite import Azurite
 from sandbox.serving import connect_to_loopback_directly
-from sandbox.world import PASSWORD, USER, World
+from sandbox.world import APP, PASSWORD, USER, World
 
 PORT = 7071
+SETTINGS = APP / "sandbox.settings.json"
+PYTHON = r".venv\Scripts\python" if sys.platform == "win32" else ".venv/bin/python"
 
 
 def main() -> int:
     """Run until a signal comes; return the exit code."""
     parser = argparse.ArgumentParser(prog="dev.py up", description=__doc__)
     parser.add_argument("--port", type=int, default=PORT, help=f"of the relay, {PORT} by default")
+    parser.add_argument("--no-browser", action="store_true", help="open no browser")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("relay").setLevel(logging.INFO)
-    logging.getLogger("sandbox.queues").setLevel(logging.INFO)
+    # They repeat, with a traceback, each failed redelivery, of which the relay logs a line.
+    for name in ("azure.functions", "sandbox.host"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     connect_to_loopback_directly()
 
     stop = threading.Event()
@@ -44,12 +52,19 @@ def main() -> int:
             world = stack.enter_context(
                 World(settings, browser=True, port=options.port, storage=storage)
             )
+            stack.enter_context(settings_file(world.settings))
+            start = world.consumer.start()
             print(f"relay      {world.redirect_uri}")
             print(f"provider   {world.provider_server.url}   (user {USER}, password {PASSWORD})")
             print(f"Dynamics   {world.dynamics_server.url}")
             print(f"queues     {where}")
-            print(f"\nOpen this, sign in and consent:\n\n{world.consumer.start()}\n")
-            print("d and Enter stops Dynamics, or starts it again. Ctrl+C ends it.", flush=True)
+            print(f"\nOpen this, sign in and consent:\n\n{start}\n")
+            print("In another terminal, while this one runs:\n")
+            for command in ("doctor", "send"):
+                print(f"    {PYTHON} -m relay --settings {SETTINGS.name} {command}")
+            print("\nd and Enter stops Dynamics, or starts it again. Ctrl+C ends it.", flush=True)
+            if sys.stdout.isatty() and not options.no_browser:
+                webbrowser.open(start)
             threading.Thread(target=read_commands, args=(world,), daemon=True).start()
             seen: set[str] = set()
             while not stop.wait(0.5):
@@ -60,6 +75,16 @@ def main() -> int:
         print(f"dev.py up: {error.strerror or error}. Try another port: --port", file=sys.stderr)
         return 1
     return 0
+
+
+@contextmanager
+def settings_file(settings: Mapping[str, str]) -> Iterator[None]:
+    """Write the relay's settings for the commands of `python -m relay`; remove them at the end."""
+    SETTINGS.write_text(json.dumps({"IsEncrypted": False, "Values": dict(settings)}, indent=2))
+    try:
+        yield
+    finally:
+        SETTINGS.unlink(missing_ok=True)
 
 
 def read_commands(world: World) -> None:
