@@ -2,6 +2,8 @@
 
     python3 dev.py bench            11 minutes; its numbers go into docs/performance.md
     python3 dev.py bench --quick    two minutes, to see that all of it works
+    python3 dev.py bench --cold     the start alone, nine rounds
+    python3 dev.py bench imports    what the start imports, and how long each module takes
 
 Rounds are interleaved: each takes every contestant once, beginning with another one each time, so
 that what else the machine does falls on all of them. benchmarks/results/ gets the numbers as JSON
@@ -25,7 +27,7 @@ from typing import Any
 import certifi
 from cryptography.fernet import Fernet
 
-from benchmarks import burst, report
+from benchmarks import burst, imports, report
 from benchmarks.arithmetic import METRICS, medians, rotated
 from benchmarks.lineup import (
     LINEUP,
@@ -38,7 +40,7 @@ from benchmarks.lineup import (
     versions,
 )
 from benchmarks.load import Callbacks
-from benchmarks.measure import FULL, QUICK, Bench, ContestantError, Plan
+from benchmarks.measure import COLD, FULL, QUICK, Bench, ContestantError, Plan
 from benchmarks.processes import Cores
 from benchmarks.upstream import CLOUD, Upstream
 from sandbox import loops, refuse_in_azure
@@ -51,13 +53,16 @@ BUSY = 0.5
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and write; return 1 when a contestant failed or a callback was lost."""
+    if list(sys.argv[1:] if arguments is None else arguments) == ["imports"]:
+        print(imports.measure())
+        return 0
     options = _options(arguments)
     refuse_in_azure(os.environ)
     if sys.platform == "win32":
         sys.exit(
             "Azure's worker runs on Linux, and its hand-over not on Windows: nothing to measure."
         )
-    plan = QUICK if options.quick else FULL
+    plan = QUICK if options.quick else COLD if options.cold else FULL
     left_out: dict[str, str] = {}
     taking_part = [each for each in LINEUP if not options.only or each.name in options.only]
     if any(each.kind is Kind.NODE for each in taking_part) and (reason := install_peers()):
@@ -77,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs = asyncio.run(measuring, loop_factory=loops.new_event_loop)
     results: dict[str, Any] = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "complete": not options.quick and not options.only,
+        "complete": plan is FULL and not options.only,
         "machine": machine,
         "pinned": str(cores),
         "rounds": plan.rounds,
@@ -176,7 +181,7 @@ def _progress(
     number: int, contestant: Contestant, found: dict[str, float | None], seconds: float
 ) -> None:
     shown = {metric.name: metric.shown(found.get(metric.name)) for metric in METRICS}
-    busy = found["load_busy"] or 0
+    busy = found.get("load_busy") or 0
     print(
         f"round {number + 1}  {contestant.label:24}{shown['throughput']:>8}/s"
         f"{shown['p50_ms']:>9} ms p50{shown['p99_ms']:>9} ms p99{shown['cpu_ms']:>8} ms cpu"
@@ -208,6 +213,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python3 dev.py bench", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--quick", action="store_true", help="one short round, nothing published")
+    parser.add_argument("--cold", action="store_true", help="the start only, nothing published")
     parser.add_argument(
         "--only",
         nargs="+",

@@ -42,7 +42,10 @@ class ContestantError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured. Seconds and numbers of callbacks."""
+    """How much is measured: seconds and numbers of callbacks.
+
+    Without seconds of load only the start is measured.
+    """
 
     rounds: int
     warm_seconds: float
@@ -57,6 +60,7 @@ class Plan:
 COLDS = ("60", "cloud_60")
 FULL = Plan(5, 0.8, 300, 2.0, 1_000, COLDS, (1, 500), 1_000)
 QUICK = Plan(1, 0.3, 100, 1.0, 200, ("cloud_60",), (1, 500), 0)
+COLD = Plan(9, 0, 0, 0, 0, ("0", "60"), (), 0)
 BY_MSAL = (RELAY, "bare_msal")
 """Who uses MSAL in Python: for them it matters whether MSAL knows the name of Entra."""
 
@@ -82,14 +86,21 @@ class Bench:
 
     async def one_round(self, contestant: Contestant, plan: Plan) -> dict[str, float | None]:
         """Return every metric of a contestant, once. Raises `ContestantError`."""
-        found = await self.steady(contestant, plan)
+        found = await self.steady(contestant, plan) if plan.load_seconds else {}
         for variant in plan.colds:
             cloud = "cloud" in variant
             if cloud and contestant.name not in BY_MSAL:
                 continue
-            cold = await self.cold(contestant, delay=SLOW_ENTRA, cloud=cloud)
-            found[f"cold_{variant}_ms"] = cold
-        if contestant.delivers:
+            delay = 0 if variant == "0" else SLOW_ENTRA
+            async with self.started(contestant, delay=delay, cloud=cloud) as running:
+                self._check(running, Answers())
+                name = "cold_ms" if variant == "0" else f"cold_{variant}_ms"
+                found[name] = running.cold_ms
+                if variant == "60":
+                    cpu = running.process.cpu()
+                    found["cold_cpu_ms"] = None if cpu is None else 1_000 * cpu
+                    found["cold_memory_mib"] = running.process.memory()
+        if contestant.delivers and plan.first:
             found |= await self.first_callbacks(contestant, plan.first)
         return found
 
@@ -100,12 +111,6 @@ class Bench:
         with self.cores.starting():
             command = [sys.executable, "-I", "-S", "-c", IMPORT, *folders]
             return float(subprocess.run(command, check=True, capture_output=True).stdout)
-
-    async def cold(self, contestant: Contestant, *, delay: float = 0, cloud: bool = False) -> float:
-        """Return the milliseconds from the hand-over, or Node's start, to the first answer."""
-        async with self.started(contestant, delay=delay, cloud=cloud) as running:
-            self._check(running, Answers())
-            return running.cold_ms
 
     async def steady(
         self, contestant: Contestant, plan: Plan, *, connections: int = CONNECTIONS

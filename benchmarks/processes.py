@@ -128,6 +128,7 @@ class Process:
                 start_new_session=True,
             )
         self.measured = self._process.pid
+        self._before = 0.0
 
     def hand_over(self) -> None:
         """Wait for the placeholder and let it become the app; `started` is that moment.
@@ -140,6 +141,7 @@ class Process:
         if not worker:
             return
         self.measured = int(worker)
+        self._before = _cpu(_tree(self.measured)) or 0.0
         if self._cores.load is not None:
             for thread in (_PROC / str(self._process.pid) / "task").iterdir():
                 os.sched_setaffinity(int(thread.name), {self._cores.load})
@@ -160,8 +162,12 @@ class Process:
         return "\n".join(lines[-15:])
 
     def cpu(self) -> float | None:
-        """Return the seconds of processor time so far, of what is measured and its children."""
-        return _cpu(_tree(self.measured))
+        """Return the seconds of processor time of what is measured and its children.
+
+        Counted from the hand-over, or from the start.
+        """
+        spent = _cpu(_tree(self.measured))
+        return None if spent is None else spent - self._before
 
     def host_cpu(self) -> float:
         """Return the same of the sandbox's host; 0 where there is none, or no /proc."""

@@ -148,11 +148,11 @@ def _goal(
     metric = goal.metric
     title = _title(metric, results)
     sign = "≥" if metric.more_is_better else "≤"
-    end = "" if goal.bound is None else "holds" if goal.holds(measured) else "falls short"
+    end = "holds" if goal.holds(measured) else "falls short"
     if goal.peer is None:
         return f"{title} {sign} {goal.bound:g}", metric.shown(measured), end
     label = labels[goal.peer]
-    wanted = f"{sign} {goal.bound:g} {TIMES} {label}" if goal.bound else f"beside {label}"
+    wanted = f"{sign} {goal.bound:g} {TIMES} {label}"
     values = [results["contestants"][name]["medians"][metric.name] for name in (RELAY, goal.peer)]
     both = " and ".join(metric.shown(value) for value in values)
     return f"{title} {wanted}", f"{measured:.2f} {TIMES} ({both} {metric.unit})", end
