@@ -1,7 +1,7 @@
 """Builds the relay from the app settings.
 
-Token requests start first, because they take longest; modules that only `flow` needs are imported
-while those requests run.
+The first token is requested before the settings are validated: importing the models and the rest of
+the app takes longer than Entra's answer, and is done meanwhile.
 """
 
 import logging
@@ -9,9 +9,19 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from relay import log, outgoing, settings_reader
-from relay.connections import Connection, Connections
+from relay import log, outgoing
+from relay.connections import (
+    ClientCertificate,
+    ClientCredentials,
+    ClientSecret,
+    Connection,
+    Connections,
+    Credential,
+    ManagedIdentity,
+)
+from relay.entra import clouds
 from relay.entra.tokens import TokenCache
 from relay.errors import Misconfigured
 
@@ -36,27 +46,38 @@ def app(environ: Mapping[str, str] = os.environ, *, ahead: bool = False) -> App:
     on a developer's machine (AZURE_FUNCTIONS_ENVIRONMENT is Development under Core Tools).
     """
     log.quiet()
+    given = {name.upper(): value.strip() for name, value in environ.items() if value.strip()}
+    ahead = ahead and given.get("AZURE_FUNCTIONS_ENVIRONMENT", "").lower() != "development"
+    try:
+        context, bad_bundle = outgoing.trust(given.get("CA_BUNDLE"), environ), False
+    except OSError:
+        context, bad_bundle = outgoing.trust(None, {}), True
+    tokens = TokenCache(context)
+    first = _first_credentials(given)
+    if ahead and first is not None and not bad_bundle:
+        tokens.fetch_ahead([first])
+
+    from relay import settings_reader  # noqa: PLC0415 - while the token is requested
+
     read = settings_reader.read(environ)
     connections = read.connections
-    try:
-        context = outgoing.trust(read.app.ca_bundle, environ)
-    except OSError:
+    if bad_bundle and not any(each.startswith("CA_BUNDLE:") for each in connections.problems):
         problem = "CA_BUNDLE: expected a PEM file, or REQUESTS_CA_BUNDLE names one that is none"
-        context = outgoing.trust(None, {})
         problems = (*connections.problems, problem)
         connections = Connections(
             dict.fromkeys(connections.by_name, Misconfigured(problems)), problems
         )
-    tokens = TokenCache(context)
-    if ahead and environ.get("AZURE_FUNCTIONS_ENVIRONMENT", "").lower() != "development":
-        usable = connections.by_name.values()
-        tokens.fetch_ahead(each.credentials for each in usable if isinstance(each, Connection))
+    usable = connections.by_name.values()
+    configured = [each.credentials for each in usable if isinstance(each, Connection)]
+    tokens.retain(configured)
+    if ahead:
+        tokens.fetch_ahead(configured)
     for problem in connections.problems:
         logger.error("setting %s", problem)
     for warning in read.warnings:
         logger.warning("setting %s", warning)
 
-    from relay.delivery.dynamics import DynamicsClient  # noqa: PLC0415 - while tokens are fetched
+    from relay.delivery.dynamics import DynamicsClient  # noqa: PLC0415 - likewise
     from relay.delivery.sealing import Sealer  # noqa: PLC0415
     from relay.delivery.single_flight import SingleFlight  # noqa: PLC0415
     from relay.flow import Relay  # noqa: PLC0415
@@ -73,3 +94,39 @@ def app(environ: Mapping[str, str] = os.environ, *, ahead: bool = False) -> App:
         spans=Spans(tracer(environ)),
     )
     return App(relay, read.app.outbox_queue)
+
+
+def _first_credentials(given: Mapping[str, str]) -> ClientCredentials | None:
+    """Return the credentials of one connection, as far as the plain settings tell them.
+
+    In: app settings, names in upper case. Out: `None` where they do not: nothing is inherited,
+    guessed or corrected here, so that no secret goes to a host that validation would refuse. What
+    is returned equals what validation makes of the same settings, else `retain` drops its token.
+    """
+    authority, tenant = given.get("ENTRA_AUTHORITY"), given.get("ENTRA_TENANT_ID")
+    client_id, identity = (
+        given.get("ENTRA_CLIENT_ID"),
+        given.get("ENTRA_MANAGED_IDENTITY_CLIENT_ID"),
+    )
+    secret, source = given.get("ENTRA_CLIENT_SECRET"), given.get("ENTRA_CLIENT_CERTIFICATE")
+    url = urlsplit(given.get("DYNAMICS_URL", ""))
+    if url.scheme != "https" or not url.netloc:
+        return None
+    credential: Credential
+    match secret, source, identity:
+        case (str(), None, None) if not secret.startswith("@Microsoft.KeyVault("):
+            credential = ClientSecret(secret)
+        case (None, str(), None):
+            credential = ClientCertificate(source, given.get("ENTRA_CLIENT_CERTIFICATE_PASSWORD"))
+        case (None, None, str()):
+            credential = ManagedIdentity(None if identity == "system" else identity)
+        case _:
+            return None
+    scope = given.get("DYNAMICS_SCOPE") or f"https://{url.netloc.lower()}/.default"
+    if client_id is None:
+        return ClientCredentials(None, None, credential, scope) if identity else None
+    if authority is None and tenant is not None:
+        authority = f"https://{clouds.PUBLIC.login}/{tenant}"
+    if authority is None or not authority.startswith("https://"):
+        return None
+    return ClientCredentials(authority, client_id, credential, scope)

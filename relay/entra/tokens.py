@@ -82,6 +82,11 @@ class TokenCache:
         for credentials in first:
             self._source(credentials).fetch_ahead()
 
+    def retain(self, wanted: Iterable[ClientCredentials]) -> None:
+        """Forget the tokens of all other credentials, and what is being requested for them."""
+        kept = set(wanted)
+        self._sources = {each: source for each, source in self._sources.items() if each in kept}
+
     def _source(self, credentials: ClientCredentials) -> "_Source":
         source = self._sources.get(credentials)
         if source is None:

@@ -1,0 +1,104 @@
+"""What is asked of Entra while an app starts, over TLS; and that it is what the settings say."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from relay import bootstrap
+from relay.connections import ClientCredentials, Connection
+from sandbox.entra import Entra
+from sandbox.serving import Server
+from sandbox.tls import Authority
+
+RESOURCE = "https://contoso.operations.dynamics.com"
+
+
+@dataclass
+class Stage:
+    entra: Entra
+    settings: dict[str, str]
+
+    def start(self, **further: str) -> bootstrap.App:
+        """Start an app, and wait until its requests to Entra have ended."""
+        app = bootstrap.app({**self.settings, **further}, ahead=True)
+        for thread in threading.enumerate():
+            if thread.name == "token":
+                thread.join()
+        return app
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    entra = Entra(clients={"relay": "canary~secret"}, resources=[RESOURCE])
+    with Authority() as authority, Server(entra.app, tls=authority.server_context()) as server:
+        settings = {
+            "ENTRA_AUTHORITY": f"{server.url}/{entra.tenant}",
+            "ENTRA_CLIENT_ID": "relay",
+            "ENTRA_CLIENT_SECRET": "canary~secret",
+            "DYNAMICS_URL": f"{RESOURCE}/data/OAuthCallbacks",
+            "STATE_POLICY": "opaque",
+            "CA_BUNDLE": str(authority.bundle),
+        }
+        yield Stage(entra, settings)
+
+
+def credentials(app: bootstrap.App, name: str = "default") -> ClientCredentials:
+    connection = app.relay.connections.by_name[name]
+    assert isinstance(connection, Connection)
+    return connection.credentials
+
+
+@pytest.mark.parametrize(
+    "further",
+    [
+        {},
+        {"DYNAMICS_SCOPE": f"{RESOURCE}/.default"},
+        {"DYNAMICS_URL": f" {RESOURCE.replace('contoso', 'CONTOSO')}/data/OAuthCallbacks "},
+        {"CONNECTIONS__XERO__DYNAMICS_URL": f"{RESOURCE}/data/XeroCallbacks"},
+    ],
+    ids=["as they are", "with a scope", "in other letters", "beside a second connection"],
+)
+async def test_the_token_that_was_requested_first_is_the_one_that_is_used(
+    stage: Stage, further: dict[str, str]
+) -> None:
+    app = stage.start(**further)
+    assert stage.entra.token_requests == 1
+    token = await app.relay.tokens.get(credentials(app), within=10)
+    assert token.value == stage.entra.issued[0]
+    assert stage.entra.token_requests == 1
+
+
+@pytest.mark.parametrize(
+    "further",
+    [
+        {"AZURE_FUNCTIONS_ENVIRONMENT": "Development"},
+        {"DYNAMICS_URL": "http://contoso.operations.dynamics.com/data/OAuthCallbacks"},
+        {"ENTRA_CLIENT_SECRET": "@Microsoft.KeyVault(SecretUri=https://v.vault.azure.net/s)"},
+        {"ENTRA_MANAGED_IDENTITY_CLIENT_ID": "system"},
+        {"ENTRA_CLIENT_SECRET": ""},
+        {"ENTRA_CLIENT_ID": ""},
+        {"CA_BUNDLE": "no such file"},
+    ],
+    ids=[
+        "Core Tools",
+        "Dynamics without TLS",
+        "an unresolved reference",
+        "two credentials",
+        "no credential",
+        "no client",
+        "no bundle",
+    ],
+)
+def test_settings_that_are_wrong_ask_nothing(stage: Stage, further: dict[str, str]) -> None:
+    stage.start(**further)
+    assert (stage.entra.metadata_requests, stage.entra.token_requests) == (0, 0)
+
+
+async def test_a_token_of_settings_that_turn_out_wrong_is_dropped(stage: Stage) -> None:
+    app = stage.start(STATE_POLICY="pattern")
+    assert app.relay.connections.problems
+    right = bootstrap.app(stage.settings)
+    await app.relay.tokens.get(credentials(right), within=10)
+    assert stage.entra.token_requests == 2
