@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import report
+from benchmarks import imports, report
 from benchmarks.arithmetic import (
     GOALS,
     METRICS,
@@ -54,6 +54,7 @@ from sandbox.tls import Authority
 BY_NAME = {metric.name: metric for metric in METRICS}
 UNPINNED = Cores(None, None)
 HAS_PROC = Path("/proc/self/stat").is_file()
+IMPORTED = Path(__file__).parent / "data/imported_modules.txt"
 SMALL = Plan(1, 0.01, 4, 0.05, 12, (), (), 0)
 
 
@@ -610,3 +611,18 @@ def test_a_quick_run_is_smaller_in_every_way() -> None:
     assert QUICK.first < FULL.first == 1_000
     assert QUICK.load_seconds < FULL.load_seconds
     assert not QUICK.burst
+
+
+def test_the_start_imports_what_is_listed_and_nothing_else(apps: Apps) -> None:
+    """A person waits for each import. A new name in the list is a decision: is it needed so early?
+
+    The standard library is left out: its inner modules differ from one system to the next.
+    """
+    loaded = {
+        name
+        for name in imports.modules(apps)["modules"]
+        if name.partition(".")[0] not in sys.stdlib_module_names
+    }
+    listed = set(IMPORTED.read_text("utf-8").split())
+    assert sorted(loaded - listed) == [], "new"
+    assert sorted(listed - loaded) == [], "no longer imported"
