@@ -479,13 +479,13 @@ def test_only_what_the_contract_allows_is_believed_even_when_it_is_signed(
 def macs(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """Count the HMACs that are made."""
     made: list[bytes] = []
-    digest = hmac.digest
+    mac = jws._mac
 
-    def counted(key: bytes, signed: bytes, name: str) -> bytes:
+    def counted(signed: str, key: bytes) -> bytes:
         made.append(key)
-        return digest(key, signed, name)
+        return mac(signed, key)
 
-    monkeypatch.setattr(hmac, "digest", counted)
+    monkeypatch.setattr(jws, "_mac", counted)
     return made
 
 
