@@ -27,6 +27,7 @@ FIXED = {
     # The fields of a line, each of them filled in by `flow` alone, with what it is allowed below.
     "log.py": {
         "LEVEL.get(outcome, logging.INFO)",
+        "max(level, logging.WARNING)",
         "line.known()",
         "outcome",
         "reference",
