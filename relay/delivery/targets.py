@@ -128,13 +128,13 @@ def _business_central_exists(refusal: Refusal) -> bool:
 
 
 _BC_CODE = re.compile(r"[A-Z][A-Za-z]+_\w+|Unknown")
-_BC_TRANSIENT = {
+BC_TRANSIENT = {
     "Application_ServiceUnavailable",
     "Internal_MetadataSyncError",
     "Internal_TenantUnavailable",
     "Request_EntityChanged",
 }
-_BC_CHANGED = (
+BC_CHANGED = (
     "by another user",
     "another user has",
     "another session",
@@ -151,12 +151,12 @@ def _business_central_is_transient(refusal: Refusal) -> bool:
     Codes: https://learn.microsoft.com/dynamics365/business-central/dev-itpro/webservices/dynamics-error-codes
     """
     code, message = _error(refusal)
-    if code in _BC_TRANSIENT:
+    if code in BC_TRANSIENT:
         return True
     if refusal.status == HTTPStatus.CONFLICT:
         return _BC_CODE.fullmatch(code) is not None
     return refusal.status == HTTPStatus.BAD_REQUEST and any(
-        _says(phrase, message, refusal.sent) for phrase in _BC_CHANGED
+        _says(phrase, message, refusal.sent) for phrase in BC_CHANGED
     )
 
 
@@ -168,7 +168,7 @@ def _dataverse_exists(refusal: Refusal) -> bool:
     )
 
 
-_DATAVERSE_TRANSIENT = {
+DATAVERSE_TRANSIENT = {
     # Service protection: requests, their time, how many at once; the platform's own limits.
     *("0x80072322", "0x80072321", "0x80072326", "0x80072327", "0x8005f103", "0x8004a001"),
     # The database: time-out, lock, aborted transaction, network, TempDB.
@@ -186,7 +186,7 @@ def _dataverse_is_transient(refusal: Refusal) -> bool:
     """Codes: https://learn.microsoft.com/power-apps/developer/data-platform/reference/web-service-error-codes."""
     code, message = _error(refusal)
     code = code.lower()
-    return code in _DATAVERSE_TRANSIENT or (
+    return code in DATAVERSE_TRANSIENT or (
         code == _DATAVERSE_SQL and _SQL_TRANSIENT.search(message) is not None
     )
 

@@ -47,7 +47,6 @@ FIXED = {
 
 FIELDS = {
     "connection.name",
-    "callback.connection.name",
     "callback.delivery_id",
     "delivery_id(connection.name, response)",
     "callback.reference",
