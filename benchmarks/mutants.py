@@ -26,6 +26,7 @@ TESTS = (
     "connections",
     "dynamics",
     "edges",
+    "floods",
     "jarm",
     "redeliver",
     "retry_after",

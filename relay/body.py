@@ -24,6 +24,7 @@ PLACEHOLDERS = (
     "connection",
     "delivery_id",
     "state_hash",
+    "state_jti",
     "reference",
     "received_at",
     "expires_at",

@@ -104,11 +104,17 @@ class ClientCredentials:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The URL and body of the delivery. `timeout`: seconds for one attempt."""
+    """The URL and body of the delivery of one connection. `timeout`: seconds for one attempt."""
 
+    connection: str
     url: str
     body: Template
     timeout: float
+
+    @property
+    def has_own_key(self) -> bool:
+        """Tell whether "exists" can mean this record: with `{state_jti}` flows share their key."""
+        return "state_jti" not in self.body.names
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +133,11 @@ class Connection:
     credentials: ClientCredentials
     target: Target
 
+    @property
+    def signed(self) -> bool:
+        """Tell whether its states are signed: strangers cannot make one."""
+        return self.state_policy is StatePolicy.SIGNED
+
 
 @dataclass(frozen=True, slots=True)
 class Connections:
@@ -137,6 +148,16 @@ class Connections:
 
     by_name: dict[str, Connection | Misconfigured]
     problems: tuple[str, ...] = ()
+
+    @property
+    def are_several(self) -> bool:
+        """Tell whether there is more than one."""
+        return len(self.by_name) > 1
+
+    @property
+    def has_signed(self) -> bool:
+        """Tell whether one of them has signed states."""
+        return any(isinstance(each, Connection) and each.signed for each in self.by_name.values())
 
     def get(self, name: str) -> Connection:
         """Return the connection, or raise `UnknownConnection` or its `Misconfigured`."""

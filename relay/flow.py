@@ -7,15 +7,19 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 
 from relay import log
-from relay.connections import Connection, Connections, Target
+from relay.connections import Connection, Connections
 from relay.delivery.callback import Callback, delivery_id
+from relay.delivery.hold_limit import HoldLimit
 from relay.delivery.sealing import DeadLetter, Sealer
 from relay.delivery.single_flight import SingleFlight
+from relay.delivery.slots import Slots
+from relay.delivery.used_states import UsedStates
 from relay.errors import (
     ApplicationFailed,
     CookieMissing,
@@ -35,7 +39,9 @@ from relay.ports import AccessToken, Dynamics, Keys, Receipt, Tokens
 from relay.tracing import Spans
 
 PATIENCE = 10.0
-"""Seconds of Retry-After that a redelivery waits; the queue's own delay is as long."""
+"""Seconds of Retry-After that a redelivery waits in its slot; the queue's own delay is as long."""
+SHORT = 1.0
+"""Seconds of Retry-After that every slot may wait at once; for a longer one the places are few."""
 DEADLINE = 90.0
 """Seconds after which an invocation stops trying. At `functionTimeout` of host.json the platform
 would kill it, with nothing delivered or held. The host's write to the outbox may add 26 s."""
@@ -62,6 +68,9 @@ class Relay:
     sealer: Sealer | None
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     spans: Spans = field(default_factory=Spans)
+    used_states: UsedStates = field(default_factory=UsedStates)
+    hold_limit: HoldLimit = field(default_factory=HoldLimit)
+    slots: Slots = field(default_factory=Slots)
 
     async def receive(self, name: str, request: Request) -> Answer:
         """Handle one request to the redirect URI.
@@ -124,7 +133,7 @@ class _Invocation:
     def find(self, name: str) -> Connection:
         """Return the connection of this name. Raises `UnknownConnection` and `Misconfigured`."""
         connection = self.relay.connections.get(name)
-        self.line.connection = connection.name
+        self.line.connection, self.line.unsigned = connection.name, not connection.signed
         return connection
 
     def note(self, error: RelayError) -> None:
@@ -255,26 +264,25 @@ class _Reception(_Invocation):
         return self._delivered(receipt)
 
     async def _accept(self, callback: Callback) -> Answer:
-        """Deliver a code, or hold it."""
+        """Deliver a callback, or hold it. Raises `Undelivered` if it can be neither."""
         try:
-            return self._delivered(await self.deliver_once(callback))
+            answer = self._delivered(await self.deliver_once(callback))
         except Unavailable as error:
-            if self.relay.sealer is None:
-                raise
             self.note(error)
-        return replace(self.answer(Outcome.HELD), held=await self._seal(callback))
+            answer = replace(self.answer(Outcome.HELD), held=await self._hold(callback, error))
+        if self.relay.used_states.has_another_code(callback):
+            self.line.reason = "state_used_with_another_code"
+        return answer
 
     async def _decline(self, callback: Callback) -> Answer:
         """Answer with the provider's error; deliver it to Dynamics if its template asks for it."""
         held = None
         if callback.wants_error:
             try:
-                await self.deliver_once(callback)
+                held = (await self._accept(callback)).held
             except Undelivered as error:
                 # The answer still shows the provider's error; this one is for the operator's log.
                 self.note(error)
-                if isinstance(error, Unavailable) and self.relay.sealer is not None:
-                    held = await self._seal(callback)
         return replace(
             self.answer(Outcome.DECLINED),
             detail="The provider did not grant the authorization.",
@@ -283,10 +291,15 @@ class _Reception(_Invocation):
             held=held,
         )
 
-    async def _seal(self, callback: Callback) -> str | None:
-        """Seal a callback for the outbox; the host writes it before it sends the answer."""
+    async def _hold(self, callback: Callback, error: Unavailable) -> str:
+        """Seal a callback for the outbox; the host writes it before it sends the answer.
+
+        Raises the error of its delivery where there is no outbox, or `Unavailable` at the limit.
+        """
         if self.relay.sealer is None:
-            return None
+            raise error
+        if not self.relay.hold_limit.admit(callback):
+            raise Unavailable("outbox_limit", "Too many callbacks wait for Dynamics already.")
         # In a thread: this may import `cryptography`, which would block the event loop.
         return await asyncio.to_thread(self.relay.sealer.seal, callback)
 
@@ -303,23 +316,25 @@ class _Redelivery(_Invocation):
             raise Unopenable("outbox_keys")
         callback = await asyncio.to_thread(self.relay.sealer.open, message, self.relay.connections)
         self.line.reference, self.line.delivery_id = callback.reference, callback.delivery_id
-        self.line.connection = callback.connection.name
+        connection = callback.connection
+        self.line.connection, self.line.unsigned = connection.name, not connection.signed
         if callback.response.code is not None and self.relay.now() >= callback.deliver_by:
             if not callback.wants_error:
                 return self._give_up(callback, "expired")
             callback = callback.expired()
         if callback.response.error is not None and not callback.wants_error:
             return self._give_up(callback, "error_unwanted")
-        await self._wait_for_pause(callback.connection.target)
         try:
-            await self.deliver_once(callback)
+            receipt = await self._deliver_in_slot(callback)
         except Undelivered as error:
             if self._is_repeated(callback, error):
                 raise
             self.note(error)
             return self._give_up(callback, error.reason)
-        # "Already exists" means that an earlier attempt succeeded and its answer was lost.
-        log.write(self.line, Outcome.DELIVERED)
+        # "Exists" means that an earlier attempt succeeded and its answer was lost, unless several
+        # flows share the key.
+        of_another = receipt.existed and not connection.target.has_own_key
+        log.write(self.line, Outcome.DUPLICATE if of_another else Outcome.DELIVERED)
         return None
 
     def fail(self, error: Exception) -> RelayError:
@@ -350,8 +365,20 @@ class _Redelivery(_Invocation):
         log.write(self.line, Outcome.REJECTED)
         return DeadLetter.of(callback, reason, self.line.attempt, self.relay.now())
 
-    async def _wait_for_pause(self, target: Target) -> None:
-        """Wait for the end of a short Retry-After instead of returning to the queue."""
-        pause = self.relay.dynamics.pause(target)
-        if 0 < pause <= PATIENCE:
-            await asyncio.sleep(pause)
+    async def _deliver_in_slot(self, callback: Callback) -> Receipt:
+        """Deliver, after a Retry-After that ends soon; leave most slots of the host to others.
+
+        Raises `Undelivered`: the queue shows the message again after `visibilityTimeout`.
+        """
+        connection, connections = callback.connection, self.relay.connections
+        pause = self.relay.dynamics.pause(connection.target)
+        waits = 0 < pause <= PATIENCE
+        with ExitStack() as places:
+            # Anybody can fill the outbox of a connection without signed states.
+            floods = connections.has_signed and not connection.signed
+            sits = pause > SHORT and waits and connections.are_several
+            if floods or sits:
+                places.enter_context(self.relay.slots.place())
+            if waits:
+                await asyncio.sleep(pause)
+            return await self.deliver_once(callback)

@@ -30,6 +30,7 @@ class Line:
     """The log line of one callback; `flow` fills it in.
 
     `connection`: a configured name, never text from the URL. `reason`: the error's fixed word.
+    `unsigned`: its states are not signed, so that anybody may have sent it.
     """
 
     reference: str
@@ -38,6 +39,7 @@ class Line:
     delivery_id: str | None = None
     dynamics_status: int | None = None
     reason: str | None = None
+    unsigned: bool = False
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -56,6 +58,8 @@ class Line:
             "dynamics_status": self.dynamics_status,
         }
         if self.reason is not None:
+            if self.unsigned:
+                values["states"] = "unsigned"
             values["reason"] = self.reason
         return values
 
@@ -82,6 +86,8 @@ def write(line: Line, outcome: Outcome) -> None:
     values = line.values()
     shown = " ".join(f"{name}={'-' if value is None else value}" for name, value in values.items())
     level = LEVEL.get(outcome, logging.INFO)
+    if line.reason is not None:  # a delivered callback has one if somebody is to look at it
+        level = max(level, logging.WARNING)
     logger.log(level, "callback %s %s", outcome, shown, extra=line.known())
 
 

@@ -197,7 +197,12 @@ def _connection(values: Mapping[str, str], source: _Source) -> Connection | Misc
         state_keys=settings.state_keys or {},
         code_ttl=timedelta(seconds=settings.code_ttl),
         credentials=_credentials(settings, settings.dynamics_scope or f"{resource}/.default"),
-        target=Target(settings.dynamics_url, settings.dynamics_body, settings.dynamics_timeout),
+        target=Target(
+            source.name,
+            settings.dynamics_url,
+            settings.dynamics_body,
+            settings.dynamics_timeout,
+        ),
     )
 
 

@@ -62,7 +62,7 @@ def connection(
             credential=ClientSecret(SECRET),
             scope="https://contoso.operations.dynamics.com/.default",
         ),
-        target=Target(url, Template(body), timeout),
+        target=Target(name, url, Template(body), timeout),
     )
 
 

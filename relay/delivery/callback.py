@@ -55,6 +55,11 @@ class Callback:
         """Tell whether errors are delivered to Dynamics: the body template names `{error}`."""
         return "error" in self.connection.target.body.names
 
+    @property
+    def state_hash(self) -> str:
+        """SHA-256 of the state in hex: it is shorter than a signed state, and tells nothing."""
+        return hashlib.sha256(self.response.state.encode()).hexdigest()
+
     def expired(self) -> Self:
         """Return the error record in place of a code that came too late."""
         response = replace(
@@ -80,7 +85,8 @@ class Callback:
             "redirect_uri": response.redirect_uri,
             "connection": self.connection.name,
             "delivery_id": self.delivery_id,
-            "state_hash": hashlib.sha256(response.state.encode()).hexdigest(),
+            "state_hash": self.state_hash,
+            "state_jti": response.jti,
             "reference": self.reference,
             "received_at": iso(self.received_at),
             "expires_at": iso(self.expires_at),

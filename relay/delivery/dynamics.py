@@ -23,6 +23,7 @@ from relay import outgoing
 from relay.connections import Target
 from relay.delivery import targets
 from relay.delivery.retry_after import TRANSIENT, seconds
+from relay.delivery.throttle import Throttle
 from relay.errors import ApplicationFailed, Rejected, Unauthorized, Unavailable
 from relay.ports import AccessToken, Receipt
 
@@ -54,8 +55,8 @@ _parsed = lru_cache(httpx.URL)
 class DynamicsClient:
     """The HTTP client of all targets, for the life of the process, in one event loop.
 
-    `context` is the trust for TLS. Call `pause` before `deliver`: a target that sent Retry-After
-    gets no request for that long.
+    `context` is the trust for TLS. A connection that was told to wait (Retry-After) sends nothing
+    for that long: ask `pause` before a token is fetched for `deliver`.
     """
 
     def __init__(
@@ -64,11 +65,11 @@ class DynamicsClient:
         self._context = context
         self._clock = clock
         self._origins: dict[str, _Slots] = {}
-        self._closed_until: dict[str, float] = {}
+        self._throttle = Throttle(clock)
 
     def pause(self, target: Target) -> float:
-        """Return how many seconds are left of the target's Retry-After."""
-        return max(0.0, self._closed_until.get(_origin(target), 0.0) - self._clock())
+        """Return how many seconds are left of the Retry-After that its connection was told."""
+        return self._throttle.pause(target)
 
     async def deliver(
         self,
@@ -90,16 +91,18 @@ class DynamicsClient:
             "x-ms-client-request-id": reference,
         }
         try:
-            async with asyncio.timeout(target.timeout):
+            async with asyncio.timeout(target.timeout), self._throttle.turn(target):
                 answer = await self._slots(target.url).post(target.url, headers, body)
+                receipt = self._judge(target, token, answer, sent)
+                self._throttle.reopen(target)
         except (TimeoutError, httpx.TimeoutException):
             raise Unavailable("dynamics_timeout", "Dynamics did not answer in time.") from None
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
             # `from None`: these errors quote host names, addresses and bytes.
             raise Unavailable(_fault(error), "Dynamics cannot be reached.") from None
-        receipt = self._judge(target, token, answer, sent)
         # The first of the two POSTs may have created the record.
-        return replace(receipt, existed=False) if answer.repeated else receipt
+        created = answer.repeated and target.has_own_key
+        return replace(receipt, existed=False) if created else receipt
 
     async def aclose(self) -> None:
         """Close the connections to Dynamics."""
@@ -156,7 +159,7 @@ class DynamicsClient:
     def _close(self, target: Target, answer: "_Response", reason: str) -> NoReturn:
         retry_after = seconds(answer.headers.get("retry-after"))
         if retry_after:
-            self._closed_until[_origin(target)] = self._clock() + retry_after
+            self._throttle.close(target, retry_after)
         raise Unavailable(
             reason,
             "Dynamics is not available just now.",
@@ -341,10 +344,6 @@ def _fault(error: Exception) -> str:
     if isinstance(error, httpx.LocalProtocolError | UnicodeError):
         return "dynamics_request"
     return "dynamics_connect"
-
-
-def _origin(target: Target) -> str:
-    return urlsplit(target.url).netloc
 
 
 def _is_sign_in(answer: _Response, token: AccessToken) -> bool:

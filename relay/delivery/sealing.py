@@ -84,31 +84,39 @@ class Sealer:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """What an operator needs to ask the person to start again: no code, no verifier."""
+    """What an operator needs to ask the person to start again: no code, no verifier.
+
+    A signed state would still be accepted: its `jti` and its SHA-256 stand here in place of it.
+    """
 
     reference: str
     connection: str
     delivery_id: str
-    state: str
     reason: str
     attempts: int
     first: str
     last: str
+    state: str = ""
+    state_jti: str = ""
+    state_hash: str = ""
 
     @classmethod
     def of(cls, callback: Callback, reason: str, attempts: int, now: datetime) -> "DeadLetter":
         """Return the dead letter of a callback that will never be delivered."""
+        signed = callback.connection.signed
         return cls(
-            callback.reference,
-            callback.connection.name,
-            callback.delivery_id,
-            callback.response.state,
-            reason,
-            attempts,
-            iso(callback.received_at),
-            iso(now),
+            reference=callback.reference,
+            connection=callback.connection.name,
+            delivery_id=callback.delivery_id,
+            reason=reason,
+            attempts=attempts,
+            first=iso(callback.received_at),
+            last=iso(now),
+            state="" if signed else callback.response.state,
+            state_jti=callback.response.jti or "",
+            state_hash=callback.state_hash,
         )
 
     def to_json(self) -> str:
         """Return the message for the dead-letter queue."""
-        return json.dumps(asdict(self))
+        return json.dumps({name: value for name, value in asdict(self).items() if value != ""})

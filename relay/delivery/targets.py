@@ -8,6 +8,7 @@ and the online ones tell the cloud, not the kind (`relay.entra.clouds`, which ha
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -43,7 +44,8 @@ def _never(_: Refusal) -> bool:
 class TargetKind:
     """One kind of target; `name` is that of its page in docs/.
 
-    `path`: the path of its URLs; the first group leads to the service, the others are names in it.
+    `path`: the path of its URLs; the first group names the tenant or environment (nothing where the
+    host does), the second the service, the others are names in it.
     `shape`: the same for people. `url` and `body`: `DYNAMICS_URL` and `DYNAMICS_BODY` for the
     objects of this repository. `says_exists`: a refusal means that the record exists.
     `is_transient`: a refusal passes although its status says that it is final. `is_exception`: a
@@ -126,13 +128,13 @@ def _business_central_exists(refusal: Refusal) -> bool:
 
 
 _BC_CODE = re.compile(r"[A-Z][A-Za-z]+_\w+|Unknown")
-_BC_TRANSIENT = {
+BC_TRANSIENT = {
     "Application_ServiceUnavailable",
     "Internal_MetadataSyncError",
     "Internal_TenantUnavailable",
     "Request_EntityChanged",
 }
-_BC_CHANGED = (
+BC_CHANGED = (
     "by another user",
     "another user has",
     "another session",
@@ -149,12 +151,12 @@ def _business_central_is_transient(refusal: Refusal) -> bool:
     Codes: https://learn.microsoft.com/dynamics365/business-central/dev-itpro/webservices/dynamics-error-codes
     """
     code, message = _error(refusal)
-    if code in _BC_TRANSIENT:
+    if code in BC_TRANSIENT:
         return True
     if refusal.status == HTTPStatus.CONFLICT:
         return _BC_CODE.fullmatch(code) is not None
     return refusal.status == HTTPStatus.BAD_REQUEST and any(
-        _says(phrase, message, refusal.sent) for phrase in _BC_CHANGED
+        _says(phrase, message, refusal.sent) for phrase in BC_CHANGED
     )
 
 
@@ -166,7 +168,7 @@ def _dataverse_exists(refusal: Refusal) -> bool:
     )
 
 
-_DATAVERSE_TRANSIENT = {
+DATAVERSE_TRANSIENT = {
     # Service protection: requests, their time, how many at once; the platform's own limits.
     *("0x80072322", "0x80072321", "0x80072326", "0x80072327", "0x8005f103", "0x8004a001"),
     # The database: time-out, lock, aborted transaction, network, TempDB.
@@ -184,7 +186,7 @@ def _dataverse_is_transient(refusal: Refusal) -> bool:
     """Codes: https://learn.microsoft.com/power-apps/developer/data-platform/reference/web-service-error-codes."""
     code, message = _error(refusal)
     code = code.lower()
-    return code in _DATAVERSE_TRANSIENT or (
+    return code in DATAVERSE_TRANSIENT or (
         code == _DATAVERSE_SQL and _SQL_TRANSIENT.search(message) is not None
     )
 
@@ -209,7 +211,7 @@ _COLUMNS = {name: f"oacb_{name.lower()}" for name in _BODY} | {"DeliveryId": "oa
 
 CUSTOM_SERVICE = TargetKind(
     name="custom-service",
-    path=re.compile(r"(.*?/api/services)/([^/]+)/([^/]+)/([^/]+)/?", re.IGNORECASE),
+    path=re.compile(r"(.*?)(/api/services)/([^/]+)/([^/]+)/([^/]+)/?", re.IGNORECASE),
     shape="/api/services/<group>/<service>/<operation>",
     url="https://contoso.operations.dynamics.com"
     "/api/services/OAuthCallbackServices/OAuthCallbackService/deliver",
@@ -219,7 +221,7 @@ CUSTOM_SERVICE = TargetKind(
 )
 DATAVERSE = TargetKind(
     name="dataverse",
-    path=re.compile(r"(.*?/api/data/v\d+(?:\.\d+)?)/([^/]+)/?", re.IGNORECASE),
+    path=re.compile(r"(.*?)(/api/data/v\d+(?:\.\d+)?)/([^/]+)/?", re.IGNORECASE),
     shape="/api/data/v9.2/<table>",
     url="https://contoso.crm.dynamics.com/api/data/v9.2/oacb_oauthcallbacks",
     body={_COLUMNS[name]: value for name, value in _BODY.items()},
@@ -230,7 +232,7 @@ DATAVERSE = TargetKind(
 BUSINESS_CENTRAL = TargetKind(
     name="business-central",
     path=re.compile(
-        r"(.*?/api)/(v\d[^/]*|[^/]+/[^/]+/[^/]+)/companies\(([^)/]+)\)/([^/]+)/?", re.IGNORECASE
+        r"(.*?)(/api)/(v\d[^/]*|[^/]+/[^/]+/[^/]+)/companies\(([^)/]+)\)/([^/]+)/?", re.IGNORECASE
     ),
     shape="/api/<publisher>/<group>/<version>/companies(<id>)/<collection>",
     url="https://api.businesscentral.dynamics.com/v2.0/contoso.onmicrosoft.com/production"
@@ -241,7 +243,7 @@ BUSINESS_CENTRAL = TargetKind(
 )
 FINANCE_OPERATIONS = TargetKind(
     name="finance-operations",
-    path=re.compile(r"(.*?/data)/([^/]+)/?", re.IGNORECASE),
+    path=re.compile(r"(.*?)(/data)/([^/]+)/?", re.IGNORECASE),
     shape="/data/<collection>",
     url="https://contoso.operations.dynamics.com/data/OAuthCallbacks",
     body=_BODY,
@@ -256,14 +258,29 @@ TARGETS = (CUSTOM_SERVICE, DATAVERSE, BUSINESS_CENTRAL, FINANCE_OPERATIONS)
 
 def find(url: str) -> tuple[TargetKind, Address] | None:
     """Return which kind of target a URL is of, and what it leads to there."""
-    parts = urlsplit(url)
+    path = urlsplit(url).path
     for kind in TARGETS:
-        match = kind.path.fullmatch(parts.path)
+        match = kind.path.fullmatch(path)
         if match is not None:
-            root, *names = match.groups()
-            address = f"{parts.scheme}://{parts.netloc}{root}"
-            return kind, Address(address, tuple(map(unquote, names)))
+            tenant, service, *names = match.groups()
+            return kind, Address(f"{_origin(url)}{tenant}{service}", tuple(map(unquote, names)))
     return None
+
+
+@lru_cache
+def tenant(url: str) -> str:
+    """Return the URL up to what names the tenant or environment, or its origin if that is unknown.
+
+    All tenants of Business Central share a host, and Dynamics throttles each of them.
+    """
+    path = urlsplit(url).path
+    matches = filter(None, (kind.path.fullmatch(path) for kind in TARGETS))
+    return f"{_origin(url)}{next((match[1] for match in matches), '')}".lower()
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def says_exists(refusal: Refusal) -> bool:

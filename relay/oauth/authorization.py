@@ -51,11 +51,13 @@ class VerifiedResponse(AuthorizationResponse):
     """An authorization response whose state was verified. Only `state.verify` makes one.
 
     Delivery accepts no other type, so an unverified response cannot reach Dynamics by mistake.
+    `jti` is that of a signed state: flows that one ticket started share it.
     Only a flow that began at the relay has `code_verifier` and `redirect_uri`, which Dynamics needs
     to redeem its code, and `cookie_name`, the cookie that binds it to its browser.
     """
 
     state: str = field(repr=False)
+    jti: str | None = field(default=None, repr=False)
     code_verifier: str | None = field(default=None, repr=False)
     cookie_name: str | None = field(default=None, repr=False)
     redirect_uri: str | None = None

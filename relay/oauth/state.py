@@ -79,9 +79,10 @@ def verify(
         case StatePolicy.SIGNED:
             claims = _claims(response.state, STATE, CALLBACK, connection, now or datetime.now(UTC))
     if claims.cookie is None:
-        return VerifiedResponse(**parts)
+        return VerifiedResponse(**parts, jti=claims.jti)
     return VerifiedResponse(
         **parts,
+        jti=claims.jti,
         code_verifier=derive_verifier(claims.key, claims.jti, _bound_cookie(claims, cookies)),
         cookie_name=cookie_name(claims.jti),
         redirect_uri=connection.provider.redirect_uri,

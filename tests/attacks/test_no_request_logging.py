@@ -27,6 +27,7 @@ FIXED = {
     # The fields of a line, each of them filled in by `flow` alone, with what it is allowed below.
     "log.py": {
         "LEVEL.get(outcome, logging.INFO)",
+        "max(level, logging.WARNING)",
         "line.known()",
         "outcome",
         "reference",
@@ -46,7 +47,6 @@ FIXED = {
 
 FIELDS = {
     "connection.name",
-    "callback.connection.name",
     "callback.delivery_id",
     "delivery_id(connection.name, response)",
     "callback.reference",

@@ -442,7 +442,7 @@ async def test_what_may_be_otherwise_next_time_is_unavailable(
 
 
 async def test_what_the_entry_of_a_target_says_of_a_refusal_counts(
-    dynamics: DynamicsClient, server: Answers, monkeypatch: pytest.MonkeyPatch
+    dynamics: DynamicsClient, server: Answers, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = replace(
         targets.DATAVERSE,
@@ -455,6 +455,7 @@ async def test_what_the_entry_of_a_target_says_of_a_refusal_counts(
     server.add(403, headers={"retry-after": "17"}, of={"there": CODE})
     error = await failure(Unavailable, dynamics)
     assert (error.dynamics_status, error.retry_after) == (403, 17)
+    clock.seconds += 17
     server.add(404, of={"there": CODE})
     await failure(Rejected, dynamics)
 

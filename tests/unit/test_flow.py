@@ -35,7 +35,7 @@ LINE = re.compile(
     r"callback (?P<outcome>[a-z]+) connection=(?P<connection>[a-z0-9-]+) "
     r"reference=(?P<reference>[0-9a-f]{16}) delivery_id=(?P<delivery_id>[0-9a-f]{32}|-) "
     r"attempt=1 duration_ms=\d+ dynamics_status=(?P<dynamics_status>\d{3}|-)"
-    r"( reason=(?P<reason>[A-Za-z0-9_]+))?"
+    r"( states=unsigned)?( reason=(?P<reason>[A-Za-z0-9_]+))?"
 )
 
 

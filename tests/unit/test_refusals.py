@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 from pytest_httpx import HTTPXMock
 
+from relay.delivery import targets
 from relay.delivery.dynamics import DynamicsClient
 from relay.errors import Rejected, Unauthorized, Unavailable, Undelivered
 from relay.ports import AccessToken, Receipt
@@ -50,6 +51,7 @@ CASES = {
     "bc-duplicate-409": Case(EXISTS, 409, coded("Internal_EntityWithSameKeyExists")),
     "bc-row-lock": Case(HELD, 409, coded("Internal_ServerError", LOCK)),
     "bc-409-without-a-text": Case(HELD, 409, coded("Unknown")),
+    "bc-entity-changed-400": Case(HELD, 400, coded("Request_EntityChanged")),
     "bc-entity-changed": Case(HELD, 409, coded("Request_EntityChanged")),
     "bc-deadlock-400": Case(HELD, 400, coded("Application_DialogException", DEADLOCK)),
     "bc-deadlock-only": Case(HELD, 400, coded("Unknown", "The transaction was deadlocked.")),
@@ -164,3 +166,30 @@ async def test_a_value_does_not_make_a_refusal_that_passes(
 ) -> None:
     case = Case(REFUSED, 400, coded("Application_StringExceededLength", f"Value: {value}"))
     assert await outcome(httpx_mock, case, (value, STATE)) == REFUSED
+
+
+TABLES = ("BC_TRANSIENT", "BC_CHANGED", "DATAVERSE_TRANSIENT")
+
+
+def held() -> set[str]:
+    """Return the cases that an entry of a target holds, and not their status."""
+    return {
+        name
+        for name, case in CASES.items()
+        if not isinstance(case.body, bytes)
+        and targets.is_transient(
+            targets.Refusal.of(case.status, json.dumps(case.body).encode(), (CODE, STATE))
+        )
+    }
+
+
+@pytest.mark.parametrize(
+    ("table", "entry"),
+    [(name, entry) for name in TABLES for entry in sorted(getattr(targets, name))],
+)
+def test_each_entry_of_the_tables_holds_a_case(
+    table: str, entry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, entries = held(), getattr(targets, table)
+    monkeypatch.setattr(targets, table, type(entries)(each for each in entries if each != entry))
+    assert held() < before

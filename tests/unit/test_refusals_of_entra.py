@@ -16,7 +16,8 @@ from starlette.responses import Response
 
 from relay import log, outgoing
 from relay.connections import ClientCertificate, ClientCredentials, ClientSecret
-from relay.entra.client import Client
+from relay.delivery.retry_after import TRANSIENT
+from relay.entra.client import TRANSIENT_CODES, TRANSIENT_ERRORS, Client
 from relay.entra.tokens import PAUSE_UNAVAILABLE, TokenCache
 from relay.errors import CredentialRefused, Unavailable, Undelivered
 from sandbox.adfs import Adfs
@@ -184,3 +185,16 @@ async def test_ad_fs_is_asked_for_another_token_when_dynamics_refuses_one(legacy
         refused = await cache.get(credentials)
         await cache.renew(credentials, refused)
     assert adfs.token_requests == 2
+
+
+def test_each_code_that_passes_has_a_case_that_nothing_else_holds() -> None:
+    alone = {
+        said.code
+        for said in CASES
+        if said.outcome is HELD
+        and said.status not in TRANSIENT
+        and said.error not in TRANSIENT_ERRORS
+    }
+    assert alone == TRANSIENT_CODES
+    errors = {said.error for said in CASES if said.outcome is HELD and not said.code}
+    assert errors == TRANSIENT_ERRORS

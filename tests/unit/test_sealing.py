@@ -2,14 +2,16 @@
 
 import base64
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 
 import pytest
 from cryptography.fernet import Fernet
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.connections import Connections
+from relay.connections import Connections, StatePolicy
 from relay.delivery.callback import Callback
 from relay.delivery.sealing import DeadLetter, Sealer
 from relay.errors import Misconfigured, RelayError, UnknownConnection, Unopenable
@@ -137,13 +139,32 @@ def test_a_dead_letter_has_what_an_operator_needs_and_no_code() -> None:
         "reference": "00112233aabbccdd",
         "connection": "bank-of-canary",
         "delivery_id": held().delivery_id,
-        "state": STATE,
         "reason": "dynamics_403",
         "attempts": 7,
         "first": "2026-11-21T12:00:00Z",
         "last": "2026-11-21T12:03:00Z",
+        "state": STATE,
+        "state_hash": sha256(STATE.encode()).hexdigest(),
     }
     assert CODE not in letter.to_json()
+
+
+def test_a_dead_letter_of_a_signed_state_has_no_token_that_would_still_be_accepted() -> None:
+    signed = replace(BANK, state_policy=StatePolicy.SIGNED)
+    response = replace(verified(), jti="b3f1c2d4e5a69788")
+    callback = Callback.received(signed, response, "00112233aabbccdd", NOW)
+    letter = DeadLetter.of(callback, "expired", 7, NOW)
+    assert letter.state_jti == "b3f1c2d4e5a69788"
+    assert letter.state_hash == sha256(STATE.encode()).hexdigest()
+    assert STATE not in letter.to_json()
+    assert DeadLetter(**json.loads(letter.to_json())) == letter
+
+
+def test_a_message_of_the_version_before_opens() -> None:
+    content = json.loads(Fernet(NEW).decrypt(Sealer([NEW]).seal(held()).encode()))
+    del content["response"]["jti"]
+    message = Fernet(NEW).encrypt(json.dumps(content).encode())
+    assert Sealer([NEW]).open(message, CONNECTIONS) == held()
 
 
 def test_every_refusal_is_one_of_the_relays_own_errors() -> None:

@@ -17,7 +17,7 @@ from relay.tools.doctor.metadata import EntityType
 
 _VARYING = {"reference", "received_at", "expires_at"}
 """Placeholders whose values differ between deliveries of the same callback."""
-_STATES = {"state", "state_hash"}
+_STATES = {"state", "state_hash", "state_jti"}
 _STORED = "the same callback would be stored"
 
 

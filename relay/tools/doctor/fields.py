@@ -173,6 +173,7 @@ def _of(name: str, connection: Connection) -> Need:
     time, issuer = len(iso(datetime.now(UTC))), len(provider.issuer or "")
     exact = {
         "state_hash": 64,
+        "state_jti": 64,
         "delivery_id": 32,
         "reference": 16,
         "code_verifier": 43,

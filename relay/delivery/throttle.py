@@ -1,0 +1,80 @@
+"""Retry-After of Dynamics: which connection waits, and which tries one request at a time.
+
+It closes the way of the one connection that was told so. The target may mean everybody, so the
+other connections of the same tenant send one request at a time until one is answered well. Junk on
+one connection then costs the others a try, and no pause.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from relay.connections import Target
+from relay.delivery import targets
+from relay.errors import Unavailable
+
+
+@dataclass(slots=True)
+class _Tenant:
+    throttled: bool = False
+
+
+@dataclass(slots=True)
+class _Way:
+    """The way of one connection to one tenant; `turn` is held while one request is tried."""
+
+    tenant: _Tenant
+    closed_until: float = 0.0
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Throttle:
+    """What this process knows of Retry-After. One entry for each connection and tenant."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._tenants: dict[str, _Tenant] = {}
+        self._ways: dict[tuple[str, str], _Way] = {}
+
+    def pause(self, target: Target) -> float:
+        """Return how many seconds are left until the connection may send to its target."""
+        return max(0.0, self._way(target).closed_until - self._clock())
+
+    def close(self, target: Target, seconds: float) -> None:
+        """Let the connection send nothing for so long, and its neighbours one at a time."""
+        way = self._way(target)
+        way.closed_until = self._clock() + seconds
+        way.tenant.throttled = True
+
+    def reopen(self, target: Target) -> None:
+        """Take note of an answer from a tenant that does not throttle."""
+        self._way(target).tenant.throttled = False
+
+    @asynccontextmanager
+    async def turn(self, target: Target) -> AsyncIterator[None]:
+        """Wait until the connection may send a request.
+
+        Raises `Unavailable` if its way is closed, also if that happened meanwhile.
+        """
+        way = self._way(target)
+        if way.tenant.throttled:
+            async with way.turn:
+                self._check(target)
+                if way.tenant.throttled:
+                    yield
+                    return
+        yield
+
+    def _check(self, target: Target) -> None:
+        if pause := self.pause(target):
+            raise Unavailable("dynamics_pause", "Dynamics asked for a pause.", retry_after=pause)
+
+    def _way(self, target: Target) -> _Way:
+        tenant = targets.tenant(target.url)
+        way = self._ways.get((target.connection, tenant))
+        if way is None:
+            way = _Way(self._tenants.setdefault(tenant, _Tenant()))
+            self._ways[target.connection, tenant] = way
+        return way
