@@ -255,7 +255,7 @@ _KINDS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 _README = MappingProxyType(
     {
-        kind: {"viewport": README, "color_scheme": kind, "device_scale_factor": 1.25}
+        kind: {"viewport": README, "color_scheme": kind, "device_scale_factor": 1}
         for kind in ("light", "dark")
     }
 )

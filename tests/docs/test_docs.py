@@ -515,6 +515,7 @@ FAMILIES = {
     ],
     "str(response.status_code)": ["<status>"],
     "type(error).__name__": ["<Kind>"],
+    "error_codes.known(error_code)": ["<error>", "other"],
     "f'{name}_characters'": ["code_characters", "state_characters", "error_characters"],
 }
 """What the source puts together, and how the page writes it."""
@@ -596,7 +597,7 @@ def reasons() -> set[str]:
                 found |= set(of_call(node, path.name))
             elif isinstance(node, ast.Assign) and path.name != "tracing.py":
                 target = ast.unparse(node.targets[0])
-                if target in ("reason", "line.reason"):
+                if target in ("reason", "line.reason", "self.line.reason"):
                     found |= set(words(node.value))
             elif isinstance(node, ast.FunctionDef) and node.name == "_reason":
                 for each in ast.walk(node):

@@ -236,9 +236,9 @@ def test_a_checkout_with_windows_line_ends_has_the_same_pages(tmp_path: Path) ->
         spec.loader.exec_module(windows)
     finally:
         del sys.modules[spec.name]
-    for name, given in (("held", answer(Outcome.HELD)), ("bare", BARE), ("keys", KEYS)):
+    for name, shown in (("held", answer(Outcome.HELD)), ("bare", BARE), ("keys", KEYS)):
         theirs, ours = (
-            each.page(name, given, "de", CONTOSO) for each in (windows, relay.pages.html)
+            each.page(name, shown, "de", CONTOSO) for each in (windows, relay.pages.html)
         )
         assert theirs == ours
 
