@@ -69,12 +69,20 @@ async def authorize(req: func.HttpRequest) -> func.HttpResponse:
 
 
 @app.function_name("done")
-@app.route("done/{outcome}", methods=["GET"])
+@app.route("done/{outcome}", methods=["GET", "HEAD"])
 async def done(req: func.HttpRequest) -> func.HttpResponse:
     """Return the page to which a browser is redirected after a callback."""
     reference = req.params.get("ref", "")
-    language = req.headers.get("accept-language", "")
-    return _response(pages.done(req.route_params.get("outcome", ""), reference, language))
+    connection = _relay.connections.find(req.params.get("to"))
+    return _response(
+        pages.done(
+            req.route_params.get("outcome", ""),
+            reference,
+            req.headers.get("accept-language", ""),
+            connection,
+            via=req.params.get("via", ""),
+        )
+    )
 
 
 @app.function_name("health")
@@ -83,6 +91,18 @@ async def health(req: func.HttpRequest) -> func.HttpResponse:  # noqa: ARG001 - 
     """Return 200 if the settings validate, else 503. No I/O."""
     healthy = not _relay.connections.problems
     return _response(pages.health(relay.__version__, healthy=healthy))
+
+
+# The host tries routes in the order of the functions' names: any function with a route whose name
+# sorts after this one would never be reached.
+@app.function_name("unknown")
+@app.route("{*path}", methods=["GET", "HEAD"])
+async def unknown(req: func.HttpRequest) -> func.HttpResponse:
+    """Answer for every other address. Scanners ask for many: it logs nothing and reads no body."""
+    html = "text/html" in req.headers.get("accept", "").lower()
+    return _response(
+        pages.unknown(html=html, accept_language=req.headers.get("accept-language", ""))
+    )
 
 
 def _name(req: func.HttpRequest) -> str:
@@ -102,7 +122,10 @@ def _request(req: func.HttpRequest) -> Request:
 def _render(answer: Answer, request: Request) -> Reply:
     language = request.headers.get("accept-language", "")
     try:
-        return pages.render(answer, html=request.wants_html, accept_language=language)
+        connection = _relay.connections.find(answer.connection)
+        return pages.render(
+            answer, html=request.wants_html, accept_language=language, connection=connection
+        )
     except Exception as error:  # noqa: BLE001 - a failed invocation would lose what `outbox` holds
         log.crash(error, answer.reference)
         return pages.render(answer, html=False)

@@ -7,6 +7,7 @@ from datetime import timedelta
 from enum import StrEnum
 
 from relay.body import Template
+from relay.branding import Branding
 from relay.errors import Misconfigured, UnknownConnection
 
 DEFAULT = "default"
@@ -23,7 +24,10 @@ class StatePolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """The external OAuth 2.0 provider: what /authorize sends it, what its responses must match."""
+    """The external OAuth 2.0 provider: what /authorize sends it, what its responses must match.
+
+    `name`: what the pages call it.
+    """
 
     issuer: str | None = None
     iss_required: bool = False
@@ -35,6 +39,7 @@ class Provider:
     redirect_uri: str | None = None
     extra: tuple[tuple[str, str], ...] = ()
     jwks_uri: str | None = None
+    name: str | None = None
 
     @property
     def secured(self) -> bool:
@@ -132,6 +137,7 @@ class Connection:
     code_ttl: timedelta
     credentials: ClientCredentials
     target: Target
+    branding: Branding = field(default_factory=Branding)
 
     @property
     def signed(self) -> bool:
@@ -170,3 +176,8 @@ class Connections:
             # A new instance: raising a stored one would add to its traceback each time.
             raise Misconfigured(connection.problems)
         return connection
+
+    def find(self, name: str | None) -> Connection | None:
+        """Return the connection whose names a page shows, or `None`. Raises nothing."""
+        connection = self.by_name.get(name or "")
+        return connection if isinstance(connection, Connection) else None

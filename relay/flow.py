@@ -31,7 +31,7 @@ from relay.errors import (
     Unforeseen,
     Unopenable,
 )
-from relay.oauth import authorization, authorize, jarm, state
+from relay.oauth import authorization, authorize, error_codes, jarm, state
 from relay.oauth.authorize import Started
 from relay.oauth.request import Request, guard, response_parameters
 from relay.outcome import STATUS, Answer, Outcome
@@ -118,6 +118,8 @@ class Relay:
         except Exception as error:  # noqa: BLE001 - as above
             answer = invocation.refuse(error)
             log.write(invocation.line, answer.outcome)
+            if answer.outcome is Outcome.INVALID and answer.page is None:
+                return replace(answer, page="ticket")
             return answer
         log.started(invocation.line)
         return started
@@ -143,7 +145,9 @@ class _Invocation:
 
     def answer(self, outcome: Outcome) -> Answer:
         """Return the answer for an outcome without details."""
-        return Answer(outcome, self.line.reference, STATUS[outcome])
+        return Answer(
+            outcome, self.line.reference, STATUS[outcome], connection=self.line.connection
+        )
 
     def refuse(self, error: Exception) -> Answer:
         """Return the answer for an error."""
@@ -159,6 +163,7 @@ class _Invocation:
             error.status,
             detail=str(error),
             page=error.page,
+            connection=self.line.connection,
         )
 
     async def deliver_once(self, callback: Callback) -> Receipt:
@@ -277,6 +282,8 @@ class _Reception(_Invocation):
     async def _decline(self, callback: Callback) -> Answer:
         """Answer with the provider's error; deliver it to Dynamics if its template asks for it."""
         held = None
+        error_code = callback.response.error or ""
+        self.line.reason = error_codes.known(error_code)
         if callback.wants_error:
             try:
                 held = (await self._accept(callback)).held
@@ -286,6 +293,7 @@ class _Reception(_Invocation):
         return replace(
             self.answer(Outcome.DECLINED),
             detail="The provider did not grant the authorization.",
+            page=None if error_codes.is_decision(error_code) else "fault",
             error=callback.response.error,
             error_description=callback.response.error_description,
             held=held,

@@ -85,8 +85,9 @@ def write(line: Line, outcome: Outcome) -> None:
     """
     values = line.values()
     shown = " ".join(f"{name}={'-' if value is None else value}" for name, value in values.items())
-    level = LEVEL.get(outcome, logging.INFO)
-    if line.reason is not None:  # a delivered callback has one if somebody is to look at it
+    # A bare visit is no callback, or the first half of one in the fragment.
+    level = logging.DEBUG if line.reason == "bare" else LEVEL.get(outcome, logging.INFO)
+    if line.reason not in (None, "bare"):  # a delivered callback has one if it needs attention
         level = max(level, logging.WARNING)
     logger.log(level, "callback %s %s", outcome, shown, extra=line.known())
 

@@ -31,11 +31,12 @@ STATUS = {
 }
 
 
-type Page = Outcome | Literal["bare", "keys", "prefetch", "method"]
+type Page = Outcome | Literal["bare", "fault", "keys", "prefetch", "method", "ticket"]
 """A page that a person is shown: its name in relay/pages/texts.json. Each outcome has one.
 
-`bare`: a GET without parameters, which may be `response_mode=fragment`. `keys`: the provider's keys
-cannot be fetched. `prefetch`: the browser loads the URL ahead. `method`: neither GET nor POST.
+`bare`: a GET without parameters, which may be `response_mode=fragment`. `fault`: declined, and not
+by a person's decision. `keys`: the provider's keys cannot be fetched. `prefetch`: the browser loads
+the URL ahead. `method`: neither GET nor POST. `ticket`: /authorize refuses a link of Dynamics.
 """
 
 
@@ -43,7 +44,8 @@ cannot be fetched. `prefetch`: the browser loads the URL ahead. `method`: neithe
 class Answer:
     """The answer to the person or program that sent the callback.
 
-    `detail` is a sentence of the relay's own. `page` is the outcome's if it is None. `error` and
+    `detail` is a sentence of the relay's own. `page` is the outcome's if it is None. `connection`
+    is a configured name, or `None` where there is none. `error` and
     `error_description` are the provider's, for `declined` only; nothing else is from the request.
     `held` is the sealed message for the outbox, which must be written before the response is sent.
     `clear` is the Set-Cookie that ends a flow which began at the relay.
@@ -54,6 +56,7 @@ class Answer:
     status: HTTPStatus
     detail: str | None = None
     page: Page | None = None
+    connection: str | None = None
     error: str | None = field(default=None, repr=False)
     error_description: str | None = field(default=None, repr=False)
     held: str | None = field(default=None, repr=False)

@@ -17,6 +17,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
+from relay import branding
 from relay.body import Template
 from relay.connections import StatePolicy
 from relay.entra import clouds
@@ -160,6 +161,23 @@ def _keys(value: str) -> Keys:
     return keys
 
 
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("characters")
+    return value
+
+
+def _return_url(value: str) -> str:
+    url, _, fragment = value.partition("#")
+    parts = _split(url)
+    filled = f"{parts.path}?{parts.query}#{fragment}"
+    for name in ("{outcome}", "{reference}"):
+        filled = filled.replace(name, "")
+    if set("{}") & {*filled, *parts.netloc} or not (fragment.isascii() and fragment.isprintable()):
+        raise ValueError("placeholder")
+    return value
+
+
 class ConnectionSettings(BaseModel):
     """Settings of one connection. A `description` is what problems say is expected."""
 
@@ -272,6 +290,29 @@ class ConnectionSettings(BaseModel):
     )
     provider_code_parameter: Annotated[str, AfterValidator(_parameter)] = Field(
         "code", description="name of the parameter that holds the code"
+    )
+    provider_name: Annotated[str, Field(max_length=60), AfterValidator(_printable)] | None = Field(
+        None, description="what the pages call the provider, up to 60 characters"
+    )
+    page_organization: Annotated[str, Field(max_length=60), AfterValidator(_printable)] | None = (
+        Field(None, description="name of your organization on the pages, up to 60 characters")
+    )
+    page_support: Annotated[str, Field(max_length=200), AfterValidator(_printable)] | None = Field(
+        None,
+        description="whom people ask: an e-mail address, an https URL or one line of text, "
+        "up to 200 characters",
+    )
+    page_return_url: Annotated[str, AfterValidator(_return_url)] | None = Field(
+        None,
+        description="https URL of the link back to Dynamics 365; {outcome} and {reference} may "
+        "stand behind the host",
+    )
+    page_accent: Annotated[branding.Accent, BeforeValidator(branding.accent)] | None = Field(
+        None, description="colour such as #2b579a, with a contrast of at least 4.5 to white"
+    )
+    page_logo: Annotated[str, AfterValidator(branding.logo)] | None = Field(
+        None,
+        description="data: URI of a PNG in base64 or of an SVG, up to 16 KiB; # is written as %23",
     )
 
 

@@ -9,10 +9,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
+from relay.branding import Branding
 from relay.connections import (
     DEFAULT,
     ClientCertificate,
@@ -184,14 +186,8 @@ def _connection(values: Mapping[str, str], source: _Source) -> Connection | Misc
     resource = f"{target.scheme}://{target.netloc.lower()}"
     return Connection(
         name=source.name,
-        # Each PROVIDER_… setting is the field of the same name.
-        provider=Provider(
-            **{
-                name.removeprefix("provider_"): value
-                for name, value in settings
-                if name.startswith("provider_")
-            }
-        ),
+        # Each PROVIDER_… and PAGE_… setting is the field of the same name.
+        provider=Provider(**_fields(settings, "provider_")),
         state_policy=settings.state_policy,
         state_pattern=settings.state_pattern,
         state_keys=settings.state_keys or {},
@@ -203,7 +199,12 @@ def _connection(values: Mapping[str, str], source: _Source) -> Connection | Misc
             settings.dynamics_body,
             settings.dynamics_timeout,
         ),
+        branding=Branding(**_fields(settings, "page_")),
     )
+
+
+def _fields(settings: ConnectionSettings, prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): v for name, v in settings if name.startswith(prefix)}
 
 
 def _credentials(settings: ConnectionSettings, scope: str) -> ClientCredentials:

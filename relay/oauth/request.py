@@ -74,7 +74,10 @@ def response_parameters(request: Request) -> Parameters:
     pairs = parameters(request)
     if request.method == "GET" and not pairs:
         raise InvalidResponse(
-            "bare", "This is a redirect URI: a provider sends people here with a code.", page="bare"
+            "bare",
+            "This is a redirect URI: a provider sends people here with a code.",
+            HTTPStatus.OK,
+            page="bare",
         )
     return pairs
 

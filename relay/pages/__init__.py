@@ -1,26 +1,15 @@
-"""Every HTTP answer of the relay: pages for browsers, JSON for programs.
+"""Every HTTP answer of the relay: pages for browsers, JSON for programs."""
 
-A page loads no resource, and only the fragment page has a script. Nothing of the request is
-repeated but the provider's `error` and `error_description` on `declined`, escaped.
-"""
-
-import base64
-import hashlib
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
 
-from markupsafe import Markup
-
+from relay.connections import Connection
 from relay.oauth.authorize import Started
 from relay.outcome import Answer, Outcome, Page
-from relay.pages import translations
-from relay.pages.translations import LANGUAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,91 +22,22 @@ class Reply:
     cookies: tuple[str, ...] = ()
 
 
-_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
-
-
-def _read(name: str) -> Markup:
-    """Return a file of this folder, without comments, line breaks and indentation."""
-    text = _COMMENT.sub("", Path(__file__).with_name(name).read_text("utf-8"))
-    lines = "".join(line.lstrip() for line in text.splitlines())
-    return Markup(lines)  # noqa: S704 - from the relay's own folder # nosec B704
-
-
-def _hash(source: str) -> str:
-    digest = hashlib.sha256(source.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"
-
-
-_PAGE, _STYLE, _SCRIPT = _read("page.html"), _read("page.css"), _read("fragment.js")
-
-_CSP_PAGE = (
-    f"default-src 'none'; style-src {_hash(_STYLE)}; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_IN_PLACE: frozenset[Page] = frozenset(
+    {Outcome.DECLINED, "fault", "bare", "keys", "prefetch", "method"}
 )
-_CSP_BARE = (
-    f"default-src 'none'; style-src {_hash(_STYLE)}; script-src {_hash(_SCRIPT)}; "
-    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-)
-
-_SAID = Markup("<figure><figcaption>{}</figcaption><blockquote>{}{}</blockquote></figure>")
-# `dir` isolates right-to-left text and bidirectional control characters from the rest of the page.
-# `lang` is empty because the language of the provider's text is unknown.
-_ERROR = Markup('<p><code dir="auto" lang="">{}</code></p>')
-_DESCRIPTION = Markup('<p><code class="words" dir="auto" lang="">{}</code></p>')
-_NOSCRIPT = Markup("<noscript><p>{}</p></noscript>")
-_ADMIN = Markup('<section class="small"><h2>{}</h2><p>{}</p></section>')
-# Groups of four are easier to read out. Selecting and copying still give one word.
-_FOOTER = Markup("<footer><h2>{}</h2><p><code>{}</code></p><p>{}</p></footer>")
-_GROUP = Markup("<span>{}</span>")
-_SCRIPT_TAG = Markup("<script>{}</script>")
-
-_CHECK = "M5.5 12.5l4.5 4.5 8.5-9.5"
-_CLOCK = "M12 5.5v6.8l4.2 2.6"
-_MINUS = "M6 12h12"
-_ALERT = "M12 5v8.5M12 18.2v.1"
-_QUESTION = "M8.6 8.6a3.4 3.4 0 1 1 5.2 2.9c-1.2.8-1.8 1.4-1.8 2.7M12 18.6v.1"
-_INFO = "M12 11v7M12 6.2v.1"
-
-
-class _Look(NamedTuple):
-    """How a page is shown.
-
-    `tone` is a class of page.css, `mark` the path of an SVG icon. `report`: the reference is to be
-    given to the administrator. `in_place`: a callback is answered without a redirect. Its URL holds
-    no code (`declined`, `bare`, `method`), the browser discards the page (`prefetch`), or a reload
-    has to send the response again (`keys`).
-    """
-
-    tone: str
-    mark: str
-    report: bool = False
-    in_place: bool = False
-
-
-_LOOKS: Mapping[Page, _Look] = MappingProxyType(
-    {
-        Outcome.DELIVERED: _Look("good", _CHECK),
-        Outcome.DUPLICATE: _Look("good", _CHECK),
-        Outcome.HELD: _Look("wait", _CLOCK),
-        Outcome.DECLINED: _Look("wait", _MINUS, in_place=True),
-        Outcome.INVALID: _Look("bad", _ALERT, report=True),
-        Outcome.UNKNOWN: _Look("plain", _QUESTION, report=True),
-        Outcome.REJECTED: _Look("bad", _ALERT, report=True),
-        Outcome.MISCONFIGURED: _Look("bad", _ALERT, report=True),
-        "bare": _Look("plain", _INFO, in_place=True),
-        "keys": _Look("wait", _CLOCK, report=True, in_place=True),
-        "prefetch": _Look("wait", _CLOCK, in_place=True),
-        "method": _Look("plain", _ALERT, in_place=True),
-    }
-)
+"""Pages that a browser gets without a redirect: the URL holds no code (`declined`, `fault`, `bare`,
+`method`), the browser discards the page (`prefetch`), or a reload has to send the response again
+(`keys`)."""
 
 _NO_PERMISSIONS = (
     "accelerometer=(), autoplay=(), camera=(), clipboard-read=(), clipboard-write=(), "
     "display-capture=(), encrypted-media=(), fullscreen=(), geolocation=(), "
     "gyroscope=(), hid=(), idle-detection=(), magnetometer=(), microphone=(), "
     "midi=(), payment=(), picture-in-picture=(), publickey-credentials-get=(), "
-    "screen-wake-lock=(), serial=(), usb=(), web-share=(), xr-spatial-tracking=()"
+    "screen-wake-lock=(), serial=(), usb=(), xr-spatial-tracking=()"
 )
+_COPY_PERMISSION = _NO_PERMISSIONS.replace("clipboard-write=()", "clipboard-write=(self)")
+"""Of a page with "Copy details": Chromium refuses the clipboard otherwise."""
 
 # The host adds Strict-Transport-Security (host.json, hsts), because it knows what is loopback.
 SECURITY_HEADERS = MappingProxyType(
@@ -138,14 +58,21 @@ SECURITY_HEADERS = MappingProxyType(
 """On every answer. host.json sets the same headers on the host's own 404 and 500 pages."""
 
 
-def render(answer: Answer, *, html: bool, accept_language: str = "") -> Reply:
+def render(
+    answer: Answer,
+    *,
+    html: bool,
+    accept_language: str = "",
+    connection: Connection | None = None,
+) -> Reply:
     """Return the response to a callback: JSON for a program, a page or a redirect for a browser.
 
-    `accept_language` is the raw header; JSON is always in English. The redirect to `/done/…` keeps
-    the code out of the address bar, the history and the Referer (RFC 6749 §3.1.2.5). Its Location
-    holds nothing of the request.
+    `accept_language` is the raw header; JSON is always in English. `connection` is the answer's
+    own, whose names and way back a page shows. The redirect to `/done/…` keeps the code out of the
+    address bar, the history and the Referer (RFC 6749 §3.1.2.5). Its Location holds nothing of the
+    request.
     """
-    reply = _reply_to(answer, accept_language, html=html)
+    reply = _reply_to(answer, accept_language, connection, html=html)
     return reply if answer.clear is None else replace(reply, cookies=(answer.clear,))
 
 
@@ -155,8 +82,6 @@ def begin(started: Started) -> Reply:
     return Reply(HTTPStatus.FOUND, headers, cookies=started.cookies)
 
 
-_ENGLISH = LANGUAGES[translations.DEFAULT].pages
-
 _REFERENCE = re.compile(r"[0-9a-f]{16}")
 _DONE_STATUS = {
     Outcome.DELIVERED: HTTPStatus.OK,
@@ -164,21 +89,38 @@ _DONE_STATUS = {
     Outcome.HELD: HTTPStatus.OK,
     Outcome.UNKNOWN: HTTPStatus.NOT_FOUND,
 }
+_VIA_AUTHORIZE = "authorize"
 
 
-def done(outcome: str, reference: str, accept_language: str = "") -> Reply:
+def done(
+    outcome: str,
+    reference: str,
+    accept_language: str = "",
+    connection: Connection | None = None,
+    *,
+    via: str = "",
+) -> Reply:
     """Return the page at the end of the redirect.
 
     Anybody can request it with any values. So it proves nothing, repeats `reference` only if that
-    is 16 hex digits, and is never a 5xx, which a probe would take for an outage.
+    is 16 hex digits, and is never a 5xx, which a probe would take for an outage. `via` is
+    `authorize` where a link of Dynamics was refused and not an answer of a provider.
     """
     try:
         known = Outcome(outcome)
     except ValueError:
         known = Outcome.UNKNOWN
-    shown = reference if _REFERENCE.fullmatch(reference) else ""
+    page: Page = "ticket" if (known, via) == (Outcome.INVALID, _VIA_AUTHORIZE) else known
     status = _DONE_STATUS.get(known, HTTPStatus.BAD_REQUEST)
-    return _page(known, Answer(known, shown, status), accept_language)
+    shown = reference if _REFERENCE.fullmatch(reference) else ""
+    answer = Answer(known, shown, status, connection=connection.name if connection else None)
+    return _page(page, answer, accept_language, connection)
+
+
+def unknown(*, html: bool, accept_language: str = "") -> Reply:
+    """Return the answer for an address that is none of the relay's: without a reference."""
+    answer = Answer(Outcome.UNKNOWN, "", HTTPStatus.NOT_FOUND)
+    return _page(Outcome.UNKNOWN, answer, accept_language, None) if html else _json(answer)
 
 
 def health(version: str, *, healthy: bool) -> Reply:
@@ -188,22 +130,35 @@ def health(version: str, *, healthy: bool) -> Reply:
     return _reply(HTTPStatus.SERVICE_UNAVAILABLE, {"status": "misconfigured"})
 
 
-def _reply_to(answer: Answer, accept_language: str, *, html: bool) -> Reply:
-    if not html:
-        return _json(answer)
+def _reply_to(
+    answer: Answer, accept_language: str, connection: Connection | None, *, html: bool
+) -> Reply:
     page = answer.page or answer.outcome
-    if _LOOKS[page].in_place:
-        return _page(page, answer, accept_language)
-    location = f"/done/{answer.outcome}?ref={answer.reference}"
+    # `bare` is no answer to anything that a program has sent.
+    if not html and page != "bare":
+        return _json(answer)
+    if page in _IN_PLACE:
+        return _page(page, answer, accept_language, connection)
+    # All of these are letters, digits and hyphens.
+    to = f"&to={answer.connection}" if answer.connection else ""
+    via = f"&via={_VIA_AUTHORIZE}" if page == "ticket" else ""
+    location = f"/done/{answer.outcome}?ref={answer.reference}{to}{via}"
     return Reply(HTTPStatus.SEE_OTHER, {**SECURITY_HEADERS, "Location": location})
 
 
 def _json(answer: Answer) -> Reply:
-    members: dict[str, object] = {"outcome": answer.outcome, "reference": answer.reference}
+    members: dict[str, object] = {"outcome": answer.outcome}
+    if answer.reference:
+        members["reference"] = answer.reference
     if answer.status < HTTPStatus.BAD_REQUEST:
         return _reply(answer.status, members)
+    from relay.pages.translations import DEFAULT, LANGUAGES  # noqa: PLC0415 - a success needs none
+
     # RFC 9457. An absent `type` means about:blank.
-    members |= {"title": _ENGLISH[answer.outcome].title, "status": int(answer.status)}
+    members |= {
+        "title": LANGUAGES[DEFAULT].pages[answer.outcome].title,
+        "status": int(answer.status),
+    }
     for name in ("detail", "error", "error_description"):
         if (value := getattr(answer, name)) is not None:
             members[name] = value
@@ -217,54 +172,20 @@ def _reply(
     return Reply(status, headers, json.dumps(members).encode("ascii"))
 
 
-def _page(page: Page, answer: Answer, accept_language: str) -> Reply:
-    language = translations.negotiate(accept_language)
-    words, text, look = LANGUAGES[language].words, LANGUAGES[language].pages[page], _LOOKS[page]
-    bare = page == "bare"
-    heading = words["report" if look.report else "reference"]
-    html = _PAGE.format(
-        lang=language,
-        title=text.title,
-        style=_STYLE,
-        tone=look.tone,
-        mark=look.mark,
-        body=text.body,
-        said=_said(answer, words),
-        noscript=_NOSCRIPT.format(text.noscript) if text.noscript else "",
-        next_heading=words["next"],
-        next=text.next,
-        admin=_ADMIN.format(words["admin"], text.admin) if text.admin else "",
-        reference="" if bare else _footer(answer.reference, heading, words["select"]),
-        script=_SCRIPT_TAG.format(_SCRIPT) if bare else "",
-    )
+def _page(page: Page, answer: Answer, accept_language: str, connection: Connection | None) -> Reply:
+    from relay.pages import html  # noqa: PLC0415 - a redirect and JSON need none
+
+    shown = html.page(page, answer, accept_language, connection)
     headers = {
         **SECURITY_HEADERS,
         "Content-Type": "text/html; charset=utf-8",
-        "Content-Language": language,
+        "Content-Language": shown.language,
         "Vary": "Accept-Language",
-        "Content-Security-Policy": _CSP_BARE if bare else _CSP_PAGE,
+        "Content-Security-Policy": shown.policy,
+        **({"Permissions-Policy": _COPY_PERMISSION} if shown.copies else {}),
         **_allow(answer.status),
     }
-    return Reply(answer.status, headers, f"{html}\n".encode())
-
-
-def _said(answer: Answer, words: Mapping[str, str]) -> Markup | str:
-    if answer.error is None:
-        return ""
-    description = answer.error_description
-    return _SAID.format(
-        words["said"],
-        _ERROR.format(answer.error),
-        _DESCRIPTION.format(description) if description else "",
-    )
-
-
-def _footer(reference: str, heading: str, select: str) -> Markup | str:
-    if not reference:
-        return ""
-    groups = (reference[at : at + 4] for at in range(0, len(reference), 4))
-    shown = Markup("<wbr>").join(_GROUP.format(group) for group in groups)
-    return _FOOTER.format(heading, shown, select)
+    return Reply(answer.status, headers, shown.text.encode())
 
 
 def _allow(status: HTTPStatus) -> dict[str, str]:

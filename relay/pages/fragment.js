@@ -3,11 +3,19 @@
    The relay joins the lines and drops these comments, so each statement ends with a semicolon.
    An input named "submit" or "appendChild" hides the form's method of that name. So the script
    collects the inputs before it appends them, and calls the prototype's submit().
-   Under no-referrer the POST carries `Origin: null`, so the relay does not check Origin. */
+   Under no-referrer the POST carries `Origin: null`, so the relay does not check Origin.
+   While it posts, the page says so: `main` has the words. A browser that keeps the page for its
+   back button would show them again, so that page is loaded anew. */
 (function(){
   var p=new URLSearchParams(location.hash.slice(1));
   if(!p.has('code')&&!p.has('error')&&!p.has('response'))return;
   history.replaceState(null,'',location.pathname);
+  var m=document.querySelector('main'),w=m.dataset;
+  document.title=m.querySelector('h1').textContent=w.title;
+  m.querySelector('.lead').textContent=w.body;
+  m.querySelectorAll('section').forEach(function(s){s.remove()});
+  m.className='wait';
+  addEventListener('pageshow',function(e){if(e.persisted)location.reload()});
   var f=document.createElement('form');
   f.method='post';
   f.action=location.pathname;

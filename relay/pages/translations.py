@@ -6,10 +6,10 @@ it. Nothing else needs a change.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, override
 
 DEFAULT = "en"
 """The language of all JSON, and of pages for which no requested language is available."""
@@ -35,18 +35,36 @@ class Language(NamedTuple):
     pages: Mapping[str, Text]
 
 
-def _read() -> dict[str, Language]:
-    # No line may break between "Dynamics" and "365". The no-break space is inserted here because
-    # translators would not see it in the file.
-    catalogue = Path(__file__).with_name("texts.json").read_text("utf-8")
-    unbroken = catalogue.replace("Dynamics 365", "Dynamics\N{NO-BREAK SPACE}365")
-    return {
-        tag: Language(block["words"], {name: Text(**text) for name, text in block["pages"].items()})
-        for tag, block in json.loads(unbroken).items()
-    }
+class _Catalogue(Mapping[str, Language]):
+    """The file, read when the first page needs it: a redirect needs no texts."""
+
+    @cached_property
+    def _blocks(self) -> dict[str, Language]:
+        # No line may break between "Dynamics" and "365". The no-break space is inserted here
+        # because translators would not see it in the file.
+        catalogue = Path(__file__).with_name("texts.json").read_text("utf-8")
+        unbroken = catalogue.replace("Dynamics 365", "Dynamics\N{NO-BREAK SPACE}365")
+        return {
+            tag: Language(
+                block["words"], {name: Text(**text) for name, text in block["pages"].items()}
+            )
+            for tag, block in json.loads(unbroken).items()
+        }
+
+    @override
+    def __getitem__(self, tag: str) -> Language:
+        return self._blocks[tag]
+
+    @override
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._blocks)
+
+    @override
+    def __len__(self) -> int:
+        return len(self._blocks)
 
 
-LANGUAGES: Mapping[str, Language] = MappingProxyType(_read())
+LANGUAGES: Mapping[str, Language] = _Catalogue()
 """By tag in lower case; `DEFAULT` is the first."""
 
 # RFC 9110 §12.5.4 and §12.4.2: a language range with an optional weight.

@@ -101,6 +101,10 @@ class Lines(logging.Handler):
         self.records.append(record)
 
 
+SHOWN = r"(?:&to=[a-z0-9-]+)?(?:&via=authorize)?"
+"""What else the last page's URL may hold: a configured name, and a word of the relay's."""
+
+
 class Site:
     """One relay with a connection for each way of checking, and all that it could reach."""
 
@@ -165,7 +169,7 @@ class Site:
         if sent_on.status_code != status:
             assert sent_on.status_code == 303
             assert re.fullmatch(
-                rf"/done/{outcome}\?ref=[0-9a-f]{{16}}", sent_on.headers["location"]
+                rf"/done/{outcome}\?ref=[0-9a-f]{{16}}{SHOWN}", sent_on.headers["location"]
             )
         return told
 
@@ -956,10 +960,10 @@ def test_an_open_redirect_through_any_parameter_is_refused(site: Site) -> None:
                 path = at("signed", code=CODE, state=STATE, **{name: target})
                 with site.untouched():
                     location = browser.get(site.url + path).headers["location"]
-                assert re.fullmatch(r"/done/invalid\?ref=[0-9a-f]{16}", location)
+                assert re.fullmatch(rf"/done/invalid\?ref=[0-9a-f]{{16}}{SHOWN}", location)
         path = f"/callback?code={CODE}&state={fresh()}&return_to=//attacker.example"
         location = browser.get(site.url + path).headers["location"]
-    assert re.fullmatch(r"/done/delivered\?ref=[0-9a-f]{16}", location)
+    assert re.fullmatch(rf"/done/delivered\?ref=[0-9a-f]{{16}}{SHOWN}", location)
 
 
 def test_an_open_redirect_through_the_path_is_refused(site: Site) -> None:
@@ -1004,7 +1008,9 @@ def test_a_spoofed_host_does_not_change_where_the_browser_goes(site: Site) -> No
         path = at("signed", code=CODE, state=STATE)
         with site.untouched():
             answer = browser.get(site.url + path, headers=spoofed)
-        assert re.fullmatch(r"/done/invalid\?ref=[0-9a-f]{16}", answer.headers["location"])
+        assert re.fullmatch(
+            rf"/done/invalid\?ref=[0-9a-f]{{16}}{SHOWN}", answer.headers["location"]
+        )
         start = browser.get(site.url + site.link(), headers=spoofed)
         asked = dict(parse_qsl(urlsplit(start.headers["location"]).query))
     assert asked["redirect_uri"] == f"{site.url}/callback/flow"
@@ -1149,16 +1155,19 @@ def shape(html: str) -> list[tuple[str, tuple[tuple[str, str | None], ...]]]:
 def test_reflected_xss_through_the_providers_words_stays_text(site: Site, name: str) -> None:
     """GHSA-gh95-xx4q-qch8, fastmcp PR 2090, mcp-remote #369, oauth2client #709; CWE-79."""
     with site.browser() as browser, site.untouched():
-        words = {"error": "access_denied", "error_description": "harmless"}
-        plain = browser.get(site.url + at("default", state=STATE, **words))
+        # Any error but a person's decision has the page of a fault.
+        error = "harmless" if name == "error" else "access_denied"
+        words = {"error": error, "error_description": "harmless"}
+        plain = browser.get(site.url + at("signed", state=state(), **words))
         for payload in PAYLOADS:
-            sent = at("default", state=STATE, **{**words, name: payload})
+            sent = at("signed", state=state(), **{**words, name: payload})
             page = browser.get(site.url + sent)
             if page.status_code == 303:  # '"' and '\' are no characters of an `error`
                 assert name == "error"
                 continue
             assert page.status_code == 400
-            assert shape(page.text) == shape(plain.text)
+            shapes = [shape(re.sub("[0-9a-f]{16}", "", each.text)) for each in (page, plain)]
+            assert shapes[0] == shapes[1]
             assert payload in Page(page.text).texts["code"]
 
 
@@ -1243,14 +1252,16 @@ def test_injected_script_and_style_would_not_run_under_the_policy(site: Site) ->
             return " ".join(f"'sha256-{base64.b64encode(one).decode()}'" for one in digests)
 
         bare = name.startswith("bare")
-        assert len(served[b"script"]) == bare
+        scripted = bare or b"<button" in page.content
+        assert len(served[b"script"]) == scripted
         assert policy == {
             "default-src": "'none'",
             "base-uri": "'none'",
             "frame-ancestors": "'none'",
             "form-action": "'self'" if bare else "'none'",
+            "img-src": "data:",
             "style-src": hashes(b"style"),
-            **({"script-src": hashes(b"script")} if bare else {}),
+            **({"script-src": hashes(b"script")} if scripted else {}),
         }
 
 
@@ -1386,12 +1397,14 @@ def test_no_code_stays_in_the_address_bar_the_history_or_a_referer(site: Site) -
         ):
             answer = browser.get(site.url + path)
             assert answer.status_code == 303  # and not 302 or 307, which may repeat a POST
-            assert re.fullmatch(r"/done/\w+\?ref=[0-9a-f]{16}", answer.headers["location"])
+            assert re.fullmatch(
+                rf"/done/\w+\?ref=[0-9a-f]{{16}}{SHOWN}", answer.headers["location"]
+            )
             assert answer.headers["referrer-policy"] == "no-referrer"
             assert (answer.content, answer.headers["cache-control"]) == (b"", "no-store")
             page = browser.get(site.url + answer.headers["location"])
             assert page.headers["referrer-policy"] == "no-referrer"
-            assert not {tag for tag, _ in shape(page.text)} & {"a", "img", "link", "iframe", "form"}
+            assert not {tag for tag, _ in shape(page.text)} & {"a", "img", "iframe", "form"}
 
 
 def test_a_prefetch_or_prerender_does_not_spend_the_code(site: Site) -> None:
@@ -1635,11 +1648,9 @@ def test_a_connection_name_with_a_path_in_it_is_no_connection(site: Site) -> Non
         "default,signed",
     ):
         path = f"/callback/{name}?code={CODE}&state={state()}"
-        # The host resolves dot segments, escaped or not: its home page.
-        status = 204 if name in {"..", "%2e%2e"} else 404
         with site.untouched():
             told = site.program.get(site.url + path)
-        assert told.status_code == status
+        assert told.status_code == 404
         assert "canary" not in told.text
 
 
@@ -1657,7 +1668,7 @@ def test_a_query_of_separators_is_no_crash(site: Site) -> None:
     for query in ("&", "&&", "=", "=&=", "&=&", "%", "%&%", ";", "?", "??code=x", "#", "=x", "+"):
         with site.untouched():
             told = site.program.get(f"{site.url}/callback/signed?{query}")
-        assert told.status_code == 400
+        assert told.status_code == (200 if site.reason() == "bare" else 400)
         assert not site.reason().startswith("unforeseen")
 
 

@@ -27,6 +27,7 @@ FIXED = {
     # The fields of a line, each of them filled in by `flow` alone, with what it is allowed below.
     "log.py": {
         "LEVEL.get(outcome, logging.INFO)",
+        "logging.DEBUG if line.reason == 'bare' else LEVEL.get(outcome, logging.INFO)",
         "max(level, logging.WARNING)",
         "line.known()",
         "outcome",
@@ -54,6 +55,7 @@ FIELDS = {
     "error.dynamics_status",
     "error.reason",
     "reason",
+    "error_codes.known(error_code)",
     "attempt",
     "secrets.token_hex(8)",
 }

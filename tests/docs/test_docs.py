@@ -515,6 +515,7 @@ FAMILIES = {
     ],
     "str(response.status_code)": ["<status>"],
     "type(error).__name__": ["<Kind>"],
+    "error_codes.known(error_code)": ["<error>", "other"],
     "f'{name}_characters'": ["code_characters", "state_characters", "error_characters"],
 }
 """What the source puts together, and how the page writes it."""

@@ -92,7 +92,7 @@ def test_dynamics_taken_down_during_up_has_the_code_within_30_seconds_after_it_i
     url = start_url(up.said)
     up.type("d")
     up.expect(lambda said: "Dynamics is down" in said, 10)
-    assert "Received, not delivered yet" in authorize(url).text
+    assert "Authorization received, not delivered yet" in authorize(url).text
     up.type("d")
     up.expect(lambda said: "Dynamics is up again" in said, 10)
     assert up.expect(lambda said: said.count("called the API") == 2, 30) < 30

@@ -84,7 +84,7 @@ REFUSALS = {
         "A redirect URI is not loaded ahead.",
     ),
     "nothing": Refusal(
-        get(""), 400, "bare", "This is a redirect URI: a provider sends people here with a code."
+        get(""), 200, "bare", "This is a redirect URI: a provider sends people here with a code."
     ),
     "a-query-of-9-kib": Refusal(
         get("x=" + "x" * 9 * KIB),

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import hashlib
+import html
 import importlib.util
 import json
 import re
@@ -16,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay import pages
+import relay.pages.html
+from relay import branding, pages
 from relay.outcome import STATUS, Answer, Outcome
 from relay.pages import Reply, translations
 from relay.pages.translations import LANGUAGES, Text, negotiate
@@ -31,7 +33,8 @@ DECLINED = Answer(
     error="access_denied",
     error_description="The user said no.",
 )
-BARE = Answer(Outcome.INVALID, REFERENCE, HTTPStatus.BAD_REQUEST, page="bare")
+FAULT = dataclasses.replace(DECLINED, page="fault", error="invalid_scope")
+BARE = Answer(Outcome.INVALID, REFERENCE, HTTPStatus.OK, page="bare")
 KEYS = Answer(
     Outcome.REJECTED, REFERENCE, HTTPStatus.SERVICE_UNAVAILABLE, detail="No.", page="keys"
 )
@@ -41,6 +44,18 @@ PREFETCH = Answer(
 REFUSED_METHOD = Answer(
     Outcome.INVALID, REFERENCE, HTTPStatus.METHOD_NOT_ALLOWED, detail="No.", page="method"
 )
+
+
+CONTOSO = screenshots.CONTOSO
+NAMELESS = screenshots.connection(
+    PROVIDER_NAME="",
+    PAGE_ORGANIZATION="",
+    PAGE_SUPPORT="",
+    PAGE_RETURN_URL="",
+    PAGE_ACCENT="",
+    PAGE_LOGO="",
+)
+"""A connection with signed states of which the pages show nothing."""
 
 
 def answer(outcome: Outcome) -> Answer:
@@ -61,7 +76,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "wbr"):
+        if tag not in ("meta", "wbr", "link", "img"):
             self._open.append(tag)
             self.texts.setdefault(tag, []).append("")
 
@@ -98,6 +113,8 @@ EVERY = {
     **{f"browser-{outcome}": pages.render(answer(outcome), html=True) for outcome in Outcome},
     **{f"done-{outcome}": pages.done(outcome, REFERENCE) for outcome in Outcome},
     "done-nothing": pages.done("nothing", ""),
+    **{f"named-{name}": screenshots.page(name, "en") for name in screenshots.PAGES},
+    "unknown-json": pages.unknown(html=False),
     "declined": pages.render(DECLINED, html=True),
     "declined-json": pages.render(DECLINED, html=False),
     "bare": pages.render(BARE, html=True),
@@ -138,7 +155,12 @@ def test_every_answer_carries_the_security_headers(reply: Reply) -> None:
     assert "*" not in policy(reply)
     permissions = reply.headers["Permissions-Policy"].split(", ")
     assert {"camera=()", "geolocation=()", "microphone=()"} <= set(permissions)
-    assert all(re.fullmatch(r"[a-z-]+=\(\)", feature) for feature in permissions)
+    # Chromium writes to the console about this one.
+    assert "web-share=()" not in permissions
+    copies = b"<button" in reply.body
+    assert ("clipboard-write=(self)" in permissions) == copies
+    allowed = [each for each in permissions if not re.fullmatch(r"[a-z-]+=\(\)", each)]
+    assert allowed == ["clipboard-write=(self)"] * copies
 
 
 @pytest.mark.parametrize("reply", EVERY.values(), ids=EVERY)
@@ -146,18 +168,24 @@ def test_no_answer_opens_itself_to_other_origins(reply: Reply) -> None:
     assert not [name for name in reply.headers if name.lower().startswith("access-control-")]
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY if not name.startswith("bare")])
-def test_only_the_fragment_page_may_send_a_form_or_run_a_script(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in EVERY if "bare" not in name])
+def test_only_the_fragment_page_may_send_a_form(name: str) -> None:
     directives = csp(EVERY[name])
     assert directives["form-action"] == "'none'"
-    assert "script-src" not in directives
+    assert ("script-src" in directives) == (b"<button" in EVERY[name].body)
+
+
+@pytest.mark.parametrize("name", HTML)
+def test_no_page_is_larger_than_12_kib_beside_its_logo(name: str) -> None:
+    logo = len(html.escape(CONTOSO.branding.logo or ""))
+    assert len(HTML[name].body) - logo * (b"<img" in HTML[name].body) <= 12 * 1024
 
 
 @pytest.mark.parametrize("reply", HTML.values(), ids=HTML)
 def test_a_page_has_no_more_style_and_script_than_its_policy_allows_by_hash(reply: Reply) -> None:
     page, directives = Page(reply), csp(reply)
-    (style,) = page.texts["style"]
-    assert directives["style-src"] == hash_of(style)
+    assert directives["style-src"] == " ".join(map(hash_of, page.texts["style"]))
+    assert directives["img-src"] == "data:"
     scripts = page.texts.get("script", [])
     assert directives.get("script-src", "") == " ".join(map(hash_of, scripts))
     for tag, attributes in page.tags:
@@ -166,14 +194,18 @@ def test_a_page_has_no_more_style_and_script_than_its_policy_allows_by_hash(repl
 
 
 @pytest.mark.parametrize("reply", HTML.values(), ids=HTML)
-def test_a_page_loads_and_links_to_nothing(reply: Reply) -> None:
+def test_a_page_loads_nothing_and_links_to_what_the_settings_name(reply: Reply) -> None:
     page = Page(reply)
-    loading = {"a", "link", "img", "iframe", "form", "object", "embed", "base", "use", "video"}
+    loading = {"iframe", "form", "object", "embed", "base", "use", "video"}
     assert not loading & {tag for tag, _ in page.tags}
-    assert not [tag for tag, attributes in page.tags if {"src", "href"} & set(attributes)]
+    for tag, attributes in page.tags:
+        for address in {"src", "href"} & set(attributes):
+            value = str(attributes[address])
+            assert value.startswith("data:image/svg+xml,") or (
+                tag == "a" and value.startswith(("https://contoso.", "mailto:erp-support@"))
+            ), value
     assert "url(" not in page.source
     assert "@import" not in page.source
-    assert "http" not in page.source
     assert "postMessage" not in page.source
     assert "opener" not in page.source
 
@@ -195,7 +227,7 @@ def test_a_checkout_with_windows_line_ends_has_the_same_pages(tmp_path: Path) ->
     for file in Path(pages.__file__).parent.glob("*.*"):
         lines = file.read_text("utf-8").splitlines()
         (tmp_path / file.name).write_text("\n".join([*lines, ""]), "utf-8", newline="\r\n")
-    spec = importlib.util.spec_from_file_location("windows_pages", tmp_path / "__init__.py")
+    spec = importlib.util.spec_from_file_location("windows_pages", tmp_path / "html.py")
     assert spec
     assert spec.loader
     windows = importlib.util.module_from_spec(spec)
@@ -204,11 +236,11 @@ def test_a_checkout_with_windows_line_ends_has_the_same_pages(tmp_path: Path) ->
         spec.loader.exec_module(windows)
     finally:
         del sys.modules[spec.name]
-    for ours, theirs in [
-        (pages.done("held", REFERENCE), windows.done("held", REFERENCE)),
-        (pages.render(BARE, html=True), windows.render(BARE, html=True)),
-    ]:
-        assert (theirs.headers, theirs.body) == (ours.headers, ours.body)
+    for name, shown in (("held", answer(Outcome.HELD)), ("bare", BARE), ("keys", KEYS)):
+        theirs, ours = (
+            each.page(name, shown, "de", CONTOSO) for each in (windows, relay.pages.html)
+        )
+        assert theirs == ours
 
 
 @pytest.mark.parametrize("reply", HTML.values(), ids=HTML)
@@ -217,7 +249,7 @@ def test_nothing_on_a_page_moves(reply: Reply) -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-@pytest.mark.parametrize("name", screenshots.PAGES)
+@pytest.mark.parametrize("name", [*Outcome, "said", "fault", "keys"])
 def test_no_page_shows_the_sentence_that_is_for_programs(name: str, language: str) -> None:
     told = dataclasses.replace(screenshots.answer(name), detail="A sentence for programs.")
     reply = pages.render(told, html=True, accept_language=language)
@@ -299,10 +331,35 @@ def test_a_browser_is_sent_on_so_that_no_code_stays_in_its_address_bar(outcome: 
     assert reply.status == 303
     assert reply.headers["Location"] == f"/done/{outcome}?ref={REFERENCE}"
     assert reply.body == b""
+    known = dataclasses.replace(answer(outcome), connection="bank-one")
+    reply = pages.render(known, html=True, connection=CONTOSO)
+    assert reply.headers["Location"] == f"/done/{outcome}?ref={REFERENCE}&to=bank-one"
+
+
+def test_a_link_that_authorize_refuses_has_a_page_of_its_own() -> None:
+    refused = dataclasses.replace(answer(Outcome.INVALID), page="ticket")
+    location = f"/done/invalid?ref={REFERENCE}&via=authorize"
+    assert pages.render(refused, html=True).headers["Location"] == location
+    reply = pages.done("invalid", REFERENCE, via="authorize")
+    assert (reply.status, "This link" in Page(reply).texts["h1"][0]) == (400, True)
+    # Nobody makes another page of any other outcome.
+    for outcome, via in (("held", "authorize"), ("invalid", "elsewhere")):
+        assert pages.done(outcome, REFERENCE, via=via).body == pages.done(outcome, REFERENCE).body
+
+
+def test_an_address_of_nothing_is_told_without_a_reference() -> None:
+    page = pages.unknown(html=True, accept_language="fr")
+    assert (page.status, Page(page).texts["h1"]) == (404, [LANGUAGES["fr"].pages["unknown"].title])
+    assert b"<footer" not in page.body
+    assert problem(pages.unknown(html=False)) == {
+        "outcome": "unknown",
+        "status": 404,
+        "title": LANGUAGES["en"].pages["unknown"].title,
+    }
 
 
 def test_declined_is_shown_in_place_with_the_providers_words() -> None:
-    reply = pages.render(DECLINED, html=True)
+    reply = pages.render(DECLINED, html=True, connection=NAMELESS)
     assert reply.status == 400
     assert "Location" not in reply.headers
     assert Page(reply).texts["code"] == ["access_denied", "The user said no.", REFERENCE]
@@ -312,14 +369,45 @@ def test_a_description_is_shown_only_where_there_is_one() -> None:
     reply = pages.render(
         Answer(Outcome.DECLINED, REFERENCE, HTTPStatus.BAD_REQUEST, error="server_error"),
         html=True,
+        connection=NAMELESS,
     )
     assert Page(reply).texts["code"] == ["server_error", REFERENCE]
 
 
+@pytest.mark.parametrize("policy", ["opaque", "pattern"])
+def test_words_that_anybody_could_have_written_are_not_shown(policy: str) -> None:
+    open_to_all = screenshots.connection(
+        STATE_POLICY=policy, STATE_PATTERN="^.+$" * (policy != "opaque")
+    )
+    for connection in (open_to_all, None):
+        reply = pages.render(DECLINED, html=True, connection=connection)
+        assert Page(reply).texts["code"] == ["access_denied", REFERENCE]
+        call = dataclasses.replace(DECLINED, error="call 0800 123456")
+        reply = pages.render(call, html=True, connection=connection)
+        assert Page(reply).texts["code"] == [REFERENCE]
+        # A program is no person: it is told all.
+        told = problem(pages.render(call, html=False, connection=connection))
+        assert told["error_description"] == DECLINED.error_description
+
+
+def test_a_fault_that_no_person_decided_is_for_the_administrator() -> None:
+    ours, theirs = (
+        Page(pages.render(each, html=True, connection=NAMELESS)) for each in (DECLINED, FAULT)
+    )
+    words = LANGUAGES["en"].words
+    assert words["admin"] in theirs.texts["h2"]
+    assert words["admin"] not in ours.texts["h2"]
+    assert theirs.texts["h2"][-1] == words["report"]
+    assert "button" in theirs.texts
+    assert "button" not in ours.texts
+
+
 def test_the_fragment_page_is_shown_in_place_and_says_what_the_url_is() -> None:
     reply = pages.render(BARE, html=True)
-    assert reply.status == 400
+    assert reply.status == 200
     assert "redirect URI" in Page(reply).texts["h1"][0]
+    # Nothing was sent, so a program is told the same.
+    assert pages.render(BARE, html=False) == reply
     assert REFERENCE not in reply.body.decode()
 
 
@@ -377,6 +465,7 @@ def test_every_answer_in_place_says_what_it_is() -> None:
         (PREFETCH, "prefetch"),
         (REFUSED_METHOD, "method"),
         (DECLINED, "declined"),
+        (FAULT, "fault"),
     ]:
         for language in LANGUAGES:
             reply = pages.render(answered, html=True, accept_language=language)
@@ -411,7 +500,9 @@ def test_the_reference_is_for_the_administrator_where_there_is_something_to_ask(
 
 def test_the_providers_words_are_marked_as_its_own() -> None:
     for language, (words, _) in LANGUAGES.items():
-        page = Page(pages.render(DECLINED, html=True, accept_language=language))
+        page = Page(
+            pages.render(DECLINED, html=True, accept_language=language, connection=NAMELESS)
+        )
         assert page.texts["figcaption"] == [words["said"]]
         assert page.texts["blockquote"] == ["access_deniedThe user said no."]
         # Words from right to left stay among themselves.
@@ -454,7 +545,10 @@ def test_a_reference_is_shown_only_when_it_looks_like_one(reference: str) -> Non
 def sentences(tag: str) -> dict[str, str]:
     """Return all that the catalogue says in one language, by where it stands."""
     words, said = LANGUAGES[tag]
-    return {f"words.{key}": word for key, word in words.items()} | {
+    return {
+        f"words.{key}": word.replace("{time}", "5\N{NO-BREAK SPACE}min")
+        for key, word in words.items()
+    } | {
         f"{name}.{key}": sentence
         for name, text in said.items()
         for key, sentence in text._asdict().items()
@@ -467,8 +561,12 @@ def said_by(tag: str) -> list[str]:
     shown = []
     for name in screenshots.PAGES:
         page = Page(screenshots.page(name, tag))
-        for element in ("title", "h1", "h2", "p", "figcaption"):
+        for element in ("title", "h1", "h2", "p", "figcaption", "button"):
             shown += page.texts.get(element, [])
+        for _, attributes in page.tags:
+            shown += [
+                str(attributes.get(f"data-{kind}", "")) for kind in ("title", "body", "copied")
+            ]
     return shown
 
 
@@ -479,18 +577,25 @@ def test_a_language_says_all_that_the_others_say(tag: str) -> None:
 
 @pytest.mark.parametrize("tag", LANGUAGES)
 def test_every_entry_of_the_catalogue_is_on_a_page(tag: str) -> None:
-    unused = set(sentences(tag).values()) - set(said_by(tag))
+    shown = said_by(tag)
+    unused = [each for each in sentences(tag).values() if not any(each in one for one in shown)]
     assert not unused
 
 
 @pytest.mark.parametrize("tag", LANGUAGES)
-def test_every_word_on_a_page_is_from_the_catalogue_or_the_providers(tag: str) -> None:
-    said = screenshots.answer("said")
-    known = {*sentences(tag).values(), screenshots.REFERENCE, said.error, said.error_description}
+def test_every_word_on_a_page_is_from_the_catalogue_the_settings_or_the_providers(tag: str) -> None:
+    known = {*sentences(tag).values(), screenshots.REFERENCE, "Contoso", ""}
+    known |= {"Northwind Bank → Dynamics\N{NO-BREAK SPACE}365", "erp-support@contoso.example"}
+    for name in ("said", "fault"):
+        said = screenshots.answer(name)
+        known |= {str(said.error), str(said.error_description)}
+    held, until = LANGUAGES[tag].pages["held"].body, sentences(tag)["words.until"]
+    known.add(f"{held} {until}")
     assert not set(said_by(tag)) - known
     # And nothing stands outside of those elements.
-    page = Page(screenshots.page("said", tag))
-    parts = "".join("".join(page.texts[each]) for each in ("h1", "h2", "figcaption", "p"))
+    page = Page(screenshots.page("fault", tag))
+    elements = ("h1", "h2", "figcaption", "p")
+    parts = "".join("".join(page.texts[each]) for each in elements)
     assert sorted(page.texts["main"][0]) == sorted(parts)
 
 
@@ -501,6 +606,8 @@ def test_a_translation_names_what_the_english_names_and_is_one(tag: str) -> None
         translated = sentences(tag)[key]
         assert set(names.findall(translated)) == set(names.findall(english)), key
         assert translated != english or english == "Reference", key
+        # Longer, and it is another sentence, or the page no longer fits.
+        assert 0.4 * len(english) - 5 <= len(translated) <= 1.6 * len(english) + 15, key
 
 
 @pytest.mark.parametrize("tag", LANGUAGES)
@@ -510,14 +617,54 @@ def test_a_sentence_is_set_as_a_printer_would(tag: str) -> None:
         assert not re.search(r"  |['\"`<>&]|\.\.\.| [.,:;?!]", sentence), key
         # Where the line must not break.
         assert "Dynamics 365" not in sentence, key
+        sentences_of_words = ("words.select", "words.until", "words.wait")
         heading = key.startswith("words.") or key.endswith(".title")
-        assert sentence.endswith(".") is not (heading and key != "words.select"), key
+        assert sentence.endswith(".") is not (heading and key not in sentences_of_words), key
         assert sentence[0].isupper(), key
+        assert not key.endswith(".title") or len(sentence) <= 60, key
+
+
+GLOSSARY: dict[str, tuple[str, str, str, str, str]] = {
+    "en": ("redirect URI", "administrator", "authoriz", "connection", "provider"),
+    "de": ("Umleitungs-URI", "IT-Administration", "Autorisierung", "Verbindung", "Anbieter"),
+    "fr": ("URI de redirection", "administrateur", "autorisation", "connexion", "fournisseur"),
+    "es": ("URI de redirección", "administrador", "autoriza", "conexi", "proveedor"),
+    "it": ("URI di reindirizzamento", "amministrator", "autorizzazion", "connession", "provider"),
+    "nl": ("omleidings-URI", "beheerder", "autorisatie", "verbinding", "provider"),
+    "da": ("omdirigerings-URI", "administrator", "godkendelse", "forbindelse", "udbyder"),
+    "sv": ("omdirigerings-URI", "administratör", "auktorisering", "anslut", "provider"),
+    "nb": ("omadresserings-URI", "administrator", "autorisasjon", "tilkobl", "leverandør"),
+    "fi": ("uudelleenohjaus-URI", "järjestelmänvalvoj", "valtuutu", "yhte", "palveluntarjoaj"),
+    "pl": ("identyfikator URI przekierowania", "administrator", "autoryzacj", "połącze", "dostawc"),
+    "pt": ("URI de redirecionamento", "administrador", "autorizaç", "conex", "provedor"),
+}
+"""The terms of Microsoft's own products, cut where they are inflected."""
+WRONG = {
+    "de": r"\b(die|der|eine|Diese) Umleitungs-URI\b(?! beim)|abgeschlossene? Autorisierung",
+    "fr": r"\bune URI\b|terminée",
+    "es": r"\bla URI\b|\buna URI\b",
+    "it": r"\buna URI\b",
+    "pt": r"\buma URI\b",
+    "da": r"forfra fra|overdrage",
+    "en": r"\btakes? the\b|\bcannot take\b",
+}
+"""What a reader of that language has stumbled over, or another gender than Microsoft's."""
+
+
+@pytest.mark.parametrize("tag", LANGUAGES)
+def test_a_language_has_microsofts_own_terms(tag: str) -> None:
+    english, ours = sentences("en"), sentences(tag)
+    for term, translated in zip(GLOSSARY["en"], GLOSSARY[tag], strict=True):
+        for key, sentence in english.items():
+            if term in sentence.lower().replace("uri", "URI"):
+                assert translated.lower() in ours[key].lower(), (key, term)
+    for key, sentence in ours.items():
+        assert not re.search(WRONG.get(tag, r"(?!)"), sentence), key
 
 
 def test_english_comes_first_and_every_language_has_a_tag_that_browsers_send() -> None:
     assert next(iter(LANGUAGES)) == translations.DEFAULT == "en"
-    assert {"en", "de", "fr", "es", "da", "nl"} <= set(LANGUAGES)
+    assert set(LANGUAGES) == set(GLOSSARY)
     assert all(re.fullmatch(r"[a-z]{2,3}(-[a-z0-9]{1,8})*", tag) for tag in LANGUAGES)
 
 
@@ -591,7 +738,8 @@ def test_every_page_is_there_in_the_language_that_was_asked_for() -> None:
     for tag, (_, said) in LANGUAGES.items():
         for name in screenshots.PAGES:
             page = Page(screenshots.page(name, tag))
-            title = said["declined" if name == "said" else name].title
+            other = {"said": "declined", "nowhere": "unknown"}
+            title = said[other.get(name, name)].title
             assert ("html", {"lang": tag}) in page.tags
             assert page.texts["title"] == [title]
 
@@ -606,6 +754,91 @@ def test_a_program_is_told_the_same_whatever_its_language(outcome: Outcome) -> N
 def test_a_catalogue_with_a_sentence_of_no_page_does_not_load() -> None:
     with pytest.raises(TypeError):
         Text(title="", body="", next="", more="")  # type: ignore[call-arg]
+
+
+# -- whose page it is ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in screenshots.PAGES if name != "nowhere"])
+def test_a_page_names_whose_it_is_and_has_one_way_back(name: str) -> None:
+    page = Page(screenshots.page(name, "en"))
+    assert page.texts["bdi"] == ["Contoso", "Northwind Bank"]
+    back = LANGUAGES["en"].words["back"]
+    assert page.texts["a"] == [back, "erp-support@contoso.example"]
+    outcome = screenshots.answer("invalid" if name == "ticket" else name).outcome
+    links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    assert links == [
+        f"https://contoso.operations.dynamics.com/?cmp=usmf&outcome={outcome}",
+        "mailto:erp-support@contoso.example",
+    ]
+    [(_, image)] = [each for each in page.tags if each[0] == "img"]
+    assert image["src"] == CONTOSO.branding.logo
+
+
+def test_a_page_of_no_connection_names_nobody() -> None:
+    for reply in (pages.unknown(html=True), pages.done("delivered", REFERENCE)):
+        page = Page(reply)
+        assert not {"a", "bdi", "img"} & page.texts.keys()
+        assert len(page.texts["style"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("support", "link"),
+    [
+        ("erp@contoso.example", "mailto:erp@contoso.example"),
+        ("https://help.contoso.example/?q=1", "https://help.contoso.example/?q=1"),
+        ("Ask Ada, room 4", None),
+        ("javascript:alert(1)", None),
+        ("a@b.example?subject=<b>", None),
+        ("http://contoso.example", None),
+    ],
+)
+def test_support_is_a_link_where_it_is_an_address(support: str, link: str | None) -> None:
+    page = Page(pages.done("held", "", "", screenshots.connection(PAGE_SUPPORT=support)))
+    assert support in page.texts["p"]
+    links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    assert links[1:] == ([link] if link else [])
+
+
+def test_names_from_the_settings_stay_text() -> None:
+    words = "<script>alert(1)</script>\"'&"
+    hostile = screenshots.connection(
+        PROVIDER_NAME=words, PAGE_ORGANIZATION=words, PAGE_SUPPORT=words
+    )
+    page, plain = (Page(pages.done("held", "", "", each)) for each in (hostile, CONTOSO))
+    assert page.texts["bdi"] == [words, words]
+    assert "script" not in page.texts
+    assert len(page.tags) == len(plain.tags) - 1  # The e-mail address was a link.
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(300, "5 min"), (60, "1 min"), (90, "90 s"), (7200, "2 h"), (400, "6 min")],
+)
+def test_a_held_callback_is_told_how_long_it_is_tried(seconds: int, shown: str) -> None:
+    page = Page(pages.done("held", "", "", screenshots.connection(CODE_TTL=str(seconds))))
+    assert shown.replace(" ", "\N{NO-BREAK SPACE}") in page.texts["p"][2]
+    assert "until" not in Page(pages.done("held", "")).source
+
+
+def test_the_accent_of_a_connection_is_readable_in_both_modes() -> None:
+    for colour in ("#000", "#7a2e8e", "#2B579A", "#767676", "#b00000"):
+        found = branding.accent(colour)
+        assert branding.contrast(found.light, "#ffffff") >= 4.5
+        assert branding.contrast(found.dark, branding.DARK_PAPER) >= 4.5
+        reply = pages.done("held", "", "", screenshots.connection(PAGE_ACCENT=colour))
+        assert f"--accent:{found.light};" in reply.body.decode()
+        assert f"--accent:{found.dark};" in reply.body.decode()
+
+
+def test_the_details_to_copy_name_what_the_log_names() -> None:
+    for outcome in Outcome:
+        page = Page(pages.done(outcome, REFERENCE, "", CONTOSO))
+        details = [attributes.get("data-details") for _, attributes in page.tags]
+        line = f"reference={REFERENCE} connection=default outcome={outcome}"
+        decided = outcome in ("delivered", "duplicate", "held", "declined")
+        assert (line in details) is not decided
+        assert "button" not in Page(pages.done(outcome, "made-up", "", CONTOSO)).texts
 
 
 # -- health --------------------------------------------------------------------------------------
@@ -640,7 +873,9 @@ def test_whatever_a_provider_says_stays_text(error: str, description: str) -> No
         error=error,
         error_description=description,
     )
-    page, plain = Page(pages.render(declined, html=True)), Page(pages.render(DECLINED, html=True))
+    page, plain = (
+        Page(pages.render(each, html=True, connection=NAMELESS)) for each in (declined, DECLINED)
+    )
     assert page.texts["code"] == [error, description, REFERENCE]
     assert page.tags == plain.tags
     assert page.texts["style"] == plain.texts["style"]

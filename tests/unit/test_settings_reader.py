@@ -319,6 +319,12 @@ OWN = {
     "PROVIDER_EXTRA": "prompt=consent&own=",
     "PROVIDER_JWKS_URI": "https://own.example/keys",
     "PROVIDER_CODE_PARAMETER": "own_code",
+    "PROVIDER_NAME": "Own Bank",
+    "PAGE_ORGANIZATION": "Own & Co",
+    "PAGE_SUPPORT": "help@own.example",
+    "PAGE_RETURN_URL": "https://own.example/?outcome={outcome}#{reference}",
+    "PAGE_ACCENT": "#05a",
+    "PAGE_LOGO": "data:image/svg+xml;utf8,<svg/>",
 }
 """Another right value for each setting of a connection."""
 
@@ -352,6 +358,12 @@ def facts(connection: Connection) -> dict[str, object]:
         "PROVIDER_EXTRA": provider.extra,
         "PROVIDER_JWKS_URI": provider.jwks_uri,
         "PROVIDER_CODE_PARAMETER": provider.code_parameter,
+        "PROVIDER_NAME": provider.name,
+        "PAGE_ORGANIZATION": connection.branding.organization,
+        "PAGE_SUPPORT": connection.branding.support,
+        "PAGE_RETURN_URL": connection.branding.return_url,
+        "PAGE_ACCENT": connection.branding.accent,
+        "PAGE_LOGO": connection.branding.logo,
     }
 
 

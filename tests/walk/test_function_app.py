@@ -91,8 +91,9 @@ def indexed() -> Indexed:
     [
         ("callback", "callback/{connection?}", ["GET", "POST"]),
         ("authorize", "authorize/{connection}", ["GET"]),
-        ("done", "done/{outcome}", ["GET"]),
+        ("done", "done/{outcome}", ["GET", "HEAD"]),
         ("health", "health", ["GET"]),
+        ("unknown", "{*path}", ["GET", "HEAD"]),
     ],
 )
 def test_a_function_has_its_route_and_methods(
@@ -102,6 +103,38 @@ def test_a_function_has_its_route_and_methods(
     assert trigger["route"] == route
     assert sorted(trigger["methods"]) == methods
     assert "http" in indexed.bindings[name]
+
+
+def test_the_function_of_every_other_address_is_the_last_whose_route_is_tried(
+    indexed: Indexed, host: dict[str, Any]
+) -> None:
+    routed = [name for name, types in indexed.bindings.items() if "httpTrigger" in types]
+    assert max(routed, key=str.upper) == "unknown"
+    assert host["logging"]["logLevel"]["Function.unknown"] == "None"
+
+
+async def test_another_address_is_told_so_without_a_log_line_or_a_reference(
+    stage: "Stage", caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    page = await stage.call(http(headers={"Accept": "text/html"}), function="unknown")
+    told = await stage.call(http(), function="unknown")
+    assert (page.status_code, told.status_code) == (404, 404)
+    assert b"<h1>No such address</h1>" in page.get_body()
+    assert "reference" not in json.loads(told.get_body())
+    assert caplog.records == []
+
+
+async def test_done_shows_the_names_of_a_configured_connection_and_of_no_other(
+    stage: "Stage", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environ = {**GOOD, "CONNECTIONS__BANK_ONE__PROVIDER_NAME": "Bank One"}
+    stage.relay.connections = bootstrap.app(environ).relay.connections
+    shown = {}
+    for to in ("bank-one", "BANK_ONE", "default", "nobody", ""):
+        request = http(route={"outcome": "held"}, params={"to": to})
+        shown[to] = b"Bank One" in (await stage.call(request, function="done")).get_body()
+    assert [to for to, named in shown.items() if named] == ["bank-one"]
 
 
 def test_every_http_function_is_anonymous_or_the_host_takes_the_code_for_its_key(

@@ -128,7 +128,7 @@ def test_a_page_that_breaks_takes_no_code_along(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.dynamics.mode = dynamics.Fault.UNAVAILABLE
-    monkeypatch.setattr(pages, "_reply_to", lambda answer, _, *, html: broken() if html else KEPT)
+    monkeypatch.setattr(pages, "_reply_to", lambda *_, html: broken() if html else KEPT)
     answer = hit(world, "text/html")
     assert answer.status_code == 202
     assert len(everything(world, OUTBOX)) == 1
