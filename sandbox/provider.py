@@ -145,11 +145,11 @@ class Provider:
         except ValueError:  # Authlib cannot quote some characters in its error
             return JSONResponse({"error": "invalid_request"}, 400)
         if request.method == "GET":
-            return _consent_page(asked)
+            return self._consent_page(asked)
         form = dict(parse_qsl((await request.body()).decode()))
         allowed = form.get("decision") == "allow"
         if allowed and not self._knows(form.get("username", ""), form.get("password", "")):
-            return _consent_page(asked, "User name or password is wrong.", 403)
+            return self._consent_page(asked, "User name or password is wrong.", 403)
         user = form["username"] if allowed else None
         return _deliver(self._server.create_authorization_response(asked, user, grant), asked)
 
@@ -165,6 +165,17 @@ class Provider:
             status, body, headers = error()
             return JSONResponse(body, status, dict(headers))
         return JSONResponse({"sub": token.user, "scope": token.scope, "client_id": token.client_id})
+
+    def _consent_page(
+        self, asked: "_OAuthRequest", message: str = "", status: int = 200
+    ) -> Response:
+        alert = Markup('<p role="alert">{}</p>').format(message) if message else ""
+        who = Markup("<strong>{}</strong> with the password <strong>{}</strong>")
+        users = Markup(" or ").join(who.format(*user) for user in self.users.items())
+        content = CONSENT.format(
+            client=asked.client.client_id, scope=asked.scope, users=users, message=alert
+        )
+        return _page("Sandbox provider", content, _redirect_uri(asked), status)
 
     def _learn_issuer(self, request: Request) -> str:
         self.issuer = self.issuer or str(request.base_url).removesuffix("/")
@@ -428,6 +439,7 @@ def _deliver(answer: _Answer, asked: _OAuthRequest) -> Response:
 
 
 STYLE = """
+:root { color-scheme: light dark }
 body { font: 16px/1.5 system-ui, sans-serif; background: #f3f2f1; color: #201f1e; margin: 0 }
 main { max-width: 24rem; margin: 10vh auto; padding: 2rem; background: #fff;
   border-radius: 8px; box-shadow: 0 2px 12px #0002 }
@@ -439,6 +451,13 @@ button { font: inherit; padding: .5rem 1.25rem; border: 1px solid #0f6cbd; borde
   background: #0f6cbd; color: #fff }
 button + button { background: #fff; color: #0f6cbd }
 [role=alert] { color: #a4262c }
+@media (prefers-color-scheme: dark) {
+  body { background: #141414; color: #f3f2f1 }
+  main { background: #1f1f1f; box-shadow: none }
+  button { border-color: #62abf5; background: #62abf5; color: #141414 }
+  button + button { background: #1f1f1f; color: #62abf5 }
+  [role=alert] { color: #f1707b }
+}
 """
 SCRIPT = "document.forms[0].submit()"
 
@@ -447,7 +466,8 @@ PAGE = Markup("""<!DOCTYPE html>
 <meta name="viewport" content="width=device-width">
 <style>{style}</style></head><body><main><h1>{title}</h1>{content}</main></body></html>""")
 
-CONSENT = Markup("""<p><strong>{client}</strong> asks for: {scope}</p>{message}
+CONSENT = Markup("""<p><strong>{client}</strong> asks for: {scope}</p>
+<p>This is a sandbox. Sign in as {users}.</p>{message}
 <form method="post">
 <label for="username">User name</label>
 <input id="username" name="username" autocomplete="off" autofocus>
@@ -459,12 +479,6 @@ CONSENT = Markup("""<p><strong>{client}</strong> asks for: {scope}</p>{message}
 
 FORM_POST = Markup("""<form method="post" action="{action}">{inputs}
 <button>Continue</button></form><script>{script}</script>""")
-
-
-def _consent_page(asked: _OAuthRequest, message: str = "", status: int = 200) -> Response:
-    alert = Markup('<p role="alert">{}</p>').format(message) if message else ""
-    content = CONSENT.format(client=asked.client.client_id, scope=asked.scope, message=alert)
-    return _page("Sandbox provider", content, _redirect_uri(asked), status)
 
 
 def _redirect_uri(asked: _OAuthRequest) -> str:

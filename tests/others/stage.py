@@ -105,6 +105,12 @@ class Stage:
         url = f"{self.relay.url}/authorize/{name}?{urlencode({'ticket': ticket})}"
         return Flow(self, "bank", url)
 
+    def state(self, name: str) -> str:
+        """Return a state that Dynamics signed for a connection, bound to no browser."""
+        now = datetime.now(UTC)
+        connection = self._connections.get(name)
+        return state.mint(connection, secrets.token_urlsafe(16), now, timedelta(minutes=5))
+
     def clear(self) -> None:
         """Empty Dynamics' table, and count its posts anew."""
         self.world.dynamics.rows.clear()
@@ -131,6 +137,7 @@ class Stage:
             "PROVIDER_SCOPE": "openid offline_access",
             "PROVIDER_EXTRA": "prompt=consent",
             "STATE_KEYS": f"k1:{key}",
+            "PAGE_RETURN_URL": "https://dynamics.example/?o={outcome}",
         }
         own = {
             "BANK": {"STATE_POLICY": "pattern", "STATE_PATTERN": "^[A-Za-z0-9_-]{43}$"},
@@ -144,6 +151,8 @@ class Stage:
             }
             for name, mode in FROM_RELAY.items()
         }
+        for name in own:
+            own[name]["PROVIDER_NAME"] = name.capitalize()
         return (
             self.world.settings
             | QUICK

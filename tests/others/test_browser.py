@@ -143,7 +143,7 @@ def test_a_person_who_consents_is_told_that_it_is_complete(walk: Walk) -> None:
 
 def test_no_code_stays_in_the_address_bar_the_history_the_page_or_a_referer(walk: Walk) -> None:
     done = re.escape(f"{walk.stage.relay.url}/done/delivered?ref=")
-    assert re.fullmatch(f"{done}[0-9a-f]{{16}}", walk.url)
+    assert re.fullmatch(f"{done}[0-9a-f]{{16}}&to={walk.row['connection']}", walk.url)
     for place in (*walk.history, walk.page, *walk.referers):
         for secret in (walk.row["code"], walk.row["sent_state"], "code=", "response="):
             assert secret not in place
@@ -151,6 +151,8 @@ def test_no_code_stays_in_the_address_bar_the_history_the_page_or_a_referer(walk
 
 def test_from_the_callback_on_no_request_leaves_the_relay(walk: Walk) -> None:
     for kind, url in walk.after_callback:
+        if url.startswith("data:"):
+            continue
         assert kind == "document"
         assert url.startswith(walk.stage.relay.url + "/")
 
@@ -163,8 +165,9 @@ def test_the_provider_really_requires_pkce(stage: Stage, ada: Person) -> None:
     parts = urlsplit(stage.start("bank").url)
     pairs = [pair for pair in parse_qsl(parts.query) if not pair[0].startswith("code_challenge")]
     page = ada.open(urlunsplit(parts._replace(query=urlencode(pairs))))
-    assert heading(page) == "Not authorized"
+    assert heading(page) == "Authorization failed at the other system"
     assert "invalid_request" in page.inner_text("main")
+    assert page.get_by_role("button", name="Copy details").is_visible()
 
 
 def test_a_code_does_not_redeem_with_another_flows_verifier(stage: Stage, ada: Person) -> None:
@@ -182,6 +185,14 @@ def test_two_connections_with_two_providers_run_side_by_side_in_two_tabs(
     for tab in reversed(tabs):
         ada.consent(tab)
     assert [heading(tab) for tab in tabs] == ["Authorization complete"] * 3
+    names = [tab.locator(".provider").inner_text() for tab in tabs]
+    assert names == [
+        f"{name} → Dynamics\N{NO-BREAK SPACE}365" for name in ("Bank", "Insurer", "Bound")
+    ]
+    for tab in tabs:
+        assert (
+            tab.get_by_role("link").get_attribute("href") == "https://dynamics.example/?o=delivered"
+        )
     by_connection = {row["connection"]: row for row in stage.rows}
     assert {"bank", "insurer", "bound"} == by_connection.keys()
     assert by_connection["bank"]["iss"] != by_connection["insurer"]["iss"]
@@ -197,8 +208,10 @@ def test_consent_denied_is_told_in_the_providers_words_and_stores_nothing(
     page.get_by_text("Cancel").click()
     page.wait_for_url(f"{stage.relay.url}/**")
     page.get_by_text("access_denied").wait_for()
-    assert heading(page) == "Not authorized"
-    assert "End-User aborted interaction" in page.inner_text("main")
+    assert heading(page) == "Authorization not granted"
+    # Only of a signed state the words are the provider's for sure.
+    signed = "/callback/bound" in page.url
+    assert ("End-User aborted interaction" in page.inner_text("main")) is signed
     assert stage.world.dynamics.posts == 0
     assert ada.relay_cookies == []
 
@@ -326,7 +339,7 @@ def test_dynamics_that_is_down_gets_the_code_when_it_is_up_again(
     stage.world.dynamics_server.stop()
     try:
         ada.consent(page)
-        assert heading(page) == "Received, not delivered yet"
+        assert heading(page) == "Authorization received, not delivered yet"
         assert stage.rows == []
     finally:
         stage.world.dynamics_server.start()
@@ -376,19 +389,21 @@ def test_markup_in_an_error_description_is_shown_as_text_and_nothing_of_it_runs(
         "error": "access_denied",
         "error_description": MARKUP,
         "error_uri": "https://evil.example/",
-        "state": "x",
-        "iss": stage.issuers["insurer"],
+        # Under any other policy no words are shown at all.
+        "state": stage.state("bound"),
+        "iss": stage.issuers["bank"],
     }
     page = ada.context.new_page()
-    page.goto(stage.redirect_uri("insurer") + separator + urlencode(sent))
+    page.goto(stage.redirect_uri("bound") + separator + urlencode(sent))
     page.get_by_text("access_denied").wait_for()
     page.wait_for_load_state("networkidle")
-    assert heading(page) == "Not authorized"
+    assert heading(page) == "Authorization not granted"
     assert MARKUP in page.inner_text("main")
     sent_elements = "script, img, svg[onload], iframe, base, style, meta"
     assert page.locator(f"body :is({sent_elements})").count() == 0
-    assert {request.resource_type for request in ada.requests} == {"document"}
-    assert all(request.url.startswith(stage.relay.url) for request in ada.requests)
+    asked = [request for request in ada.requests if not request.url.startswith("data:")]
+    assert {request.resource_type for request in asked} == {"document"}
+    assert all(request.url.startswith(stage.relay.url) for request in asked)
 
 
 # --- helpers --------------------------------------------------------------------------------------
