@@ -6,6 +6,7 @@ files have parentheses, or the operand with `!` last, where that would matter.
 """
 
 import json
+import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -98,6 +99,15 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 """Functions of Bicep by pycep's names for them. `union` merges one level only."""
 
+COMPARED: dict[str, Callable[[Any, Any], Any]] = {
+    "equals": operator.eq,
+    "not_equals": operator.ne,
+    "less_than": operator.lt,
+    "greater_than": operator.gt,
+    "index_accessor": operator.getitem,
+}
+"""Operators of two values."""
+
 EVEN_OF_UNKNOWN = {"concat", "empty", "union"}
 """Functions that say something also when an argument is not known."""
 
@@ -116,10 +126,8 @@ class Evaluation:
         """Return the value of a node of the tree. Raises `Refused`."""
         if isinstance(node, list):
             return [self.value(item) for item in node]
-        if isinstance(node, str):
-            return self._word(node)
         if not isinstance(node, dict):
-            return node
+            return self._word(node) if isinstance(node, str) else node
         if set(node) == {"function"}:
             return self._function(node["function"])
         if set(node) == {"operator"}:
@@ -165,8 +173,8 @@ class Evaluation:
             return UNKNOWN
         return FUNCTIONS[name](*values)
 
-    def _operator(self, operator: dict[str, Any]) -> Any:
-        operands, kind = operator["operands"], operator["type"]
+    def _operator(self, node: dict[str, Any]) -> Any:
+        operands, kind = node["operands"], node["type"]
         if kind == "conditional":
             chosen = "true_value" if self.value(operands["condition"]) else "false_value"
             return self.value(operands[chosen])
@@ -178,18 +186,10 @@ class Evaluation:
         if kind in ("and", "or"):
             decided = bool(self.value(first))
             return decided if decided is (kind == "or") else bool(self.value(second))
-        one, other = self.value(first), self.value(second)
-        if kind in ("equals", "not_equals"):
-            return (one == other) is (kind == "equals")
-        if UNKNOWN in (one, other):
+        values = self.value(first), self.value(second)
+        if kind not in COMPARED or (UNKNOWN in values and not kind.endswith("equals")):
             return UNKNOWN
-        if kind == "less_than":
-            return one < other
-        if kind == "greater_than":
-            return one > other
-        if kind == "index_accessor":
-            return one[other]
-        return UNKNOWN
+        return COMPARED[kind](*values)
 
     def _property(self, owner: Any, name: Any) -> Any:
         """Return `owner.name`; pycep reads `a.?b.?c ?? d` as `a.?(b.?(c ?? d))`."""
