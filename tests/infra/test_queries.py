@@ -202,13 +202,13 @@ def test_a_query_uses_only_columns_that_are_there(path: Path) -> None:
         "false",
         "callbacks",
     }
-    tables = {
+    columns = {
         "AppTraces": {"Message"},
         "AppAvailabilityResults": {"Success", "Location"},
         "_LogOperation": {"Category", "Detail"},
         "queues": {"queue", "kind", "messages", "oldest_seconds"},
     }
-    tables = {*tables, *(column for columns in tables.values() for column in columns)}
+    tables = set(columns).union(*columns.values())
     known = COLUMNS | made | language | tables | OPERATORS | HELPERS | {"limit"}
     assert words - known == set()
 
