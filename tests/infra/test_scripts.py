@@ -314,6 +314,7 @@ def test_a_certificate_that_is_pasted_is_neither_stored_nor_shown(
         os.close(theirs)
         for prompt, typed in prompts:
             text += shown_until(ours, prompt)
+            assert text.endswith(prompt)
             os.write(ours, typed.encode())
         text += shown_until(ours, None)
         assert child.wait() != 0

@@ -5,6 +5,7 @@ variable or a parameter is taken for it. It binds `!`, `<` and `??` looser than 
 files have parentheses, or the operand with `!` last, where that would matter.
 """
 
+import base64
 import json
 import operator
 import re
@@ -44,8 +45,9 @@ def verified(path: Path) -> list[Verified]:
     found = []
     for module in parsed(path).get("modules", {}).values():
         if module["type"] == "bicep_registry_alias":
+            # A loop and a condition stand around the configuration.
             detail, config = module["detail"], module["config"]
-            config = config["config"] if "loop_type" in config else config
+            config = config.get("config", config)
             found.append(Verified(detail["path"], detail["tag"], config.get("params", {})))
     return found
 
@@ -63,12 +65,12 @@ def resources(path: Path) -> dict[str, dict[str, Any]]:
     return dict(parsed(path).get("resources", {}))
 
 
-class Refused(Exception):
-    """The template ends a deployment: `fail()`."""
+class Failed(Exception):
+    """A file calls `fail`: Azure refuses the deployment with this message."""
 
 
 def _fail(sentence: str) -> NoReturn:
-    raise Refused(sentence)
+    raise Failed(sentence)
 
 
 def _items(value: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -76,6 +78,7 @@ def _items(value: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "base64": lambda text: base64.b64encode(text.encode()).decode(),
     "concat": lambda *parts: [item for part in parts if isinstance(part, list) for item in part],
     "contains": lambda container, item: item in container,
     "empty": lambda value: not value,
@@ -87,8 +90,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "join": lambda items, between: between.join(items),
     "length": len,
     "map": lambda items, make: [make(item) for item in items],
+    "replace": str.replace,
     "range": lambda start, count: list(range(start, start + count)),
     "starts_with": lambda text, start: text.startswith(start),
+    "string": lambda value: value if isinstance(value, str) else json.dumps(value),
     "substring": lambda text, start, length: text[start : start + length],
     "to_lower": str.lower,
     "to_upper": str.upper,
@@ -123,7 +128,7 @@ class Evaluation:
         self.given |= given
 
     def value(self, node: Any) -> Any:
-        """Return the value of a node of the tree. Raises `Refused`."""
+        """Return the value of a node of the tree. Raises `Failed`."""
         if isinstance(node, list):
             return [self.value(item) for item in node]
         if not isinstance(node, dict):
@@ -141,7 +146,8 @@ class Evaluation:
             return UNKNOWN if self.given[word] is None else self.given[word]
         if word in self.variables:
             return self.value(self.variables[word])
-        return re.sub(r"\$\{(?:(to_?[Uu]pper)\()?(\w+)\)?\}", self._pasted, word)
+        text = word.replace("\\\\", "\\")  # pycep keeps escapes
+        return re.sub(r"\$\{(?:(to_?[Uu]pper)\()?(\w+)\)?\}", self._pasted, text)
 
     def _pasted(self, match: re.Match[str]) -> str:
         function, name = match.groups()
@@ -164,8 +170,9 @@ class Evaluation:
     def _function(self, function: dict[str, Any]) -> Any:
         name = function["type"]
         arguments = list((function.get("parameters") or {}).values())
-        if name == "load_json_content":
-            return json.loads((self.folder / arguments[0]).read_text(encoding="utf-8"))
+        if name in ("load_json_content", "load_text_content"):
+            text = (self.folder / arguments[0]).read_text(encoding="utf-8")
+            return json.loads(text) if name == "load_json_content" else text
         if name not in FUNCTIONS:
             return UNKNOWN
         values = [self.value(argument) for argument in arguments]
@@ -196,7 +203,7 @@ class Evaluation:
         if not isinstance(owner, dict):
             return UNKNOWN
         if isinstance(name, str):
-            return owner[name]
+            return owner.get(name, UNKNOWN)
         first, second = (name["operator"]["operands"][f"operand_{n}"] for n in (1, 2))
         if name["operator"]["type"] == "coalesce":
             found = owner.get(first)
