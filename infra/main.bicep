@@ -1,6 +1,6 @@
 // Everything the relay needs in Azure, in one resource group: `azd up` deploys it (docs/deploy.md).
-// The modules in the order of their dependencies: the identity, its logs, its storage, its keys, and
-// the app that runs as it.
+// The modules in the order of their dependencies: the identities, the logs, the storage, the keys, and
+// the app.
 targetScope = 'subscription'
 
 @minLength(1)
@@ -8,8 +8,41 @@ targetScope = 'subscription'
 @description('Name of the azd environment, such as prod. Part of the names of what is created.')
 param environmentName string
 
-@minLength(1)
-@description('Azure region. It must offer Flex Consumption.')
+// `az functionapp list-flexconsumption-locations` has the regions of today: add a new one here.
+@allowed([
+  'australiaeast'
+  'australiasoutheast'
+  'brazilsouth'
+  'canadacentral'
+  'centralindia'
+  'centralus'
+  'eastasia'
+  'eastus'
+  'eastus2'
+  'francecentral'
+  'germanywestcentral'
+  'italynorth'
+  'japaneast'
+  'koreacentral'
+  'northcentralus'
+  'northeurope'
+  'norwayeast'
+  'southafricanorth'
+  'southcentralus'
+  'southeastasia'
+  'southindia'
+  'spaincentral'
+  'swedencentral'
+  'uaenorth'
+  'uksouth'
+  'ukwest'
+  'westcentralus'
+  'westeurope'
+  'westus'
+  'westus2'
+  'westus3'
+])
+@description('Azure region, of those that offer Flex Consumption.')
 @metadata({ azd: { type: 'location' } })
 param location string
 
@@ -20,7 +53,7 @@ param resourceGroupName string = ''
 @description('DYNAMICS_URL: where to POST, such as https://contoso.operations.dynamics.com/data/OAuthCallbacks')
 param dynamicsUrl string
 
-@description('DYNAMICS_BODY: JSON template of the body. Empty: the code and the state of the relay\'s default.')
+@description('DYNAMICS_BODY: JSON template of the body. Empty: for the objects of this project what they take (bodies.json), else the relay\'s default.')
 param dynamicsBody object = {}
 
 @description('Further app settings of the relay by their names (docs/settings.md). Empty values are left out.')
@@ -28,6 +61,9 @@ param settings object = {}
 
 @description('Settings of further connections: { "XERO": { "DYNAMICS_URL": "…", "CODE_TTL": "60" } } becomes CONNECTIONS__XERO__…')
 param connections object = {}
+
+@description('Other Dynamics environments behind the same redirect URI: { "UAT": { "DYNAMICS_URL": "…" } } becomes ENVIRONMENTS__UAT__…')
+param environments object = {}
 
 @description('Settings that are secrets besides the minted keys, by their full names, such as ENTRA_CLIENT_SECRET. Each is read from the Key Vault secret of the same name in lower case with hyphens.')
 param vaultSettings string[] = []
@@ -83,6 +119,9 @@ param logRetentionDays int = 90
 @description('GB of logs a day at most, as text; -1 for no limit. An attacker who sends junk fills it first, so it is a limit on cost.')
 param logDailyQuotaGb string = '1'
 
+@description('Ask /health?code=probe from five places every 15 minutes, and tell when three fail.')
+param availabilityTest bool = false
+
 @description('Put Front Door in front: rate limit, custom domain, no query strings in its access log. The app then answers nobody else.')
 param frontDoor bool = false
 
@@ -93,9 +132,9 @@ param customDomain string = ''
 @description('Requests in five minutes from one address before Front Door refuses more.')
 param rateLimit int = 100
 
-@allowed(['Standard_LRS', 'Standard_ZRS', 'Standard_GRS', 'Standard_GZRS'])
-@description('Copies of what is held. ZRS survives a datacenter; a region without zones has only LRS and GRS.')
-param storageSku string = 'Standard_ZRS'
+@allowed(['', 'Standard_LRS', 'Standard_ZRS', 'Standard_GRS', 'Standard_GZRS'])
+@description('Copies of what is held. Empty: three zones where the region has them, else three copies in one place.')
+param storageSku string = ''
 
 @allowed(['RollingUpdate', 'Recreate'])
 @description('How running instances are replaced. Recreate aborts running callbacks; use it only where a region has no rolling updates.')
@@ -104,27 +143,82 @@ param updateStrategy string = 'RollingUpdate'
 @description('Reach storage and Key Vault over private endpoints only.')
 param privateNetwork bool = false
 
-var tags = { 'azd-env-name': environmentName }
-var token = toLower(uniqueString(subscription().id, environmentName, location))
+@allowed(['default', 'recover'])
+@description('recover: take the deleted vault of this environment back, with the keys in it. For the first deployment after azd down.')
+param vaultCreateMode string = 'default'
+
+@description('Keep the host\'s own keys in files and not in Blob storage: a callback then needs no storage while Dynamics is up. Not tried in Azure.')
+param hostKeysInFiles bool = false
+
 var outboxQueue = settings.?OUTBOX_QUEUE ?? ''
 var outbox = empty(outboxQueue) ? 'callback-outbox' : outboxQueue
 var tenantSetting = settings.?ENTRA_TENANT_ID ?? ''
 var authoritySetting = settings.?ENTRA_AUTHORITY ?? ''
 var tenantId = empty(tenantSetting) ? tenant().tenantId : tenantSetting
-var authority = empty(authoritySetting) ? '${environment().authentication.loginEndpoint}${tenantId}' : authoritySetting
-// Each cloud has an audience of its own; Entra stores a wrong one without an error, and refuses later.
-var audiences = {
-  AzureCloud: 'api://AzureADTokenExchange'
-  AzureUSGovernment: 'api://AzureADTokenExchangeUSGov'
-  AzureChinaCloud: 'api://AzureADTokenExchangeChina'
-}
-var issuer = '${environment().authentication.loginEndpoint}${tenant().tenantId}/v2.0'
-var hasOwnSecret = contains(vaultSettings, 'ENTRA_CLIENT_SECRET') || contains(vaultSettings, 'ENTRA_CLIENT_CERTIFICATE')
+var loginEndpoint = environment().authentication.loginEndpoint
+var authority = empty(authoritySetting) ? '${loginEndpoint}${tenantId}' : authoritySetting
+var issuer = '${loginEndpoint}${tenant().tenantId}/v2.0'
+// Another cloud has another audience; Entra stores a wrong one without an error, and refuses later.
+var audience = 'api://AzureADTokenExchange'
+var ownSecrets = ['ENTRA_CLIENT_SECRET', 'ENTRA_CLIENT_CERTIFICATE']
+var hasOwnSecret = !empty(intersection(vaultSettings, ownSecrets))
 var federated = !hasOwnSecret && !identityIsClient
 var createRegistration = federated && empty(entraClientId)
+var withoutZones = ['australiasoutheast', 'northcentralus', 'southindia', 'ukwest', 'westcentralus', 'westus']
+var skuOfRegion = contains(withoutZones, location) ? 'Standard_LRS' : 'Standard_ZRS'
+
+// ---- what is refused before anything is deployed -----------------------------------------------
+var alphabet = 'abcdefghijklmnopqrstuvwxyz0123456789'
+var groupName = empty(resourceGroupName) ? 'rg-relay-${environmentName}' : resourceGroupName
+var secretNames = join(vaultSettings, '_')
+var inGroupName = map(range(0, length(groupName)), at => substring(toLower(groupName), at, 1))
+var inDomain = map(range(0, length(customDomain)), at => substring(toLower(customDomain), at, 1))
+var inOutbox = map(range(0, length(outbox)), at => substring(outbox, at, 1))
+var inSecretNames = map(range(0, length(secretNames)), at => substring(secretNames, at, 1))
+var strangeInGroupName = filter(inGroupName, one => !contains('${alphabet}-_.()', one))
+var strangeInDomain = filter(inDomain, one => !contains('${alphabet}-.', one))
+var strangeInOutbox = filter(inOutbox, one => !contains('${alphabet}-', one))
+var strangeInSecretNames = filter(inSecretNames, one => !contains('${toUpper(alphabet)}_', one))
+var wrongGroup = endsWith(groupName, '.') || !empty(strangeInGroupName)
+var wrongHyphen = startsWith(outbox, '-') || endsWith(outbox, '-') || contains(outbox, '--')
+var wrongOutbox = wrongHyphen || (length(outbox) < 3) || (length(outbox) > 49) || !empty(strangeInOutbox)
+var cloud = environment().name
+var secretOfNobody = hasOwnSecret && empty(entraClientId)
+var twoClients = identityIsClient && (hasOwnSecret || !empty(entraClientId))
+var problems = concat(
+  wrongGroup ? ['The resource group cannot be called ${groupName}: letters, digits, hyphens, no dot at the end.'] : [],
+  empty(strangeInDomain) ? [] : ['CUSTOM_DOMAIN: letters, digits, hyphens and dots, such as callback.contoso.com.'],
+  wrongOutbox ? ['OUTBOX_QUEUE: 3 to 49 small letters, digits and single hyphens.'] : [],
+  empty(strangeInSecretNames) ? [] : ['VAULT_SETTINGS: names of settings, such as CONNECTIONS__XERO__STATE_KEYS.'],
+  secretOfNobody ? ['VAULT_SETTINGS names a secret of the client: ENTRA_CLIENT_ID has to say whose it is.'] : [],
+  twoClients ? ['IDENTITY_IS_CLIENT: then there is no ENTRA_CLIENT_ID, and no secret of it in VAULT_SETTINGS.'] : [],
+  (cloud == 'AzureCloud') ? [] : ['This cloud is not supported: Flex Consumption is in the public one.']
+)
+// `fail` ends the deployment with these sentences. The resource group bears this tag, so it is first.
+var accepted = empty(problems) ? environmentName : fail(join(problems, ' '))
+
+var tags = { 'azd-env-name': accepted }
+var token = toLower(uniqueString(subscription().id, environmentName, location))
+
+// ---- what Dynamics gets ------------------------------------------------------------------------
+// The objects of this project are known by the ends of their URLs, and each takes one body. A body
+// that is given, of the deployment or of the connection, wins.
+var bodies = items(loadJsonContent('bodies.json'))
+var ofTarget = filter(bodies, one => endsWith(toLower(dynamicsUrl), one.key))
+var body = (empty(dynamicsBody) && !empty(ofTarget)) ? ofTarget[0].value : dynamicsBody
+var bodyless = filter(items(connections), one => !contains(one.value, 'DYNAMICS_BODY'))
+var ofConnections = map(bodyless, one => {
+  name: one.key
+  bodies: filter(bodies, known => endsWith(toLower(one.value.?DYNAMICS_URL ?? ''), known.key))
+})
+var ownBodies = toObject(
+  filter(ofConnections, one => empty(dynamicsBody) && !empty(one.bodies)),
+  one => one.name,
+  one => { DYNAMICS_BODY: one.bodies[0].value }
+)
 
 resource group 'Microsoft.Resources/resourceGroups@2025-04-01' = {
-  name: empty(resourceGroupName) ? 'rg-relay-${environmentName}' : resourceGroupName
+  name: groupName
   location: location
   tags: tags
 }
@@ -140,6 +234,18 @@ module identity 'br/public:avm/res/managed-identity/user-assigned-identity:0.6.0
   }
 }
 
+// Brings the package. Not the app's own identity, which could then replace its own code.
+module deployer 'br/public:avm/res/managed-identity/user-assigned-identity:0.6.0' = {
+  name: 'deployer'
+  scope: group
+  params: {
+    name: 'id-relay-deployer-${token}'
+    location: location
+    tags: tags
+    enableTelemetry: false
+  }
+}
+
 module registration 'modules/registration.bicep' = if (createRegistration) {
   name: 'registration'
   scope: group
@@ -148,7 +254,7 @@ module registration 'modules/registration.bicep' = if (createRegistration) {
     displayName: 'OAuth callback relay (${environmentName})'
     identityPrincipalId: identity.outputs.principalId
     issuer: issuer
-    audience: audiences[environment().name]
+    audience: audience
   }
 }
 
@@ -183,12 +289,27 @@ module storage 'modules/storage.bicep' = {
     location: location
     tags: tags
     principalId: identity.outputs.principalId
-    workspaceId: monitoring.outputs.workspaceId
     outbox: outbox
-    skuName: storageSku
+    skuName: empty(storageSku) ? skuOfRegion : storageSku
     endpointsSubnetId: network.?outputs.endpointsSubnetId ?? ''
     blobZoneId: network.?outputs.blobZoneId ?? ''
     queueZoneId: network.?outputs.queueZoneId ?? ''
+    tableZoneId: network.?outputs.tableZoneId ?? ''
+  }
+}
+
+module package 'modules/package.bicep' = {
+  name: 'package'
+  scope: group
+  params: {
+    token: token
+    location: location
+    tags: tags
+    deployerPrincipalId: deployer.outputs.principalId
+    appPrincipalId: identity.outputs.principalId
+    skuName: empty(storageSku) ? skuOfRegion : storageSku
+    endpointsSubnetId: network.?outputs.endpointsSubnetId ?? ''
+    blobZoneId: network.?outputs.blobZoneId ?? ''
   }
 }
 
@@ -201,6 +322,7 @@ module vault 'modules/vault.bicep' = {
     tags: tags
     principalId: identity.outputs.principalId
     workspaceId: monitoring.outputs.workspaceId
+    createMode: vaultCreateMode
     endpointsSubnetId: network.?outputs.endpointsSubnetId ?? ''
     vaultZoneId: network.?outputs.vaultZoneId ?? ''
   }
@@ -225,20 +347,24 @@ module app 'modules/app.bicep' = {
     tags: tags
     identityId: identity.outputs.resourceId
     identityClientId: identity.outputs.clientId
-    workspaceId: monitoring.outputs.workspaceId
+    deployerId: deployer.outputs.resourceId
     appInsightsConnectionString: monitoring.outputs.connectionString
+    storageName: storage.outputs.name
     blobEndpoint: storage.outputs.blobEndpoint
     queueEndpoint: storage.outputs.queueEndpoint
-    packageContainer: storage.outputs.packageContainer
+    tableEndpoint: storage.outputs.tableEndpoint
+    packageUrl: package.outputs.url
+    hostKeysInFiles: hostKeysInFiles
     vaultUri: vault.outputs.uri
     vaultSettings: vaultSettings
     dynamicsUrl: dynamicsUrl
-    dynamicsBody: dynamicsBody
+    dynamicsBody: body
     entraAuthority: authority
-    entraClientId: createRegistration ? registration!.outputs.clientId : identityIsClient ? '' : entraClientId
+    entraClientId: createRegistration ? registration!.outputs.clientId : entraClientId
     useIdentity: !hasOwnSecret
     settings: settings
-    connections: connections
+    connections: union(connections, ownBodies)
+    environments: environments
     instanceMemoryMB: instanceMemoryMB
     maximumInstanceCount: maximumInstanceCount
     httpConcurrency: httpConcurrency
@@ -263,6 +389,18 @@ module frontDoorRoute 'modules/front-door-route.bicep' = if (frontDoor) {
   }
 }
 
+module availability 'modules/availability.bicep' = if (availabilityTest) {
+  name: 'availability'
+  scope: group
+  params: {
+    token: token
+    location: location
+    tags: tags
+    insightsId: monitoring.outputs.insightsId
+    url: url
+  }
+}
+
 module alerts 'modules/alerts.bicep' = {
   name: 'alerts'
   scope: group
@@ -275,6 +413,7 @@ module alerts 'modules/alerts.bicep' = {
     heldMinutes: heldMinutes
     slowMilliseconds: slowMilliseconds
     silentWindow: silentWindow
+    availabilityTest: availabilityTest
   }
 }
 
@@ -288,23 +427,29 @@ module workbook 'modules/workbook.bicep' = {
   }
 }
 
+var url = frontDoorRoute.?outputs.url ?? 'https://${app.outputs.hostName}'
+var clientOfIdentity = identityIsClient ? identity.outputs.clientId : entraClientId
+var connectionNames = map(objectKeys(connections), name => toLower(replace(name, '_', '-')))
+var callbacks = concat(['/callback'], map(connectionNames, name => '/callback/${name}'))
+
 output AZURE_LOCATION string = location
 output AZURE_TENANT_ID string = tenant().tenantId
 output AZURE_RESOURCE_GROUP string = group.name
 output RELAY_APP_NAME string = app.outputs.name
 output RELAY_APP_ID string = app.outputs.resourceId
-output RELAY_URL string = frontDoorRoute.?outputs.url ?? 'https://${app.outputs.hostName}'
+output RELAY_URL string = url
 output RELAY_VAULT_NAME string = vault.outputs.name
 output RELAY_VAULT_ID string = vault.outputs.resourceId
 output RELAY_VAULT_SETTINGS string = join(app.outputs.vaultSettings, ',')
 output RELAY_STORAGE_NAME string = storage.outputs.name
-output RELAY_CLIENT_ID string = registration.?outputs.clientId ?? (identityIsClient ? identity.outputs.clientId : entraClientId)
+output RELAY_CLIENT_ID string = registration.?outputs.clientId ?? clientOfIdentity
 output RELAY_FEDERATED bool = federated
 output RELAY_REGISTRATION_CREATED bool = createRegistration
 output RELAY_IDENTITY_PRINCIPAL_ID string = identity.outputs.principalId
 output RELAY_FEDERATION_ISSUER string = issuer
-output RELAY_FEDERATION_AUDIENCE string = audiences[environment().name]
-output RELAY_CALLBACKS string = join(concat(['/callback'], map(objectKeys(connections), name => '/callback/${toLower(replace(name, '_', '-'))}')), ',')
+output RELAY_FEDERATION_AUDIENCE string = audience
+output RELAY_CALLBACKS string = join(callbacks, ',')
+output RELAY_STATE_POLICY string = app.outputs.statePolicy
 output RELAY_DOMAIN string = frontDoor ? customDomain : ''
 output RELAY_ENDPOINT_HOST string = frontDoorRoute.?outputs.endpointHostName ?? ''
 output RELAY_DOMAIN_VALIDATION string = frontDoorRoute.?outputs.domainValidation ?? ''

@@ -13,12 +13,15 @@ param slowMilliseconds int
 @description('ISO 8601 duration, or never.')
 param silentWindow string
 
+@description('There is an availability test to watch.')
+param availabilityTest bool
+
 var callbacks = loadTextContent('../queries/callbacks.kql')
 var rules = [
   {
     name: 'rejected'
     title: 'Callbacks are refused for good'
-    text: 'Entra or Dynamics refuses, or the relay\'s settings are wrong. The reason is the first word to look up in docs/operate.md.'
+    text: 'Entra or Dynamics refuses, or settings are wrong: look the reason up in docs/operate.md.'
     query: '${callbacks}\n${loadTextContent('../queries/rejected.kql')}'
     measure: 'lines'
     aggregation: 'Total'
@@ -33,7 +36,7 @@ var rules = [
   {
     name: 'held'
     title: 'Callbacks are held for long'
-    text: 'Dynamics or Entra has not been reachable for ${heldMinutes} minutes. Nothing is lost yet; codes end after CODE_TTL.'
+    text: 'Dynamics or Entra was out of reach for ${heldMinutes} minutes. Codes end after CODE_TTL.'
     query: '${callbacks}\nlet limit = ${heldMinutes}m;\n${loadTextContent('../queries/held.kql')}'
     measure: 'held'
     aggregation: 'Total'
@@ -46,24 +49,84 @@ var rules = [
     enabled: true
   }
   {
+    name: 'expired'
+    title: 'Held codes have expired'
+    text: 'Dynamics or Entra came back too late, and these people have to start again: docs/operate-outbox.md.'
+    query: '${callbacks}\n${loadTextContent('../queries/expired.kql')}'
+    measure: 'lines'
+    aggregation: 'Total'
+    operator: 'GreaterThan'
+    threshold: 0
+    dimensions: ['connection']
+    severity: 2
+    every: 'PT15M'
+    window: 'PT1H'
+    enabled: true
+  }
+  {
     name: 'letters'
     title: 'The dead-letter or the poison queue is not empty'
     text: 'Somebody has to look at a message and take it out: docs/operate-outbox.md says how.'
-    query: loadTextContent('../queries/letters.kql')
-    measure: 'letters'
-    aggregation: 'Total'
+    query: '${loadTextContent('../queries/queues.kql')}${loadTextContent('../queries/letters.kql')}'
+    measure: 'messages'
+    aggregation: 'Maximum'
     operator: 'GreaterThan'
     threshold: 0
     dimensions: ['queue']
     severity: 2
     every: 'PT15M'
-    window: 'P1D'
+    window: 'PT1H'
+    enabled: true
+  }
+  {
+    name: 'unsigned'
+    title: 'Callbacks without a signed state are refused'
+    text: 'Anybody can send such callbacks: it may be junk. STATE_POLICY=signed keeps that out.'
+    query: '${callbacks}\n${loadTextContent('../queries/unsigned.kql')}'
+    measure: 'lines'
+    aggregation: 'Total'
+    operator: 'GreaterThan'
+    threshold: 0
+    dimensions: ['connection', 'reason']
+    severity: 3
+    every: 'PT15M'
+    window: 'PT1H'
+    enabled: true
+  }
+  {
+    name: 'capped'
+    title: 'The log is full for today'
+    text: 'LOG_DAILY_QUOTA_GB is reached: until tomorrow no other alert sees anything.'
+    query: loadTextContent('../queries/capped.kql')
+    measure: 'lines'
+    aggregation: 'Total'
+    operator: 'GreaterThan'
+    threshold: 0
+    dimensions: []
+    severity: 2
+    every: 'PT15M'
+    window: 'PT1H'
+    enabled: true
+  }
+  {
+    name: 'quiet'
+    title: 'The log has stopped'
+    text: 'The app counts its queues every 15 minutes, and no count came: the other alerts may be blind.'
+    query: loadTextContent('../queries/quiet.kql')
+    measure: 'lines'
+    aggregation: 'Total'
+    operator: 'LessThan'
+    threshold: 1
+    dimensions: []
+    severity: 2
+    every: 'PT30M'
+    window: 'PT2H'
     enabled: true
   }
   {
     name: 'slow'
     title: 'Deliveries are slow'
-    text: 'The slowest twentieth took longer than ${slowMilliseconds} ms. Dynamics or Entra is slow, or maximumInstanceCount is reached.'
+    text: 'The slowest twentieth took longer than ${slowMilliseconds} ms: docs/operate-monitoring.md.'
     query: '${callbacks}\n${loadTextContent('../queries/slow.kql')}'
     measure: 'p95'
     aggregation: 'Maximum'
@@ -89,6 +152,21 @@ var rules = [
     every: 'PT1H'
     window: (silentWindow == 'never') ? 'P1D' : silentWindow
     enabled: silentWindow != 'never'
+  }
+  {
+    name: 'unreachable'
+    title: 'Callbacks do not come through'
+    text: '/health?code=probe did not answer 200 in three places or more: docs/operate-storage.md.'
+    query: loadTextContent('../queries/unreachable.kql')
+    measure: 'places'
+    aggregation: 'Maximum'
+    operator: 'GreaterThan'
+    threshold: 2
+    dimensions: []
+    severity: 1
+    every: 'PT15M'
+    window: 'PT30M'
+    enabled: availabilityTest
   }
 ]
 

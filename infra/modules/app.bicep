@@ -6,11 +6,22 @@ param tags object
 @description('The identity that the app runs as.')
 param identityId string
 param identityClientId string
-param workspaceId string
+
+@description('The identity that writes the package, and with which the platform reads it.')
+param deployerId string
 param appInsightsConnectionString string
+
+@description('The storage account of the host and of the outbox.')
+param storageName string
 param blobEndpoint string
 param queueEndpoint string
-param packageContainer string
+param tableEndpoint string
+
+@description('The blob container of the package.')
+param packageUrl string
+
+@description('The host keeps its own keys in files, and asks Blob storage for none.')
+param hostKeysInFiles bool
 param vaultUri string
 
 @description('Settings that are secrets besides the minted keys.')
@@ -26,6 +37,7 @@ param useIdentity bool
 @description('Further app settings by their names; an empty one counts as not given.')
 param settings object
 param connections object
+param environments object
 param instanceMemoryMB int
 param maximumInstanceCount int
 param httpConcurrency int
@@ -43,10 +55,12 @@ var name = 'func-relay-${token}'
 
 // ---- what the platform needs -------------------------------------------------------------------
 var platform = {
-  // Two services by name and no table service: the host then keeps no diagnostic tables, and the
-  // identity needs no right to them.
+  // The account's name beside the addresses: without it some hosts start with no client for blobs
+  // (azure-functions-host#11787). With it the host wants the table service too.
+  AzureWebJobsStorage__accountName: storageName
   AzureWebJobsStorage__blobServiceUri: blobEndpoint
   AzureWebJobsStorage__queueServiceUri: queueEndpoint
+  AzureWebJobsStorage__tableServiceUri: tableEndpoint
   AzureWebJobsStorage__credential: 'managedidentity'
   AzureWebJobsStorage__clientId: identityClientId
   AzureWebJobsDisableHomepage: 'true'
@@ -55,6 +69,7 @@ var platform = {
   // The relay answers 413 above 32 KiB with its own page; the host must not take 100 MB before that.
   FUNCTIONS_REQUEST_BODY_SIZE_LIMIT: '65536'
 }
+var hostKeys = hostKeysInFiles ? { AzureWebJobsSecretStorageType: 'files' } : {}
 
 // ---- what the relay needs ----------------------------------------------------------------------
 var minted = ['OUTBOX_KEYS', 'STATE_KEYS']
@@ -67,7 +82,9 @@ var secrets = toObject(
 var client = empty(entraClientId) ? {} : { ENTRA_CLIENT_ID: entraClientId }
 var identity = useIdentity ? { ENTRA_MANAGED_IDENTITY_CLIENT_ID: identityClientId } : {}
 var body = empty(dynamicsBody) ? {} : { DYNAMICS_BODY: string(dynamicsBody) }
-var target = union({ ENTRA_AUTHORITY: entraAuthority, DYNAMICS_URL: dynamicsUrl }, client, identity, body)
+// Said and not left to the default: a deployment is closed to strangers unless somebody says otherwise.
+var policy = { STATE_POLICY: 'signed' }
+var target = union({ ENTRA_AUTHORITY: entraAuthority, DYNAMICS_URL: dynamicsUrl }, policy, client, identity, body)
 var answered = ['ENTRA_AUTHORITY', 'ENTRA_TENANT_ID']
 var further = toObject(
   filter(items(settings), setting => !empty(setting.value) && !contains(answered, setting.key)),
@@ -80,6 +97,18 @@ var ofConnections = toObject(
     connection =>
       map(items(connection.value), setting => {
         name: 'CONNECTIONS__${toUpper(replace(connection.key, '-', '_'))}__${setting.key}'
+        value: string(setting.value)
+      })
+  )),
+  setting => setting.name,
+  setting => setting.value
+)
+var ofEnvironments = toObject(
+  flatten(map(
+    items(environments),
+    other =>
+      map(items(other.value), setting => {
+        name: 'ENVIRONMENTS__${toUpper(replace(other.key, '-', '_'))}__${setting.key}'
         value: string(setting.value)
       })
   )),
@@ -120,7 +149,7 @@ module site 'br/public:avm/res/web/site:0.24.0' = {
     tags: union(tags, { 'azd-service-name': 'relay' })
     kind: 'functionapp,linux'
     serverFarmResourceId: plan.outputs.resourceId
-    managedIdentities: { userAssignedResourceIds: [identityId] }
+    managedIdentities: { userAssignedResourceIds: [identityId, deployerId] }
     keyVaultAccessIdentityResourceId: identityId
     httpsOnly: true
     publicNetworkAccess: 'Enabled'
@@ -152,10 +181,10 @@ module site 'br/public:avm/res/web/site:0.24.0' = {
       deployment: {
         storage: {
           type: 'blobContainer'
-          value: '${blobEndpoint}${packageContainer}'
+          value: packageUrl
           authentication: {
             type: 'UserAssignedIdentity'
-            userAssignedIdentityResourceId: identityId
+            userAssignedIdentityResourceId: deployerId
           }
         }
       }
@@ -179,18 +208,11 @@ module site 'br/public:avm/res/web/site:0.24.0' = {
         name: 'appsettings'
         // The whole list: a setting that is not here is removed.
         retainCurrentAppSettings: false
-        properties: union(platform, target, further, ofConnections, secrets)
+        properties: union(platform, hostKeys, target, further, ofConnections, ofEnvironments, secrets)
       }
     ]
-    // FunctionAppLogs alone. AppServiceHTTPLogs has a column CsUriQuery, which is where codes are.
-    diagnosticSettings: [
-      {
-        name: 'app'
-        workspaceResourceId: workspaceId
-        logCategoriesAndGroups: [{ category: 'FunctionAppLogs' }]
-        metricCategories: [{ category: 'AllMetrics' }]
-      }
-    ]
+    // No diagnostic setting: FunctionAppLogs repeat what Application Insights has already, and
+    // AppServiceHTTPLogs have a column CsUriQuery, which is where codes are.
     enableTelemetry: false
   }
 }
@@ -199,3 +221,4 @@ output name string = site.outputs.name
 output resourceId string = site.outputs.resourceId
 output hostName string = site.outputs.defaultHostname
 output vaultSettings string[] = secretSettings
+output statePolicy string = union(policy, further).STATE_POLICY

@@ -72,3 +72,4 @@ module insights 'br/public:avm/res/insights/component:0.8.0' = {
 
 output workspaceId string = workspace.outputs.resourceId
 output connectionString string = insights.outputs.connectionString
+output insightsId string = insights.outputs.resourceId

@@ -6,6 +6,7 @@ param tags object
 var zones = [
   'privatelink.blob.${environment().suffixes.storage}'
   'privatelink.queue.${environment().suffixes.storage}'
+  'privatelink.table.${environment().suffixes.storage}'
   // `vaultDns` is `.vault.azure.net`, the private zone is named `vaultcore` in its place.
   'privatelink${replace(environment().suffixes.keyvaultDns, 'vault', 'vaultcore')}'
 ]
@@ -50,4 +51,5 @@ output appSubnetId string = vnet.outputs.subnetResourceIds[0]
 output endpointsSubnetId string = vnet.outputs.subnetResourceIds[1]
 output blobZoneId string = zone[0].outputs.resourceId
 output queueZoneId string = zone[1].outputs.resourceId
-output vaultZoneId string = zone[2].outputs.resourceId
+output tableZoneId string = zone[2].outputs.resourceId
+output vaultZoneId string = zone[3].outputs.resourceId

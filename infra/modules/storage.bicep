@@ -1,11 +1,10 @@
-// The Functions host's blobs, and the three queues of the outbox. Shared keys are off.
+// The Functions host's blobs and tables, and the queues of the relay. Shared keys are off.
 param token string
 param location string
 param tags object
 
 @description('Object id of the identity that the app runs as.')
 param principalId string
-param workspaceId string
 
 @description('Name of the outbox queue.')
 param outbox string
@@ -15,16 +14,25 @@ param skuName string
 param endpointsSubnetId string
 param blobZoneId string
 param queueZoneId string
+param tableZoneId string
 
 var blobDataOwner = 'b7e6dc6d-f1e8-4753-8033-0f276bb0955b'
 var queueDataContributor = '974c5e8b-45b9-4653-ba55-5f855dd0fb88'
 var queueDataMessageSender = 'c6a89b2d-59bc-44d0-9896-0f6e12d7b80a'
-var packageContainer = 'app-package'
+var queueDataReader = '19e7f393-937e-4f77-808e-94535e297925'
+var tableDataContributor = '0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3'
 var isPrivate = !empty(endpointsSubnetId)
 var endpoints = [
   { service: 'blob', zone: blobZoneId }
   { service: 'queue', zone: queueZoneId }
+  { service: 'table', zone: tableZoneId }
 ]
+var counted = {
+  principalId: principalId
+  principalType: 'ServicePrincipal'
+  roleDefinitionIdOrName: queueDataReader
+  description: 'The relay counts what is there.'
+}
 
 module account 'br/public:avm/res/storage/storage-account:0.33.0' = {
   name: 'storage-account'
@@ -60,11 +68,16 @@ module account 'br/public:avm/res/storage/storage-account:0.33.0' = {
         principalId: principalId
         principalType: 'ServicePrincipal'
         roleDefinitionIdOrName: blobDataOwner
-        description: 'The Functions host keeps its locks and keys here, and reads the package.'
+        description: 'The Functions host keeps its locks and keys here.'
+      }
+      {
+        principalId: principalId
+        principalType: 'ServicePrincipal'
+        roleDefinitionIdOrName: tableDataContributor
+        description: 'The Functions host keeps its diagnostic events here.'
       }
     ]
     blobServices: {
-      containers: [{ name: packageContainer, publicAccess: 'None' }]
       deleteRetentionPolicyEnabled: true
       deleteRetentionPolicyDays: 7
       containerDeleteRetentionPolicyEnabled: true
@@ -94,6 +107,7 @@ module account 'br/public:avm/res/storage/storage-account:0.33.0' = {
               roleDefinitionIdOrName: queueDataMessageSender
               description: 'The Functions host puts aside what cannot be opened.'
             }
+            counted
           ]
         }
         {
@@ -105,18 +119,30 @@ module account 'br/public:avm/res/storage/storage-account:0.33.0' = {
               roleDefinitionIdOrName: queueDataMessageSender
               description: 'The relay puts aside what will never be delivered.'
             }
+            counted
           ]
         }
-      ]
-      // Who put what into which queue: the alert on dead letters counts these lines. A queue's URI
-      // has no secret, since there are no shared keys, and a message's text is not logged. Reads
-      // are left out: the host polls all day.
-      diagnosticSettings: [
         {
-          name: 'queue-writes'
-          workspaceResourceId: workspaceId
-          logCategoriesAndGroups: [{ category: 'StorageWrite' }, { category: 'StorageDelete' }]
-          metricCategories: [{ category: 'Transaction' }]
+          name: '${outbox}-doctor'
+          roleAssignments: [
+            {
+              principalId: principalId
+              principalType: 'ServicePrincipal'
+              roleDefinitionIdOrName: queueDataContributor
+              description: 'The relay takes the orders of `doctor --app`.'
+            }
+          ]
+        }
+        {
+          name: '${outbox}-doctor-report'
+          roleAssignments: [
+            {
+              principalId: principalId
+              principalType: 'ServicePrincipal'
+              roleDefinitionIdOrName: queueDataMessageSender
+              description: 'The relay writes what its doctor has found.'
+            }
+          ]
         }
       ]
     }
@@ -127,4 +153,4 @@ module account 'br/public:avm/res/storage/storage-account:0.33.0' = {
 output name string = account.outputs.name
 output blobEndpoint string = account.outputs.primaryBlobEndpoint
 output queueEndpoint string = account.outputs.serviceEndpoints.queue
-output packageContainer string = packageContainer
+output tableEndpoint string = account.outputs.serviceEndpoints.table

@@ -7,6 +7,9 @@ param tags object
 param principalId string
 param workspaceId string
 
+@description('recover: take back a deleted vault of this name.')
+param createMode string
+
 @description('Subnet for a private endpoint; empty: the public endpoint, with Entra tokens only.')
 param endpointsSubnetId string
 param vaultZoneId string
@@ -27,6 +30,7 @@ module vault 'br/public:avm/res/key-vault/vault:0.14.0' = {
     name: take('kv-relay-${token}', 24)
     location: location
     tags: tags
+    createMode: createMode
     sku: 'standard'
     enableRbacAuthorization: true
     enableSoftDelete: true

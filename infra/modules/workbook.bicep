@@ -5,11 +5,36 @@ param workspaceId string
 
 var callbacks = loadTextContent('../queries/callbacks.kql')
 var charts = [
-  { title: 'Outcomes', query: loadTextContent('../queries/outcomes.kql'), shape: 'barchart', needsCallbacks: true }
-  { title: 'Milliseconds to deliver, first attempts', query: loadTextContent('../queries/latency.kql'), shape: 'linechart', needsCallbacks: true }
-  { title: 'Attempts until the end', query: loadTextContent('../queries/attempts.kql'), shape: 'table', needsCallbacks: true }
-  { title: 'Reasons', query: loadTextContent('../queries/reasons.kql'), shape: 'table', needsCallbacks: true }
-  { title: 'In the dead-letter and poison queues', query: loadTextContent('../queries/letters.kql'), shape: 'table', needsCallbacks: false }
+  {
+    title: 'Outcomes'
+    query: loadTextContent('../queries/outcomes.kql')
+    shape: 'barchart'
+    needsCallbacks: true
+  }
+  {
+    title: 'Milliseconds to deliver, first attempts'
+    query: loadTextContent('../queries/latency.kql')
+    shape: 'linechart'
+    needsCallbacks: true
+  }
+  {
+    title: 'Attempts until the end'
+    query: loadTextContent('../queries/attempts.kql')
+    shape: 'table'
+    needsCallbacks: true
+  }
+  {
+    title: 'Reasons'
+    query: loadTextContent('../queries/reasons.kql')
+    shape: 'table'
+    needsCallbacks: true
+  }
+  {
+    title: 'In the queues'
+    query: loadTextContent('../queries/queues.kql')
+    shape: 'table'
+    needsCallbacks: false
+  }
 ]
 
 // https://learn.microsoft.com/azure/azure-monitor/visualize/workbooks-automate

@@ -3,7 +3,7 @@
 keys.py mint            make OUTBOX_KEYS and STATE_KEYS where the vault has none; azd runs it
 keys.py rotate SETTING  put a new key before the first one, and drop the others
 keys.py retire SETTING  keep the first key only
-keys.py put SETTING     store a secret from standard input, such as ENTRA_CLIENT_SECRET
+keys.py put SETTING     store a secret: typed, from a pipe, or with --file, as certificates must be
 
 Secrets are written through Azure Resource Manager: that needs no right to read them, and works
 when the vault cannot be reached from this machine. `rotate` and `retire` read one, and need the
@@ -18,9 +18,10 @@ import getpass
 import secrets
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
-from az import arm, az, deployed
+from az import arm, az, command, deployed
 
 VAULT_API = "2023-07-01"
 SITE_API = "2022-03-01"
@@ -35,14 +36,16 @@ def main(arguments: list[str]) -> int:
     commands.add_parser("mint", help="make the keys that the vault does not have")
     for name in ("rotate", "retire"):
         commands.add_parser(name).add_argument("setting", choices=MINTED)
-    commands.add_parser("put").add_argument("setting")
+    putting = commands.add_parser("put")
+    putting.add_argument("setting")
+    putting.add_argument("--file", type=Path, help="take the secret from this file")
     given = parser.parse_args(arguments)
     values = deployed("RELAY_VAULT_ID", "RELAY_APP_ID", "RELAY_VAULT_SETTINGS")
     vault_id, settings = values["RELAY_VAULT_ID"], values["RELAY_VAULT_SETTINGS"].split(",")
     if given.command == "mint":
         mint(vault_id)
     elif given.command == "put":
-        put(vault_id, given.setting, settings)
+        put(vault_id, given.setting, settings, given.file)
     else:
         turn(vault_id, given.setting, given.command)
     return tell(refresh(values["RELAY_APP_ID"], given.wait), settings)
@@ -72,15 +75,41 @@ def turn(vault_id: str, setting: str, command: str) -> None:
     print(f"{setting}: {'new key in front, one behind it' if command == 'rotate' else 'one key'}")
 
 
-def put(vault_id: str, setting: str, settings: list[str]) -> None:
+def put(vault_id: str, setting: str, settings: list[str], file: Path | None) -> None:
     """Store a secret that was created elsewhere."""
     if setting not in settings:
-        sys.exit(f"{setting}: not a setting of the vault. First: azd env set VAULT_SETTINGS '…'")
-    value = getpass.getpass(f"{setting}: ") if sys.stdin.isatty() else sys.stdin.read()
-    if not value.strip():
-        sys.exit(f"{setting}: nothing came on standard input.")
-    write(vault_id, setting, value.strip())
+        sys.exit(
+            f"{setting}: not a setting of the vault. Name it in VAULT_SETTINGS, and run "
+            "azd provision: docs/deploy.md"
+        )
+    value = secret(setting, file).strip().removeprefix("\ufeff")
+    if not value:
+        sys.exit(f"{setting}: nothing came.")
+    if "-----BEGIN" in value and value.count("-----BEGIN") != value.count("-----END"):
+        sys.exit(f"{setting}: a certificate or key that is not whole. Nothing was stored.")
+    write(vault_id, setting, value)
     print(f"{setting}: stored")
+
+
+def secret(setting: str, file: Path | None) -> str:
+    """Read a secret from a file, from a pipe, or hidden from the keyboard. Ends the script."""
+    if file is not None:
+        try:
+            return file.read_text(encoding="utf-8")
+        except OSError as error:
+            sys.exit(f"{file}: {error.strerror}")
+        except UnicodeDecodeError:
+            sys.exit(f"{file} is no text in UTF-8. A certificate is stored as PEM, not as PFX.")
+    if not sys.stdin.isatty():
+        return sys.stdin.read()
+    advice = command("keys.py", "put", setting, "--file", "<its PEM file>")
+    if setting.endswith("CERTIFICATE"):
+        sys.exit(f"A certificate has several lines, and a prompt takes one. Run: {advice}")
+    typed = line = getpass.getpass(f"{setting}: ")
+    while typed.startswith("-----BEGIN") and line.strip():
+        # The rest of a pasted key is on its way, and would be shown as the next commands.
+        line = getpass.getpass("This is not all of it, and nothing is stored. Press Enter: ")
+    return typed
 
 
 def fresh(setting: str) -> str:
@@ -134,11 +163,11 @@ def tell(unread: list[dict[str, Any]], settings: list[str]) -> int:
     for one in unread:
         name, status = one["name"], one["properties"].get("status", "unknown")
         if name in MINTED:
-            print(
-                f"{name}: the app cannot read it yet ({status}). Run: azd hooks run postprovision"
-            )
+            advice = "azd hooks run postprovision"
+            print(f"{name}: the app cannot read it yet ({status}). Run: {advice}")
         else:
-            print(f"{name}: not in the vault yet ({status}). Run: keys.py put {name}")
+            advice = command("keys.py", "put", name)
+            print(f"{name}: not in the vault yet ({status}). Run: {advice}")
     if not unread:
         print(f"The app reads {', '.join(settings)} from the vault.")
     return 0

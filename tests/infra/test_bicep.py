@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from relay import settings
+from relay.delivery.targets import TARGETS, TargetKind
 from relay.oauth.request import MAX_BODY
 from tests.helpers import ROOT
 from tests.infra.view import (
@@ -19,6 +20,7 @@ from tests.infra.view import (
     INFRA,
     UNKNOWN,
     Evaluation,
+    Failed,
     parsed,
     resources,
     used,
@@ -28,6 +30,8 @@ from tests.infra.view import (
 MAIN = INFRA / "main.bicep"
 APP = INFRA / "modules" / "app.bicep"
 STORAGE = INFRA / "modules" / "storage.bicep"
+PACKAGE = INFRA / "modules" / "package.bicep"
+AVAILABILITY = INFRA / "modules" / "availability.bicep"
 VAULT = INFRA / "modules" / "vault.bicep"
 MONITORING = INFRA / "modules" / "monitoring.bicep"
 PROFILE = INFRA / "modules" / "front-door-profile.bicep"
@@ -54,6 +58,7 @@ VERSIONS = {
     "avm/res/insights/action-group": "0.8.0",
     "avm/res/insights/component": "0.8.0",
     "avm/res/insights/scheduled-query-rule": "0.6.0",
+    "avm/res/insights/webtest": "0.3.2",
     "avm/res/key-vault/vault": "0.14.0",
     "avm/res/managed-identity/user-assigned-identity": "0.6.0",
     "avm/res/network/front-door-web-application-firewall-policy": "0.3.3",
@@ -82,11 +87,23 @@ VERSIONS = {
 
 ROLES = {
     "b7e6dc6d-f1e8-4753-8033-0f276bb0955b": "Storage Blob Data Owner",
+    "ba92f5b4-2d11-453d-a403-e96b0029c9fe": "Storage Blob Data Contributor",
+    "2a2b9908-6ea1-4ae2-8e65-a410df84e7d1": "Storage Blob Data Reader",
     "974c5e8b-45b9-4653-ba55-5f855dd0fb88": "Storage Queue Data Contributor",
     "c6a89b2d-59bc-44d0-9896-0f6e12d7b80a": "Storage Queue Data Message Sender",
+    "19e7f393-937e-4f77-808e-94535e297925": "Storage Queue Data Reader",
+    "0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3": "Storage Table Data Contributor",
     "4633458b-17de-408a-b874-0445c86b69e6": "Key Vault Secrets User",
     "3913510d-42f4-4e42-8a64-420c390055eb": "Monitoring Metrics Publisher",
 }
+
+USUAL = {
+    "environmentName": "prod",
+    "location": "westeurope",
+    "cloud": "AzureCloud",
+    "dynamicsUrl": "https://contoso.operations.dynamics.com/data/OAuthCallbacks",
+}
+"""Parameters of main.bicep that it takes; `cloud` is what Azure says."""
 
 GUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 
@@ -103,9 +120,20 @@ def parameters() -> dict[str, Any]:
     return {name: one["value"] for name, one in content["parameters"].items()}
 
 
+def given_to_azd() -> set[str]:
+    """Return the variables that main.parameters.json reads."""
+    text = (INFRA / "main.parameters.json").read_text()
+    return set(re.findall(r"\$\{([A-Z0-9_]+)\}", text))
+
+
+def deployment(**given: Any) -> Evaluation:
+    """Return main.bicep for these parameters."""
+    return Evaluation(MAIN, USUAL | given)
+
+
 def app_settings(**given: Any) -> dict[str, Any]:
     """Return the app settings that the site is given, but for those that only Azure works out."""
-    (config,) = used(APP, SITE, **given)["configs"]
+    (config,) = used(APP, SITE, **{"hostKeysInFiles": False} | given)["configs"]
     assert config["name"] == "appsettings"
     properties = config["properties"]
     assert isinstance(properties, dict)
@@ -198,7 +226,7 @@ def test_local_modules_are_given_just_the_parameters_that_they_have() -> None:
 
 def test_every_setting_of_the_relay_can_be_given() -> None:
     named = {"DYNAMICS_URL", "DYNAMICS_BODY", "ENTRA_CLIENT_ID", "ENTRA_MANAGED_IDENTITY_CLIENT_ID"}
-    assert set(parameters()["settings"]) | named | SECRETS == relay_settings()
+    assert set(parameters()["settings"]) | named | SECRETS >= relay_settings()
 
 
 def test_a_setting_is_given_to_azd_by_its_own_name() -> None:
@@ -218,6 +246,7 @@ def test_the_app_gets_only_settings_that_somebody_reads() -> None:
         "ENTRA_AUTHORITY",
         "ENTRA_CLIENT_ID",
         "ENTRA_MANAGED_IDENTITY_CLIENT_ID",
+        "STATE_POLICY",
     }
     assert ours <= relay_settings()
     assert set(Evaluation(APP, {}).value("minted")) <= relay_settings()
@@ -229,7 +258,7 @@ def test_no_setting_is_misspelled_anywhere(path: Path) -> None:
     platform = {*Evaluation(APP, {}).value("platform"), "TLS1_2"}
     words = re.findall(r"\b[A-Z][A-Z0-9]+(?:_[A-Z0-9]+)+\b", path.read_text())
     outputs = set(parsed(path).get("outputs", {}))
-    for word in set(words) - outputs - platform:
+    for word in set(words) - outputs - platform - given_to_azd():
         assert word in relay_settings(), f"{path.name}: {word}"
 
 
@@ -246,7 +275,9 @@ def test_secrets_are_read_from_the_vault_by_the_name_under_which_they_are_writte
     text = APP.read_text()
     written = "toLower(replace(setting, '_', '-'))"
     assert f"'@Microsoft.KeyVault(SecretUri=${{vaultUri}}secrets/${{{written}}})'" in text
-    assert "union(platform, target, further, ofConnections, secrets)" in text  # secrets win
+    assert (
+        "union(platform, hostKeys, target, further, ofConnections, ofEnvironments, secrets)" in text
+    )  # secrets win
 
 
 def test_every_parameter_can_be_set_and_every_value_has_its_parameter() -> None:
@@ -260,10 +291,10 @@ def test_parameters_that_must_be_given_are_asked_for_by_azd() -> None:
 
 def test_no_two_parameters_listen_to_the_same_variable() -> None:
     text = (INFRA / "main.parameters.json").read_text()
-    variables = re.findall(r"\$\{([A-Z0-9_]+)\}", text)
-    assert len(variables) == len(set(variables))
+    variables = given_to_azd()
+    assert text.count("${") == len(variables)
     # azd writes what a deployment puts out into the same environment that parameters come from.
-    fed_back = set(variables) & set(parsed(MAIN)["outputs"])
+    fed_back = variables & set(parsed(MAIN)["outputs"])
     assert fed_back == {"AZURE_LOCATION"}
 
 
@@ -296,15 +327,133 @@ def test_nothing_but_the_target_has_to_be_given() -> None:
     assert "!empty(setting.value)" in APP.read_text()
 
 
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"settings": {"OUTBOX_QUEUE": "My_Queue"}}, "OUTBOX_QUEUE: 3 to 49 small letters"),
+        ({"settings": {"OUTBOX_QUEUE": "a--b"}}, "OUTBOX_QUEUE"),
+        ({"settings": {"OUTBOX_QUEUE": "-abc"}}, "OUTBOX_QUEUE"),
+        ({"settings": {"OUTBOX_QUEUE": "q" * 50}}, "OUTBOX_QUEUE"),
+        ({"environmentName": "my env"}, "The resource group cannot be called rg-relay-my env"),
+        ({"resourceGroupName": "group."}, "The resource group cannot be called group."),
+        ({"customDomain": "https://callback.contoso.com"}, "CUSTOM_DOMAIN: letters"),
+        ({"vaultSettings": ["state-keys"]}, "VAULT_SETTINGS: names of settings"),
+        ({"vaultSettings": ["ENTRA_CLIENT_SECRET"]}, "ENTRA_CLIENT_ID has to say whose"),
+        ({"vaultSettings": ["ENTRA_CLIENT_CERTIFICATE"]}, "ENTRA_CLIENT_ID has to say whose"),
+        ({"identityIsClient": True, "entraClientId": "id"}, "IDENTITY_IS_CLIENT: then there is no"),
+        (
+            {"identityIsClient": True, "vaultSettings": ["ENTRA_CLIENT_SECRET"]},
+            "IDENTITY_IS_CLIENT: then there is no",
+        ),
+        ({"cloud": "AzureUSGovernment"}, "This cloud is not supported"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_deployed(
+    given: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(Failed, match=re.escape(sentence)):
+        # The tag of the resource group, which every module waits for.
+        deployment(**given).value(resources(MAIN)["group"]["config"]["tags"])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"settings": {"OUTBOX_QUEUE": "a-b", "STATE_POLICY": "opaque"}},
+        {"resourceGroupName": "RG_relay.(1)", "customDomain": "callback.contoso.com"},
+        {
+            "vaultSettings": ["ENTRA_CLIENT_SECRET", "CONNECTIONS__A1__STATE_KEYS"],
+            "entraClientId": "i",
+        },
+        {"identityIsClient": True},
+        {"vaultSettings": ["CONNECTIONS__XERO__ENTRA_CLIENT_SECRET"]},
+    ],
+)
+def test_what_can_work_is_not_refused(given: dict[str, Any]) -> None:
+    assert deployment(**given).value("tags") == {"azd-env-name": "prod"}
+
+
+def test_only_regions_with_flex_consumption_are_offered() -> None:
+    location = parsed(MAIN)["parameters"]["location"]
+    kinds = {one["type"]: one for one in location["decorators"]}
+    regions = kinds["allowed"]["argument"]
+    assert {"westeurope", "eastus", "swedencentral"} <= set(regions)
+    assert not {"switzerlandnorth", "polandcentral", "canadaeast"} & set(regions)
+    assert "@metadata({ azd: { type: 'location' } })\nparam location" in MAIN.read_text()
+    assert set(deployment().value("withoutZones")) <= set(regions)
+
+
+def test_storage_has_zones_where_the_region_has_them() -> None:
+    assert deployment().value("skuOfRegion") == "Standard_ZRS"
+    assert deployment(location="westus").value("skuOfRegion") == "Standard_LRS"
+    assert parsed(MAIN)["parameters"]["storageSku"]["default"] == ""
+    assert MAIN.read_text().count("skuName: empty(storageSku) ? skuOfRegion : storageSku") == 2
+
+
+def test_strangers_are_kept_out_unless_somebody_says_otherwise() -> None:
+    assert app_settings(settings={})["STATE_POLICY"] == "signed"
+    # What is given comes after it.
+    assert "union(platform, hostKeys, target, further" in APP.read_text()
+    assert "STATE_KEYS" in Evaluation(APP, {}).value("minted")
+
+
+@pytest.mark.parametrize("kind", TARGETS, ids=lambda kind: kind.name)
+def test_the_objects_of_this_project_get_the_body_that_they_take(kind: TargetKind) -> None:
+    assert deployment(dynamicsUrl=kind.url).value("body") == kind.body
+    assert deployment(dynamicsUrl=kind.url, dynamicsBody={"a": "{code}"}).value("body") == {
+        "a": "{code}"
+    }
+    own = {
+        "known": {"DYNAMICS_URL": kind.url},
+        "bodied": {"DYNAMICS_URL": kind.url, "DYNAMICS_BODY": {"a": "{code}"}},
+        "other": {"DYNAMICS_URL": "https://contoso.operations.dynamics.com/data/Mine"},
+        "inherits": {"CODE_TTL": "60"},
+    }
+    found = deployment(connections=own).value("ownBodies")
+    assert found == {"known": {"DYNAMICS_BODY": kind.body}}
+    assert deployment(connections=own, dynamicsBody={"a": "{code}"}).value("ownBodies") == {}
+
+
+def test_other_objects_get_the_relays_own_body() -> None:
+    other = "https://contoso.operations.dynamics.com/data/Mine"
+    assert deployment(dynamicsUrl=other).value("body") == {}
+    assert "DYNAMICS_BODY" not in app_settings(dynamicsBody={})
+
+
+def test_the_availability_test_asks_what_a_callback_needs() -> None:
+    test = used(AVAILABILITY, "avm/res/insights/webtest", url="https://relay.example")
+    # /health alone is answered without storage.
+    assert test["request"]["RequestUrl"] == "https://relay.example/health?code=probe"
+    assert test["validationRules"]["ExpectedHttpStatusCode"] == 200
+    assert len(test["locations"]) == 5
+    assert parsed(MAIN)["parameters"]["availabilityTest"]["default"] is False
+
+
+def test_a_deleted_vault_is_taken_back_on_request() -> None:
+    assert used(VAULT, KEY_VAULT, createMode="recover")["createMode"] == "recover"
+    assert parsed(MAIN)["parameters"]["vaultCreateMode"]["default"] == "default"
+
+
 def test_values_arrive_as_the_guide_gives_them() -> None:
     guide = (ROOT / "docs" / "deploy.md").read_text()
-    given = dict(re.findall(r"^azd env set (\w+) '?(.+?)'?$", guide, re.MULTILINE))
+    given = dict(re.findall(r"^azd env set (\w+) (\S+)$", guide, re.MULTILINE))
+    # azd reads the file as godotenv does: what stands between single quotes is taken as it is.
+    given |= dict(re.findall(r"^([A-Z_]+)='(.+)'$", guide, re.MULTILINE))
     arrived = as_azd(given)
     assert arrived["dynamicsBody"]["State"] == "{state}"
     assert arrived["settings"]["STATE_PATTERN"] == r"^[A-Z]{3}\d{8}$"
-    assert arrived["settings"]["STATE_POLICY"] == "signed"
+    assert arrived["settings"]["CODE_TTL"] == "60"
     assert arrived["connections"]["xero"]["CODE_TTL"] == "300"
-    assert arrived["vaultSettings"] == ["ENTRA_CLIENT_SECRET"]
+    assert list(arrived["environments"]) == ["uat"]
+    assert arrived["vaultSettings"] == ["CONNECTIONS__XERO__STATE_KEYS"]
+    assert arrived["alertEmails"] == ["operations@contoso.com"]
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_no_page_gives_json_to_azd_as_an_argument(page: Path) -> None:
+    # PowerShell before 7.3 takes the quotes away, and no inline form is right in every shell.
+    assert not re.findall(r"azd env set \w+ '?[\[{].*", page.read_text())
 
 
 def test_an_identity_alone_is_the_default_credential() -> None:
@@ -343,13 +492,9 @@ def test_the_plan_is_flex_consumption() -> None:
 def test_nothing_logs_a_query_string() -> None:
     site = used(APP, SITE)
     assert site["siteConfig"]["httpLoggingEnabled"] is False
-    categories = [
-        one["category"]
-        for setting in site["diagnosticSettings"]
-        for one in setting["logCategoriesAndGroups"]
-    ]
-    # AppServiceHTTPLogs has CsUriQuery; a group such as allLogs has it too.
-    assert categories == ["FunctionAppLogs"]
+    # AppServiceHTTPLogs have CsUriQuery, a group such as allLogs has them; FunctionAppLogs repeat
+    # the lines that Application Insights has, and are paid for again.
+    assert "diagnosticSettings" not in site
     for path in FILES:
         assert "allLogs" not in path.read_text()
         assert "AppServiceHTTPLogs'" not in path.read_text()
@@ -369,7 +514,7 @@ def diagnostic_settings(node: Any) -> list[dict[str, Any]]:
 def test_every_diagnostic_setting_names_its_categories(path: Path) -> None:
     # Where none is named the verified modules send all logs, those with query strings too.
     for module in verified(path):
-        for setting in diagnostic_settings(Evaluation(path, {}).value(module.params)):
+        for setting in diagnostic_settings(Evaluation(path, USUAL).value(module.params)):
             named = setting["logCategoriesAndGroups"]
             assert named
             assert all(set(one) == {"category"} for one in named)
@@ -382,15 +527,24 @@ def test_the_host_takes_no_more_than_the_relay_has_to_refuse_itself() -> None:
 
 def test_the_host_reaches_its_storage_by_identity_alone() -> None:
     storage = {name: value for name, value in app_settings().items() if "Storage" in name}
+    # With the addresses alone some hosts have no client for blobs (azure-functions-host#11787).
     assert set(storage) == {
+        "AzureWebJobsStorage__accountName",
         "AzureWebJobsStorage__blobServiceUri",
         "AzureWebJobsStorage__queueServiceUri",
+        "AzureWebJobsStorage__tableServiceUri",
         "AzureWebJobsStorage__credential",
         "AzureWebJobsStorage__clientId",
     }
     assert storage["AzureWebJobsStorage__credential"] == "managedidentity"
-    deployment = used(APP, SITE)["functionAppConfig"]["deployment"]["storage"]
-    assert deployment["authentication"]["type"] == "UserAssignedIdentity"
+    package = used(APP, SITE)["functionAppConfig"]["deployment"]["storage"]
+    assert package["authentication"]["type"] == "UserAssignedIdentity"
+
+
+def test_the_host_can_be_told_to_keep_its_keys_in_files() -> None:
+    assert "AzureWebJobsSecretStorageType" not in app_settings()
+    assert app_settings(hostKeysInFiles=True)["AzureWebJobsSecretStorageType"] == "files"
+    assert parsed(MAIN)["parameters"]["hostKeysInFiles"]["default"] is False
 
 
 def test_site_properties_that_flex_consumption_refuses_are_not_given() -> None:
@@ -472,13 +626,34 @@ def test_only_our_front_door_may_call_the_app_where_there_is_one() -> None:
 # -- storage and keys -----------------------------------------------------------------------------
 
 
-def test_storage_has_no_shared_key_and_nothing_public() -> None:
-    account = used(STORAGE, ACCOUNT, endpointsSubnetId="")
+@pytest.mark.parametrize("path", [STORAGE, PACKAGE], ids=lambda path: path.stem)
+def test_storage_has_no_shared_key_and_nothing_public(path: Path) -> None:
+    account = used(path, ACCOUNT, endpointsSubnetId="")
     assert account["allowSharedKeyAccess"] is False
     assert account["defaultToOAuthAuthentication"] is True
     assert account["allowBlobPublicAccess"] is False
     assert account["minimumTlsVersion"] == "TLS1_2"
     assert account["supportsHttpsTrafficOnly"] is True
+
+
+def test_the_app_reads_its_package_and_cannot_replace_it() -> None:
+    given = {"deployerPrincipalId": "deployer", "appPrincipalId": "app"}
+    (container,) = used(PACKAGE, ACCOUNT, **given)["blobServices"]["containers"]
+    roles = [
+        (one["principalId"], ROLES[one["roleDefinitionIdOrName"]])
+        for one in container["roleAssignments"]
+    ]
+    assert roles == [
+        ("deployer", "Storage Blob Data Contributor"),
+        ("app", "Storage Blob Data Reader"),
+    ]
+    # The other account has the host's blobs, which the app's identity does write.
+    assert "containers" not in used(STORAGE, ACCOUNT)["blobServices"]
+    site = used(APP, SITE, identityId="app", deployerId="deployer", packageUrl="https://package")
+    package = site["functionAppConfig"]["deployment"]["storage"]
+    assert package["value"] == "https://package"
+    assert package["authentication"]["userAssignedIdentityResourceId"] == "deployer"
+    assert site["keyVaultAccessIdentityResourceId"] == "app"
 
 
 def test_the_queues_are_those_of_the_functions() -> None:
@@ -490,14 +665,9 @@ def test_the_queues_are_those_of_the_functions() -> None:
         queue["name"].replace("${outbox}", outbox) for queue in account["queueServices"]["queues"]
     ]
     # The poison queue is the host's: it appends this to the name of the trigger's queue.
-    assert names == [outbox, f"{outbox}-poison", dead]
+    doctor = [f"{outbox}-doctor", f"{outbox}-doctor-report"]
+    assert names == [outbox, f"{outbox}-poison", dead, *doctor]
     assert f"? '{settings.AppSettings.model_validate({}).outbox_queue}' :" in MAIN.read_text()
-
-
-def test_queue_writes_are_logged_and_polls_are_not() -> None:
-    (setting,) = used(STORAGE, ACCOUNT)["queueServices"]["diagnosticSettings"]
-    logged = [one["category"] for one in setting["logCategoriesAndGroups"]]
-    assert logged == ["StorageWrite", "StorageDelete"]
 
 
 def test_the_vault_cannot_be_emptied_for_good_and_knows_roles_only() -> None:
@@ -509,7 +679,9 @@ def test_the_vault_cannot_be_emptied_for_good_and_knows_roles_only() -> None:
     assert vault["enableVaultForTemplateDeployment"] is False
 
 
-@pytest.mark.parametrize(("path", "module"), [(STORAGE, ACCOUNT), (VAULT, KEY_VAULT)])
+@pytest.mark.parametrize(
+    ("path", "module"), [(STORAGE, ACCOUNT), (PACKAGE, ACCOUNT), (VAULT, KEY_VAULT)]
+)
 def test_a_private_network_closes_the_public_door(path: Path, module: str) -> None:
     closed = used(path, module, endpointsSubnetId="/subnets/endpoints")
     assert closed["publicNetworkAccess"] == "Disabled"
@@ -528,16 +700,23 @@ def test_roles_are_few_and_small() -> None:
     granted: list[tuple[str, str]] = []
     for path in FILES:
         for module in verified(path):
-            worked_out = Evaluation(path, {}).value(module.params)
+            worked_out = Evaluation(path, USUAL).value(module.params)
             for one in role_assignments(worked_out):
                 granted.append((path.stem, ROLES[one["roleDefinitionIdOrName"]]))
                 assert one["principalType"] == "ServicePrincipal"
     assert sorted(granted) == [
         ("monitoring", "Monitoring Metrics Publisher"),
+        ("package", "Storage Blob Data Contributor"),
+        ("package", "Storage Blob Data Reader"),
         ("storage", "Storage Blob Data Owner"),
+        ("storage", "Storage Queue Data Contributor"),
         ("storage", "Storage Queue Data Contributor"),
         ("storage", "Storage Queue Data Message Sender"),
         ("storage", "Storage Queue Data Message Sender"),
+        ("storage", "Storage Queue Data Message Sender"),
+        ("storage", "Storage Queue Data Reader"),
+        ("storage", "Storage Queue Data Reader"),
+        ("storage", "Storage Table Data Contributor"),
         ("vault", "Key Vault Secrets User"),
     ]
 
@@ -548,14 +727,21 @@ def test_no_role_is_named_that_the_test_does_not_know() -> None:
             assert guid in ROLES, f"{path.name}: {guid}"
 
 
-def test_the_app_may_change_messages_of_the_outbox_only() -> None:
-    outbox, poison, dead = used(STORAGE, ACCOUNT)["queueServices"]["queues"]
-    roles = [
-        ROLES[one["roleAssignments"][0]["roleDefinitionIdOrName"]] for one in (outbox, poison, dead)
-    ]
-    # Contributor, because the host postpones a message with an update.
-    assert roles[0] == "Storage Queue Data Contributor"
-    assert set(roles[1:]) == {"Storage Queue Data Message Sender"}
+def test_the_app_takes_messages_from_the_queues_that_it_is_triggered_by_and_no_others() -> None:
+    queues = used(STORAGE, ACCOUNT, outbox="outbox")["queueServices"]["queues"]
+    roles = {
+        queue["name"]: {ROLES[one["roleDefinitionIdOrName"]] for one in queue["roleAssignments"]}
+        for queue in queues
+    }
+    aside = {"Storage Queue Data Message Sender", "Storage Queue Data Reader"}
+    assert roles == {
+        # Contributor, because the host postpones a message with an update.
+        "outbox": {"Storage Queue Data Contributor"},
+        "outbox-poison": aside,
+        "outbox-dead": aside,
+        "outbox-doctor": {"Storage Queue Data Contributor"},
+        "outbox-doctor-report": {"Storage Queue Data Message Sender"},
+    }
 
 
 # -- logs -----------------------------------------------------------------------------------------
@@ -656,24 +842,27 @@ def hooks() -> list[tuple[str, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("hook", hooks(), ids=lambda hook: str(hook[0]))
-def test_a_hook_runs_the_same_python_on_windows_and_elsewhere(
-    hook: tuple[str, dict[str, Any]],
-) -> None:
-    _, platforms = hook
-    posix = platforms["posix"]["run"].removeprefix("python3 ")
-    # Without the exit PowerShell would end well whatever the script did.
-    assert platforms["windows"]["run"] == f"py -3 {posix}; exit $LASTEXITCODE"
-    script = ROOT / posix.split()[0]
+def test_a_hook_is_python_on_every_system(hook: tuple[str, dict[str, Any]]) -> None:
+    _, settings_of_hook = hook
+    assert settings_of_hook["kind"] == "python"
+    assert not {"windows", "posix", "shell"} & set(settings_of_hook)
+    script = ROOT / settings_of_hook["run"]  # azd gives no arguments
     assert script.is_file()
-    assert script.suffix == ".py"
+    # azd takes the nearest of these files for the script's, and would install the whole project.
+    assert not (script.parent / "pyproject.toml").exists()
+    lines = (script.parent / "requirements.txt").read_text().splitlines()
+    assert all(line.startswith("#") for line in lines)
+    major, minor, patch = re.findall(r"\d+", azure_yaml()["requiredVersions"]["azd"])
+    assert (int(major), int(minor), int(patch)) >= (1, 23, 15)  # since then
 
 
 def test_every_step_of_azd_up_has_its_hook() -> None:
-    runs = {name: one["posix"]["run"] for name, one in hooks()}
+    runs = {name: one["run"] for name, one in hooks()}
     assert runs == {
-        "prepackage": "python3 infra/scripts/package.py",
-        "postprovision": "python3 infra/scripts/keys.py mint",
-        "postup": "python3 infra/scripts/checklist.py",
+        "prepackage": "infra/scripts/package.py",
+        "preprovision": "infra/scripts/prepare.py",
+        "postprovision": "infra/scripts/mint.py",
+        "postup": "infra/scripts/checklist.py",
     }
 
 
@@ -683,13 +872,14 @@ def test_there_is_no_script_for_one_kind_of_shell() -> None:
 
 def test_scripts_ask_for_outputs_that_the_deployment_has() -> None:
     outputs = set(parsed(MAIN)["outputs"])
+    of_the_tools = {"AZURE_SUBSCRIPTION_ID", "AZURE_CONFIG_DIR"}  # of azd, and of az
     for script in (INFRA / "scripts").glob("*.py"):
         for name in re.findall(r"\b(?:RELAY|AZURE)_[A-Z_]+\b", script.read_text()):
-            assert name in outputs, f"{script.name}: {name}"
+            assert name in outputs | of_the_tools, f"{script.name}: {name}"
 
 
 def test_the_workflow_is_told_only_what_the_deployment_puts_out() -> None:
-    outputs = set(parsed(MAIN)["outputs"]) | {"AZURE_CLIENT_ID", "AZURE_SUBSCRIPTION_ID"}
+    outputs = set(parsed(MAIN)["outputs"]) | {"AZURE_CLIENT_ID", "AZURE_SUBSCRIPTION_ID", "ATTEST"}
     text = (ROOT / ".github" / "workflows" / "deploy.yml").read_text()
     for name in re.findall(r"vars\.(\w+)", text):
         assert name in outputs, name

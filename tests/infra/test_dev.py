@@ -183,3 +183,29 @@ def test_an_environment_is_made_once_and_only_of_the_files_that_are_pinned(
     kept.touch()
     assert dev.make_environment(folder, requirements.name)
     assert kept.exists()
+
+
+@pytest.mark.parametrize(
+    ("unchecked", "arguments", "code"),
+    [
+        ("", [], 0),
+        ("No advisory service answers here.", [], 1),
+        ("No advisory service answers here.", ["--no-advisories"], 0),
+    ],
+)
+def test_advisories_that_cannot_be_asked_for_fail_unless_one_says_so(
+    monkeypatch: pytest.MonkeyPatch, unchecked: str, arguments: list[str], code: int
+) -> None:
+    ran: list[tuple[str, ...]] = []
+
+    def run(*command: str) -> int:
+        ran.append(command)
+        return 0
+
+    monkeypatch.setattr(dev, "run", run)
+    monkeypatch.setattr(dev, "install_npm", lambda *_: "")
+    monkeypatch.setattr(dev, "install_scanner", lambda: "")
+    monkeypatch.setattr(dev, "advisories", lambda: (False, unchecked))
+    assert dev.test([*arguments, "--no-bicep", "tests/unit"]) == code
+    assert ran[-1][-3:] == ("tests/unit", "--ignore", "tests/infra/test_compiler.py")
+    assert "--no-advisories" not in ran[-1]

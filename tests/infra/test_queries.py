@@ -31,6 +31,7 @@ COLUMNS = {
     "duration_ms",
     "dynamics_status",
     "reason",
+    "states",
 }
 
 MINUTES = ["PT5M", "PT10M", "PT15M", "PT30M", "PT45M"]
@@ -39,8 +40,8 @@ WINDOWS = [*MINUTES, *HOURS]
 """What a scheduled query rule takes."""
 
 HELPERS = {
-    "ago", "arg_max", "bin", "count", "countif", "datetime_diff", "extract", "iff", "isnotempty",
-    "isnotnull", "max", "maxif", "min", "minif", "percentile", "toint",
+    "ago", "arg_max", "bin", "count", "datetime_diff", "dcount", "extract", "isnotempty", "max",
+    "min", "minif", "not", "percentile", "toint",
 }  # fmt: skip
 """Functions of KQL that are used; a misspelled one is not among them."""
 
@@ -82,7 +83,8 @@ def produced(query: str) -> set[str]:
 def rules() -> list[dict[str, Any]]:
     """Return the alert rules with their defaults worked out."""
     main = parsed(INFRA / "main.bicep")["parameters"]
-    given = {name: main[name]["default"] for name in ("slowMilliseconds", "silentWindow")}
+    names = ("slowMilliseconds", "silentWindow", "availabilityTest")
+    given = {name: main[name]["default"] for name in names}
     rules = Evaluation(ALERTS, given).value("rules")
     assert isinstance(rules, list)
     return rules
@@ -118,6 +120,7 @@ def test_every_outcome_is_read_from_a_line_that_knows_everything(
         "attempt": "12",
         "dynamics_status": "503",
         "reason": "AADSTS7000215",
+        "states": "",
     }
 
 
@@ -135,6 +138,7 @@ def test_what_a_line_does_not_know_is_empty(
         "attempt": "1",
         "dynamics_status": "",
         "reason": "",
+        "states": "",
     }
 
 
@@ -175,7 +179,9 @@ def test_a_query_is_made_of_known_operators_and_functions(path: Path) -> None:
     assert set(re.findall(r"\b([a-z_]+)\(", text)) <= HELPERS
     assert set(re.findall(r"^\| (\w+)", text, re.MULTILINE)) <= OPERATORS
     for line in text.splitlines():
-        assert re.match(r"(\| \w|let \w+ = |callbacks$|StorageQueueLogs$)", line), line
+        assert re.match(r"(\| \w|let \w+ = |callbacks$|AppTraces$|_LogOperation$|App\w+$)", line), (
+            line
+        )
 
 
 @pytest.mark.parametrize("path", sorted(QUERIES.glob("*.kql")), ids=lambda path: path.name)
@@ -191,30 +197,70 @@ def test_a_query_uses_only_columns_that_are_there(path: Path) -> None:
         "or",
         "asc",
         "desc",
-        "endswith",
+        "contains",
         "startswith",
+        "false",
         "callbacks",
     }
-    tables = {"AppTraces", "Message", "StorageQueueLogs", "OperationName", "StatusText", "Uri"}
+    columns = {
+        "AppTraces": {"Message"},
+        "AppAvailabilityResults": {"Success", "Location"},
+        "_LogOperation": {"Category", "Detail"},
+        "queues": {"queue", "kind", "messages", "oldest_seconds"},
+    }
+    tables = set(columns).union(*columns.values())
     known = COLUMNS | made | language | tables | OPERATORS | HELPERS | {"limit"}
     assert words - known == set()
 
 
-def test_queue_names_are_read_from_the_address_of_a_message() -> None:
-    (pattern,) = re.findall(r'extract\(@"([^"]+)", 1, Uri\)', text_of("letters.kql"))
-    base = "https://strelay.queue.core.windows.net:443/callback-outbox-dead/messages"
-    for address in (base, f"{base}?visibilitytimeout=0", f"{base}/5f1c?popreceipt=AgA%3D"):
-        match = re.search(pattern, address)
-        assert match
-        assert match[1] == "callback-outbox-dead"
-    assert not re.search(pattern, "https://strelay.queue.core.windows.net/callback-outbox-dead")
+GAUGES = (
+    "gauge queue=callback-outbox kind=outbox messages=3 oldest_seconds=12",
+    "gauge queue=callback-outbox-dead kind=dead-letters messages=1 oldest_seconds=86400",
+    "gauge queue=callback-outbox-poison kind=poison messages=0 oldest_seconds=0",
+)
+"""Lines of the function `gauge`."""
+
+
+def test_the_counts_of_the_queues_are_read_from_the_lines_of_gauge() -> None:
+    text = text_of("queues.kql")
+    patterns = re.findall(r'extend (\w+) = (?:toint\()?extract\(@"([^"]+)", 1, Message\)', text)
+    assert '| where Message startswith "gauge queue="' in text
+    read = [
+        [match[1] for _, pattern in patterns if (match := re.search(pattern, line))]
+        for line in GAUGES
+    ]
+    assert [name for name, _ in patterns] == ["queue", "kind", "messages", "oldest_seconds"]
+    assert read == [
+        ["callback-outbox", "outbox", "3", "12"],
+        ["callback-outbox-dead", "dead-letters", "1", "86400"],
+        ["callback-outbox-poison", "poison", "0", "0"],
+    ]
+
+
+def test_the_alert_on_letters_asks_for_the_last_count_of_each_queue() -> None:
+    # Counting what came and went in a window falls silent after the window, while letters stay.
+    last = text_of("queues.kql").splitlines()[-1]
+    assert last == "| summarize arg_max(TimeGenerated, messages, oldest_seconds) by queue, kind"
+    assert "queues.kql')}${loadTextContent('../queries/letters.kql')" in ALERTS.read_text()
+    assert (QUERIES / "queues.kql").read_text().endswith("\n")
 
 
 # -- alerts ---------------------------------------------------------------------------------------
 
 
 def test_there_is_an_alert_for_each_thing_that_somebody_must_look_at() -> None:
-    assert [rule["name"] for rule in rules()] == ["rejected", "held", "letters", "slow", "silent"]
+    assert [rule["name"] for rule in rules()] == [
+        "rejected",
+        "held",
+        "expired",
+        "letters",
+        "unsigned",
+        "capped",
+        "quiet",
+        "slow",
+        "silent",
+        "unreachable",
+    ]
     for rule in rules():
         assert f"../queries/{source(rule)}" in ALERTS.read_text()
 
@@ -234,6 +280,42 @@ def test_an_alert_keeps_to_azures_rules(rule: dict[str, Any]) -> None:
     assert rule["severity"] in range(5)
 
 
+JUNK = (
+    'states == "unsigned" and '
+    '(reason == "outbox_limit" or dynamics_status in (400, 409, 412, 413, 422, 500))'
+)
+
+
+def test_a_stranger_raises_no_alert_of_the_first_severity() -> None:
+    first = {rule["name"] for rule in rules() if rule["severity"] == 1}
+    assert first == {"rejected", "unreachable"}
+    # What Dynamics refuses of unsigned callbacks, and what expires, count elsewhere.
+    assert f"| where not({JUNK})" in text_of("rejected.kql")
+    assert f"| where {JUNK}" in text_of("unsigned.kql")
+    for name in ("rejected.kql", "unsigned.kql"):
+        assert 'reason != "expired"' in text_of(name)
+    assert '| where reason == "expired"' in text_of("expired.kql")
+    # They speak of the set-up, which is the same for everybody.
+    for status in ("401", "403", "404"):
+        assert status not in JUNK
+
+
+def test_unsigned_states_are_read_from_a_line_that_names_them() -> None:
+    line = "callback rejected connection=default dynamics_status=400 states=unsigned reason=x"
+    assert extracted(line)["states"] == "unsigned"
+
+
+def test_somebody_is_told_when_the_alerts_are_blind() -> None:
+    by_name = {rule["name"]: rule for rule in rules()}
+    # No line is there to count, so the query has to give a row all the same.
+    assert text_of("quiet.kql").splitlines()[-1] == "| summarize lines = count()"
+    quiet = by_name["quiet"]
+    assert (quiet["operator"], quiet["threshold"], quiet["window"]) == ("LessThan", 1, "PT2H")
+    assert by_name["capped"]["threshold"] == 0
+    # The cap stops the lines of the app; what the workspace says of itself still comes.
+    assert text_of("capped.kql").startswith("_LogOperation")
+
+
 def test_an_alert_sees_lines_that_arrive_late() -> None:
     (rejected,) = (rule for rule in rules() if rule["name"] == "rejected")
     assert (rejected["every"], rejected["window"]) == ("PT5M", "PT15M")
@@ -242,9 +324,10 @@ def test_an_alert_sees_lines_that_arrive_late() -> None:
 def test_the_alert_on_silence_can_be_set_to_any_long_window_or_switched_off() -> None:
     assert f"@allowed({['never', *HOURS]})" in (INFRA / "main.bicep").read_text()
     for window in HOURS:
-        silent = Evaluation(ALERTS, {"silentWindow": window}).value("rules")[-1]
+        silent = Evaluation(ALERTS, {"silentWindow": window}).value("rules")[-2]
+        assert silent["name"] == "silent"
         assert (silent["window"], silent["enabled"]) == (window, True)
-    off = Evaluation(ALERTS, {"silentWindow": "never"}).value("rules")[-1]
+    off = Evaluation(ALERTS, {"silentWindow": "never"}).value("rules")[-2]
     assert off["enabled"] is False
     assert off["window"] in WINDOWS
 
@@ -268,9 +351,9 @@ def test_every_query_is_shown_or_watched() -> None:
         assert f"../queries/{path.name}'" in used, path.name
 
 
-def test_the_workbook_shows_outcomes_latency_attempts_reasons_and_letters() -> None:
+def test_the_workbook_shows_outcomes_latency_attempts_reasons_and_queues() -> None:
     charts = Evaluation(WORKBOOK, {}).value("charts")
     names = re.findall(r"queries/(\w+)\.kql", WORKBOOK.read_text())
-    assert names == ["callbacks", "outcomes", "latency", "attempts", "reasons", "letters"]
+    assert names == ["callbacks", "outcomes", "latency", "attempts", "reasons", "queues"]
     for name, chart in zip(names[1:], charts, strict=True):
         assert chart["needsCallbacks"] is text_of(f"{name}.kql").startswith("callbacks")

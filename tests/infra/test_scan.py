@@ -1,8 +1,8 @@
 """A security scanner looks at what is deployed, and each of its objections has an answer.
 
 checkov reads resources; most of ours are made by verified modules, of which it sees nothing, and
-its Bicep parser is older than the language. So it gets an ARM template: each module's parameters,
-worked out, as the resource that the module makes of them. Both kinds of deployment are scanned.
+its Bicep parser is older than the language. So it gets an ARM template of what the modules make:
+tests/infra/scan.py. Both kinds of deployment are scanned.
 """
 
 import json
@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 
 from tests.helpers import ROOT
-from tests.infra.view import INFRA, used
+from tests.infra.scan import template
 
-MODULES = INFRA / "modules"
 FOLDER = ROOT / ".venv-infra" / ("Scripts" if os.name == "nt" else "bin")
 CHECKOV = shutil.which("checkov", path=FOLDER) or os.environ.get("CHECKOV", "")
 
@@ -47,65 +46,6 @@ PRIVATE = {
     "CKV_AZURE_36": "trusted Microsoft services: none needs to get in",
 }
 """What it objects to with PRIVATE_NETWORK."""
-
-
-def template(*, private: bool) -> dict[str, Any]:
-    """Return an ARM template of what the modules make."""
-    subnet = "/subnets/endpoints" if private else ""
-    front_door = "0f0f" if private else ""
-    account = used(
-        MODULES / "storage.bicep",
-        "avm/res/storage/storage-account",
-        endpointsSubnetId=subnet,
-        skuName="Standard_ZRS",
-    )
-    vault = used(MODULES / "vault.bicep", "avm/res/key-vault/vault", endpointsSubnetId=subnet)
-    site = used(MODULES / "app.bicep", "avm/res/web/site", frontDoorId=front_door)
-    plan = used(MODULES / "app.bicep", "avm/res/web/serverfarm")
-    insights = used(MODULES / "monitoring.bicep", "avm/res/insights/component")
-    resources = [
-        resource(
-            "Microsoft.Storage/storageAccounts",
-            account,
-            kind=account["kind"],
-            sku={"name": account["skuName"]},
-        ),
-        resource("Microsoft.KeyVault/vaults", vault),
-        resource(
-            "Microsoft.Web/sites",
-            site,
-            kind=site["kind"],
-            identity={"type": "UserAssigned", "userAssignedIdentities": {"/identity": {}}},
-        ),
-        resource(
-            "Microsoft.Web/serverfarms",
-            plan,
-            kind=plan["kind"],
-            sku={"name": plan["skuName"], "tier": "FlexConsumption", "capacity": 0},
-        ),
-        resource("Microsoft.Insights/components", insights, kind="web"),
-    ]
-    return {
-        "$schema": "https://schema.management.azure.com/schemas/2019-04-01/deploymentTemplate.json#",
-        "contentVersion": "1.0.0.0",
-        "resources": resources,
-    }
-
-
-def resource(type_: str, params: dict[str, Any], **outside: Any) -> dict[str, Any]:
-    """Return a resource whose properties are a module's parameters, which bear the same names."""
-    top = {"name", "location", "tags", "kind", "enableTelemetry"}
-    properties = {name: value for name, value in params.items() if name not in top}
-    name = type_.rpartition("/")[2].lower()
-    version = {"Microsoft.Web/sites": "2025-03-01", "Microsoft.Web/serverfarms": "2025-03-01"}
-    return {
-        "type": type_,
-        "apiVersion": version.get(type_, "2023-01-01"),
-        "name": name,
-        "location": "westeurope",
-        "properties": properties,
-        **outside,
-    }
 
 
 def left_open() -> dict[str, Any]:

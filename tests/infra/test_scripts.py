@@ -8,6 +8,9 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +43,13 @@ if arguments[0] == "rest":
     if method == "get" and path.endswith("/secrets"):
         names = sorted(vault["secrets"])
         half = len(names) // 2
-        second = "page=2" in url
+        # cmd.exe, which runs az on Windows, ends an argument at this character.
+        assert not any("&" in argument for argument in arguments), arguments
+        second = given("--url-parameters") == "@-" and "$skiptoken" in json.loads(sys.stdin.read())
         page = names[half:] if second else names[:half]
         answer = {{"value": [{{"name": name}} for name in page]}}
         if not second:
-            answer["nextLink"] = url + "&page=2"
+            answer["nextLink"] = url + "&$skiptoken=MDAw%3D"
     elif method == "put":
         assert given("--body") == "@-"
         body = json.loads(sys.stdin.read())
@@ -59,6 +64,8 @@ if arguments[0] == "rest":
             for name in vault["settings"]
         ]}}
     print(json.dumps(answer))
+elif arguments[:2] == ["provider", "register"]:
+    assert given("--namespace") == "Microsoft.App" and "--wait" in arguments
 elif arguments[:3] == ["keyvault", "secret", "show"]:
     print(vault["secrets"][given("--name")])
 state.write_text(json.dumps(vault))
@@ -95,23 +102,26 @@ class Azure:
         assert isinstance(secrets, dict)
         return secrets
 
-    def run(
-        self, script: str, *arguments: str, given: str = "", **environ: str
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a script as azd does."""
-        known = {
+    def environ(self) -> dict[str, str]:
+        """Return what azd sets, and this stand-in on the path."""
+        return {
             "PATH": f"{self.bin}{os.pathsep}{Path(sys.executable).parent}",
             "RELAY_VAULT_ID": VAULT,
             "RELAY_APP_ID": SITE,
             "RELAY_VAULT_SETTINGS": ",".join(self.settings),
         }
+
+    def run(
+        self, script: str, *arguments: str, given: str = "", **environ: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a script as azd does."""
         return subprocess.run(
             [sys.executable, str(SCRIPTS / script), *arguments],
             check=False,
             capture_output=True,
             text=True,
             input=given,
-            env=known | environ,
+            env=self.environ() | environ,
         )
 
 
@@ -194,9 +204,9 @@ def test_without_az_the_script_says_where_to_get_it(azure: Azure, tmp_path: Path
 
 
 def test_outside_a_deployment_the_script_says_what_is_missing(azure: Azure) -> None:
-    done = azure.run("keys.py", "mint", RELAY_VAULT_ID="")
+    done = azure.run("keys.py", "mint", RELAY_VAULT_ID="", RELAY_APP_ID="", RELAY_VAULT_SETTINGS="")
     assert done.returncode != 0
-    assert "RELAY_VAULT_ID: not known" in done.stderr
+    assert "RELAY_VAULT_ID, RELAY_APP_ID, RELAY_VAULT_SETTINGS: not known" in done.stderr
     assert azure.secrets == {}
 
 
@@ -225,7 +235,7 @@ def test_a_secret_that_a_person_must_bring_is_asked_for(azure: Azure) -> None:
     azure.settings = [*azure.settings, "ENTRA_CLIENT_SECRET"]
     azure.change()
     done = azure.run("keys.py", "mint")
-    assert "Run: keys.py put ENTRA_CLIENT_SECRET" in done.stdout
+    assert "Run: python3 infra/scripts/keys.py put ENTRA_CLIENT_SECRET" in done.stdout
     done = azure.run("keys.py", "put", "ENTRA_CLIENT_SECRET", given="canary~.1\n")
     assert azure.secrets["entra-client-secret"] == "canary~.1"
     assert not shown(azure, done)
@@ -235,6 +245,121 @@ def test_a_secret_that_no_setting_reads_is_not_stored(azure: Azure) -> None:
     done = azure.run("keys.py", "put", "ENTRA_CLIENT_SECRET", given="canary")
     assert done.returncode != 0
     assert azure.secrets == {}
+
+
+PEM = "-----BEGIN PRIVATE KEY-----\ncanary\n-----END PRIVATE KEY-----\n"
+
+
+def test_a_certificate_comes_from_a_file_or_a_pipe(azure: Azure, tmp_path: Path) -> None:
+    azure.settings = [*azure.settings, "ENTRA_CLIENT_CERTIFICATE"]
+    azure.change()
+    file = tmp_path / "relay.pem"
+    file.write_bytes(b"\xef\xbb\xbf" + PEM.encode())
+    done = azure.run(
+        "keys.py", "--wait", "0", "put", "ENTRA_CLIENT_CERTIFICATE", "--file", str(file)
+    )
+    assert done.returncode == 0, done.stderr
+    assert azure.secrets["entra-client-certificate"] == PEM.strip()
+    assert not shown(azure, done)
+    azure.change(secrets={})
+    azure.run("keys.py", "--wait", "0", "put", "ENTRA_CLIENT_CERTIFICATE", given=PEM)
+    assert azure.secrets["entra-client-certificate"] == PEM.strip()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"-----BEGIN PRIVATE KEY-----\n", id="its first line"),
+        pytest.param(PEM.encode("utf-16"), id="UTF-16"),
+        pytest.param(b"\x30\x82\xff\xfe", id="PFX"),
+    ],
+)
+def test_a_certificate_that_is_not_whole_or_no_text_is_not_stored(
+    azure: Azure, tmp_path: Path, content: bytes
+) -> None:
+    azure.settings = [*azure.settings, "ENTRA_CLIENT_CERTIFICATE"]
+    azure.change()
+    file = tmp_path / "relay.pem"
+    file.write_bytes(content)
+    done = azure.run(
+        "keys.py", "--wait", "0", "put", "ENTRA_CLIENT_CERTIFICATE", "--file", str(file)
+    )
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert azure.secrets == {}
+
+
+@pytest.mark.parametrize(
+    ("setting", "prompts", "said"),
+    [
+        ("ENTRA_CLIENT_CERTIFICATE", (), b"put ENTRA_CLIENT_CERTIFICATE --file"),
+        ("ENTRA_CLIENT_SECRET", ((b"SECRET: ", PEM), (b"Enter: ", "\n")), b"Nothing was stored."),
+    ],
+)
+def test_a_certificate_that_is_pasted_is_neither_stored_nor_shown(
+    azure: Azure, setting: str, prompts: tuple[tuple[bytes, str], ...], said: bytes
+) -> None:
+    azure.settings = [*azure.settings, setting]
+    azure.change()
+    ours, theirs = os.openpty()
+    text = b""
+    with subprocess.Popen(
+        [sys.executable, str(SCRIPTS / "keys.py"), "put", setting],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=azure.environ(),
+        start_new_session=True,  # so that it asks this terminal and not the tester's
+    ) as child:
+        os.close(theirs)
+        for prompt, typed in prompts:
+            text += shown_until(ours, prompt)
+            assert text.endswith(prompt)
+            os.write(ours, typed.encode())
+        text += shown_until(ours, None)
+        assert child.wait() != 0
+    os.close(ours)
+    assert b"canary" not in text
+    assert b"PRIVATE" not in text
+    assert said in text
+    assert azure.secrets == {}
+
+
+def shown_until(terminal: int, wanted: bytes | None) -> bytes:
+    """Return what a terminal shows up to some text, or to its end."""
+    text = b""
+    while wanted is None or wanted not in text:
+        try:
+            piece = os.read(terminal, 1024)
+        except OSError:  # so Linux says that the other side has gone
+            break
+        if not piece:
+            break
+        text += piece
+    return text
+
+
+def test_the_hook_mints_without_arguments(azure: Azure) -> None:
+    done = azure.run("mint.py")
+    assert done.returncode == 0, done.stderr
+    assert set(azure.secrets) == {"outbox-keys", "state-keys"}
+
+
+@pytest.mark.parametrize(("private", "calls"), [("true", 1), ("false", 0), ("", 0)])
+def test_what_the_private_network_needs_is_registered(
+    azure: Azure, private: str, calls: int
+) -> None:
+    done = azure.run("prepare.py", PRIVATE_NETWORK=private, AZURE_SUBSCRIPTION_ID="sub")
+    assert done.returncode == 0, done.stderr
+    assert len(azure.now["calls"]) == calls
+    for call in azure.now["calls"]:
+        assert call[-3:] == ["--subscription", "sub", "--only-show-errors"]
+
+
+def test_a_deployment_of_an_older_template_is_not_told_to_wait_for_azd_up(azure: Azure) -> None:
+    done = azure.run("keys.py", "mint", RELAY_VAULT_SETTINGS="")
+    assert "Run: azd provision" in done.stderr
+    assert "after azd up" not in done.stderr
 
 
 def test_an_empty_secret_is_not_stored(azure: Azure) -> None:
@@ -269,8 +394,50 @@ def test_a_setting_has_the_same_name_in_the_vault_as_in_the_app() -> None:
 
 # -- the checklist --------------------------------------------------------------------------------
 
+
+class Relay:
+    """The deployed app: it answers with these statuses, the last one again and again."""
+
+    def __init__(self) -> None:
+        self.answers = [200]
+        self.asked: list[str] = []
+        relay = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                relay.asked.append(self.path)
+                status = relay.answers.pop(0) if len(relay.answers) > 1 else relay.answers[0]
+                self.send_response(status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def relay() -> Iterator[Relay]:
+    relay = Relay()
+    thread = threading.Thread(target=relay.server.serve_forever, args=(0.01,))
+    thread.start()
+    yield relay
+    relay.server.shutdown()
+    thread.join()
+    relay.server.server_close()
+
+
+def checklist(
+    azure: Azure, relay: Relay, *arguments: str, **environ: str
+) -> subprocess.CompletedProcess[str]:
+    values = VALUES | {"RELAY_URL": relay.url} | environ
+    return azure.run("checklist.py", *(arguments or ("--wait", "0")), **values)
+
+
 VALUES = {
-    "RELAY_URL": "https://func-relay.azurewebsites.net",
+    "RELAY_URL": "http://127.0.0.1:9",
     "RELAY_CALLBACKS": "/callback,/callback/xero",
     "RELAY_CLIENT_ID": "11111111-2222-3333-4444-555555555555",
     "RELAY_FEDERATED": "true",
@@ -279,28 +446,33 @@ VALUES = {
     "RELAY_FEDERATION_ISSUER": "https://login.microsoftonline.com/tenant/v2.0",
     "RELAY_FEDERATION_AUDIENCE": "api://AzureADTokenExchange",
     "RELAY_VAULT_NAME": "kv-relay",
+    "RELAY_STORAGE_NAME": "strelay",
+    "RELAY_APP_NAME": "func-relay",
+    "RELAY_STATE_POLICY": "signed",
     "RELAY_DOMAIN": "",
     "RELAY_DOMAIN_VALIDATION": "",
     "RELAY_ENDPOINT_HOST": "",
 }
 
 
-def test_the_checklist_has_the_exact_values_and_no_secret(azure: Azure) -> None:
+def test_the_checklist_has_the_exact_values_and_no_secret(azure: Azure, relay: Relay) -> None:
     azure.run("keys.py", "mint")
-    done = azure.run("checklist.py", **VALUES)
+    done = checklist(azure, relay)
     assert done.returncode == 0, done.stderr
     lines = [line.strip() for line in done.stdout.splitlines()]
-    assert "https://func-relay.azurewebsites.net/callback" in lines
-    assert "https://func-relay.azurewebsites.net/callback/xero" in lines
+    assert f"{relay.url}/callback" in lines
+    assert f"{relay.url}/callback/xero" in lines
     assert VALUES["RELAY_CLIENT_ID"] in lines
-    assert "{" not in done.stdout.replace('{"status":"ok",...}', "")
+    assert "{" not in done.stdout
     assert "CNAME" not in done.stdout
     assert "federated-credential" not in done.stdout
     assert not shown(azure, done)
 
 
-def test_a_registration_that_existed_gets_its_credential_by_hand(azure: Azure) -> None:
-    done = azure.run("checklist.py", **VALUES | {"RELAY_REGISTRATION_CREATED": "false"})
+def test_a_registration_that_existed_gets_its_credential_by_hand(
+    azure: Azure, relay: Relay
+) -> None:
+    done = checklist(azure, relay, RELAY_REGISTRATION_CREATED="false")
     (line,) = (line for line in done.stdout.splitlines() if line.strip().startswith("{"))
     assert json.loads(line) == {
         "name": "relay",
@@ -309,17 +481,65 @@ def test_a_registration_that_existed_gets_its_credential_by_hand(azure: Azure) -
         "audiences": [VALUES["RELAY_FEDERATION_AUDIENCE"]],
     }
     assert f"--id {VALUES['RELAY_CLIENT_ID']}" in done.stdout
+    assert '--parameters "@credential.json"' in done.stdout  # PowerShell splats it without quotes
 
 
-def test_a_custom_domain_gets_its_two_records(azure: Azure) -> None:
+def test_a_custom_domain_gets_its_two_records_and_is_not_waited_for(
+    azure: Azure, relay: Relay
+) -> None:
     domain = {
         "RELAY_DOMAIN": "callback.contoso.com",
         "RELAY_DOMAIN_VALIDATION": "_proof",
         "RELAY_ENDPOINT_HOST": "relay-x.z01.azurefd.net",
     }
-    done = azure.run("checklist.py", **VALUES | domain)
+    relay.answers = [502]
+    done = checklist(azure, relay, "--wait", "600", **domain)
+    assert done.returncode == 0
+    assert len(relay.asked) == 1
     assert "CNAME  callback.contoso.com  relay-x.z01.azurefd.net" in done.stdout
     assert "TXT    _dnsauth.callback.contoso.com  _proof" in done.stdout
+
+
+def test_the_checklist_waits_until_callbacks_come_through(azure: Azure, relay: Relay) -> None:
+    relay.answers = [500, 404, 200]
+    done = checklist(azure, relay, "--wait", "60", "--pause", "0")
+    assert done.returncode == 0, done.stdout
+    assert "200: callbacks come through." in done.stdout
+    # With a code: without one the host does not go to its storage.
+    assert relay.asked == ["/health?code=probe"] * 3
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (500, "the app does not come to its storage strelay"),
+        (503, "python -m relay doctor --app func-relay"),
+        (404, "azd deploy"),
+        (403, "With Front Door only its own address answers"),
+        (418, "docs/operate.md"),
+    ],
+)
+def test_the_checklist_says_what_is_missing(
+    azure: Azure, relay: Relay, status: int, said: str
+) -> None:
+    relay.answers = [status]
+    done = checklist(azure, relay)
+    assert done.returncode == 1
+    assert f"Not yet ({status})" in done.stdout
+    assert said in done.stdout
+    assert "To ask again: python3 infra/scripts/checklist.py" in done.stdout
+
+
+def test_the_checklist_says_when_nobody_answers(azure: Azure) -> None:
+    done = azure.run("checklist.py", "--wait", "0", **VALUES)
+    assert done.returncode == 1
+    assert "may not use its storage\n   strelay" in done.stdout
+
+
+def test_who_lets_strangers_in_is_told_so(azure: Azure, relay: Relay) -> None:
+    done = checklist(azure, relay, RELAY_STATE_POLICY="opaque")
+    assert "STATE_POLICY is opaque: strangers can write rows into Dynamics" in done.stdout
+    assert "state-keys" not in done.stdout
 
 
 def test_what_azd_knows_is_asked_of_it_when_a_person_runs_a_script(azure: Azure) -> None:
@@ -327,8 +547,8 @@ def test_what_azd_knows_is_asked_of_it_when_a_person_runs_a_script(azure: Azure)
     values = json.dumps(VALUES)
     program.write_text(f"#!/bin/sh\ncat <<'END'\n{values}\nEND\n")
     program.chmod(0o755)
-    done = azure.run("checklist.py", PATH=f"{azure.bin}{os.pathsep}/usr/bin{os.pathsep}/bin")
-    assert done.returncode == 0, done.stderr
+    path = f"{azure.bin}{os.pathsep}/usr/bin{os.pathsep}/bin"
+    done = azure.run("checklist.py", "--wait", "0", PATH=path)
     assert VALUES["RELAY_CLIENT_ID"] in done.stdout
 
 

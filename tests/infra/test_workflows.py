@@ -1,6 +1,9 @@
 """The workflows: pinned, with few rights, and without a secret."""
 
+import hashlib
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +35,7 @@ def test_the_auditor_finds_nothing_in_its_strictest_mood() -> None:
     zizmor = Path(sys.executable).parent / "zizmor"
     options = ["--offline", "--persona", "auditor", "--no-progress", "--color", "never"]
     done = subprocess.run(
-        [zizmor, *options, *WORKFLOWS], check=False, capture_output=True, text=True
+        [zizmor, *options, ROOT / ".github"], check=False, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -48,10 +51,19 @@ def test_every_action_is_pinned_to_a_commit_and_names_its_version(path: Path) ->
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_a_job_has_the_rights_that_it_needs_and_no_others(path: Path) -> None:
     assert read(path)["permissions"] == {}
+    needed = {
+        "actions/checkout": {"contents": "read"},
+        "azure/login": {"id-token": "write"},
+        "actions/attest-build-provenance": {"id-token": "write", "attestations": "write"},
+    }
     for name, job in read(path)["jobs"].items():
-        signs_in = any("azure/login" in step.get("uses", "") for step in job["steps"])
-        expected = {"contents": "read", **({"id-token": "write"} if signs_in else {})}
+        used = {step.get("uses", "").partition("@")[0] for step in job["steps"]}
+        expected = {
+            right: level for action in used for right, level in needed.get(action, {}).items()
+        }
         assert job["permissions"] == expected, name
+        # What runs other people's code can neither sign in nor sign.
+        assert not ("id-token" in expected and "contents" in expected), name
         assert job["timeout-minutes"] <= 60
 
 
@@ -65,15 +77,98 @@ def test_both_run_what_a_developer_runs() -> None:
         assert "python3 dev.py test" in [step.get("run") for step in steps(path)]
 
 
-def test_only_what_was_tested_is_deployed_and_it_is_built_here() -> None:
+def job(name: str) -> dict[str, Any]:
     (deploy,) = (path for path in WORKFLOWS if path.name == "deploy.yml")
-    assert read(deploy)["jobs"]["deploy"]["needs"] == "test"
-    runs = [step.get("run") for step in steps(deploy)]
-    assert "python3 infra/scripts/package.py" in runs
-    (action,) = (one for one in steps(deploy) if "functions-action" in one.get("uses", ""))
-    assert action["with"]["package"] == "dist"
-    assert action["with"]["sku"] == "flexconsumption"
-    assert action["with"]["remote-build"] == "false"
+    found = read(deploy)["jobs"][name]
+    assert isinstance(found, dict)
+    return found
+
+
+def step(name: str, action: str) -> dict[str, Any]:
+    (found,) = (one for one in job(name)["steps"] if action in one.get("uses", ""))
+    assert isinstance(found["with"], dict)
+    return found["with"]
+
+
+def test_the_very_package_that_was_tested_is_deployed() -> None:
+    tested = [one.get("run", "") for one in job("test")["steps"]]
+    assert tested.index("python3 dev.py test") < tested.index("python3 infra/scripts/package.py")
+    assert step("test", "upload-artifact")["path"] == "relay.zip"
+    assert job("test")["outputs"] == {"digest": "${{ steps.pack.outputs.digest }}"}
+    # The other jobs have no source, and so can build nothing else.
+    for name in ("attest", "deploy"):
+        assert not [one for one in job(name)["steps"] if "checkout" in one.get("uses", "")]
+    uses = [one.get("uses", "").partition("@")[0] or one["run"] for one in job("deploy")["steps"]]
+    download, check, login, deploy, _ = uses
+    assert (download, login) == ("actions/download-artifact", "azure/login")
+    assert check == 'echo "$DIGEST  relay.zip" | sha256sum --check --strict'
+    assert deploy == "Azure/functions-action"
+    assert step("deploy", "functions-action")["package"] == "relay.zip"
+    assert step("deploy", "functions-action")["sku"] == "flexconsumption"
+    assert step("deploy", "functions-action")["remote-build"] == "false"
+
+
+def test_a_package_with_another_digest_is_not_deployed(tmp_path: Path) -> None:
+    package = tmp_path / "relay.zip"
+    package.write_bytes(b"tested")
+    digest = hashlib.sha256(package.read_bytes()).hexdigest()
+    check = job("deploy")["steps"][1]["run"]
+
+    def exit_code() -> int:
+        done = subprocess.run(
+            [shutil.which("bash") or "bash", "-e", "-o", "pipefail", "-c", check],
+            check=False,
+            capture_output=True,
+            cwd=tmp_path,
+            env=os.environ | {"DIGEST": digest},
+        )
+        return done.returncode
+
+    assert exit_code() == 0
+    package.write_bytes(b"another")
+    assert exit_code() != 0
+
+
+def test_the_attestation_is_of_the_same_digest() -> None:
+    assert step("attest", "attest-build-provenance")["subject-digest"] == (
+        "sha256:${{ needs.test.outputs.digest }}"
+    )
+    assert job("deploy")["needs"] == ["test", "attest"]
+    assert "needs.test.result == 'success'" in job("deploy")["if"]
+    assert "needs.attest.result != 'failure'" in job("deploy")["if"]
+
+
+def test_the_deployed_relay_is_asked_as_a_callback_asks() -> None:
+    assert '"$RELAY_URL/health?code=probe"' in job("deploy")["steps"][-1]["run"]
+
+
+def test_microsofts_compiler_always_runs_and_the_difference_to_main_is_shown() -> None:
+    (path,) = (path for path in WORKFLOWS if path.name == "test.yml")
+    steps_ = read(path)["jobs"]["infrastructure"]["steps"]
+    runs = [one.get("run", "") for one in steps_]
+    assert "python3 infra/scripts/bicep.py check" in runs
+    assert "snapshots --out snapshots/now" in runs[2]
+    assert "--infra main/infra snapshots --out snapshots/main" in runs[4]
+    assert "diff --unified=3 --recursive --new-file snapshots/main snapshots/now" in runs[5]
+
+
+def test_nothing_is_left_out_on_github_and_what_is_elsewhere_is_named() -> None:
+    for path in WORKFLOWS:
+        assert "--no-" not in " ".join(str(one.get("run")) for one in steps(path))
+    assert "python3 dev.py test --no-advisories --no-bicep" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_every_kind_of_pin_is_kept_up_to_date() -> None:
+    content = yaml.safe_load((ROOT / ".github" / "dependabot.yml").read_text())
+    updates = {one["package-ecosystem"]: one for one in content["updates"]}
+    assert set(updates) == {"pip", "npm", "github-actions"}
+    locks = {
+        f"/{path.parent.relative_to(ROOT).as_posix()}"
+        for path in ROOT.glob("*/**/package-lock.json")
+        if "node_modules" not in path.parts
+    }
+    assert set(updates["npm"]["directories"]) == locks
+    assert all(one["cooldown"]["default-days"] >= 7 for one in updates.values())
 
 
 def test_deployments_are_asked_for_and_wait_for_each_other() -> None:
