@@ -78,6 +78,10 @@ table 50100 "OAuth Callback"
         {
             Caption = 'Outcome';
         }
+        field(16; "Claimed At"; DateTime)
+        {
+            Caption = 'Claimed At';
+        }
     }
 
     keys
