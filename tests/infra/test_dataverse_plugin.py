@@ -636,6 +636,19 @@ def test_a_used_state_cannot_be_used_again_when_its_row_is_gone(dataverse: Datav
     assert dataverse.create(STATE, code="c") == [{"refused": "The state has been used."}]
 
 
+def test_a_second_state_of_one_ticket_is_a_duplicate_where_the_body_names_the_jti(
+    dataverse: Dataverse,
+) -> None:
+    dataverse.start(FLOW)
+    second = state_of(FLOW, "2")
+    assert dataverse.create(STATE, code="c", flowname=FLOW) == [{"created": "yes"}]
+    assert dataverse.create(second, code="d", flowname=FLOW) == [DUPLICATE]
+    assert dataverse.create(second, code="d") == [
+        {"refused": "Dataverse does not wait for this state."}
+    ]
+    assert dataverse.callback["code"] == "c"
+
+
 OTHER = state_of("another-flow-1234")
 REFUSALS: dict[str, tuple[dict[str, str], str]] = {
     "another's hash": (

@@ -720,7 +720,13 @@ def after(source: str, start: str) -> str:
 ORDER = {
     "C#, a callback": (
         after(CSHARP, "class CheckCallback"),
-        *("stateHash != Hash(state)", "Lock(dataverse", "stored != null", "RequireActiveKey("),
+        *(
+            "stateHash != Hash(state)",
+            "Lock(dataverse",
+            "IsOfAnsweredTicket(",
+            "stored != null",
+            "RequireActiveKey(",
+        ),
         *("Matches(pending", '"oacb_used") && !replaces', "expiresat", "dataverse.Delete(stored"),
         "Take(dataverse",
     ),
@@ -729,6 +735,7 @@ ORDER = {
         *(
             "<> State.Hash(",
             "UpdLock",
+            'Callback."Flow Name"',
             "Stored.Get(",
             "exit;",
             "UnknownErr",
@@ -744,7 +751,14 @@ ORDER = {
     "X++, a callback": (
         source_of("OAuthCbCheck", "accepts") + source_of("OAuthCbInbox", "insert"),
         *("OAuthCbState::hash(", "OAuthCbInbox::exist(", "StateUnknown", "StateExpired"),
-        *("lockFlow(", "deleteDeclined(", "pending.CodeVerifier", "super()", "::take("),
+        *(
+            "lockFlow(",
+            "::isAnswered(",
+            "deleteDeclined(",
+            "pending.CodeVerifier",
+            "super()",
+            "::take(",
+        ),
     ),
     "C#, a job": (
         after(CSHARP, "private void Redeem(Entity"),

@@ -82,6 +82,10 @@ table 50100 "OAuth Callback"
         {
             Caption = 'Claimed At';
         }
+        field(17; "Flow Name"; Text[64])
+        {
+            Caption = 'Flow Name';
+        }
     }
 
     keys

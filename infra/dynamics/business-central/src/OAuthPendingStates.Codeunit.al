@@ -55,6 +55,14 @@ codeunit 50102 "OAuth Pending States"
         PendingState.ReadIsolation := IsolationLevel::UpdLock;
         IsKnown := PendingState.Get(State.FlowNameOf(Callback."State"));
 
+        // Another state that the same ticket started has an answer here. The body names {state_jti}, so the relay knows
+        // what a duplicate means then: let this one fail at the primary key, with the hash of that answer.
+        if IsKnown and PendingState.Used then
+            if (PendingState."Flow Name" = Callback."Flow Name") and (PendingState."State Hash" <> Callback."State Hash") then begin
+                Callback."State Hash" := PendingState."State Hash";
+                Clear(Callback."Code");
+            end;
+
         Stored.ReadIsolation := IsolationLevel::ReadCommitted;
         if Stored.Get(Callback."State Hash") then begin
             Replaces := Callback."Code".HasValue() and (Stored.Outcome = "OAuth Callback Outcome"::Declined);

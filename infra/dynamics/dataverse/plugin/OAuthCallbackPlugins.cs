@@ -50,9 +50,20 @@ namespace OAuthCallback.Plugins
                 throw new InvalidPluginExecutionException("The hash does not belong to the state.");
             }
 
-            // The second of two simultaneous creates waits here until the first one's transaction has ended.
-            var pending = Lock(dataverse, FlowName(state));
             var hasCode = !string.IsNullOrEmpty(callback.GetAttributeValue<string>("oacb_code"));
+
+            // The second of two simultaneous creates waits here until the first one's transaction has ended.
+            var flowName = FlowName(state);
+            var pending = Lock(dataverse, flowName);
+            if (IsOfAnsweredTicket(pending, callback, flowName))
+            {
+                // Another state that the same ticket started has an answer here. The body names {state_jti}, so the
+                // relay knows what a duplicate means then: let this one fail at the key of that answer.
+                stateHash = pending.GetAttributeValue<string>("oacb_statehash");
+                callback["oacb_statehash"] = stateHash;
+                hasCode = false;
+            }
+
             var stored = Find(dataverse, "oacb_oauthcallback", "oacb_statehash", stateHash, "oacb_outcome");
             var replaces = hasCode && stored?.GetAttributeValue<string>("oacb_outcome") == Outcome.Declined;
             if (stored != null && !replaces)
@@ -88,6 +99,15 @@ namespace OAuthCallback.Plugins
             callback["oacb_processed"] = !hasCode;
             callback["oacb_outcome"] = hasCode ? Outcome.Waiting : Outcome.Declined;
             Take(dataverse, pending, callback, hasCode);
+        }
+
+        private static bool IsOfAnsweredTicket(Entity pending, Entity callback, string flowName)
+        {
+            return pending != null
+                && pending.GetAttributeValue<bool>("oacb_used")
+                && callback.GetAttributeValue<string>("oacb_flowname") == flowName
+                && pending.GetAttributeValue<string>("oacb_statehash")
+                    != callback.GetAttributeValue<string>("oacb_statehash");
         }
 
         private static bool Matches(Entity pending, Entity callback, string stateHash)
