@@ -877,6 +877,84 @@ def test_the_three_judge_an_answer_as_the_readme_does(language: str) -> None:
         assert given[0] == verdict, (status, error, access)
 
 
+def al(name: str) -> str:
+    return (AL / f"{name}.al").read_text("utf-8")
+
+
+def test_all_three_ask_for_json_over_https_and_send_no_secret_elsewhere() -> None:
+    xpp = source_of("OAuthCbTokenClient", "authenticate") + source_of("OAuthCbTokenClient", "ready")
+    assert "headers.Add('Accept', 'application/json');" in xpp
+    assert "strStartsWith(strLwr(_provider.TokenEndpoint), 'https://')" in xpp
+    client = al("OAuthTokenClient.Codeunit")
+    assert "Add('Accept', 'application/json')" in client
+    send = after(client, "local procedure Send(").partition("end;")[0]
+    assert send.index("IsHttps(Connection)") < send.index("Authenticate(") < send.index("Post(")
+    # The client of AL follows redirects: it is tried without a secret before anything is started.
+    probe = after(client, "procedure AnswersAsTokenEndpoint(").partition("end;")[0]
+    assert "Secret" not in probe
+    assert "code'" not in probe.replace("'authorization_code'", "")
+    start = after(al("OAuthFlow.Codeunit"), "procedure Start(")
+    assert start.index("AnswersAsTokenEndpoint(Connection)") < start.index("Hyperlink(")
+
+
+def test_secrets_are_read_in_the_company_of_the_connection() -> None:
+    read = bare(source_of("OAuthCbSecret", "read"))
+    block = read.partition("changecompany(_company)")[2]
+    assert "KeyVaultCertificateTable::findByName(_name)" in block
+    assert "getManualSecretValue" in block
+    for owner, method, source in SOURCES:
+        for company in re.findall(r"OAuthCbSecret::read\((\w+\.\w+), ", source):
+            assert company == "_provider.Company", (owner, method)
+
+
+def test_a_secret_of_business_central_follows_its_record_and_is_read_in_one_piece() -> None:
+    for path, source in AL_SOURCES.items():
+        owners = re.findall(r"Secrets\.(?:Set|Get|DeleteAll|CanStore)\(([\w.]+)", source)
+        assert all(o.endswith("SystemId") or o == "ConnectionId" for o in owners), path.name
+    assert "Secrets.DeleteAll(Rec.SystemId);" in after(
+        al("OAuthConnection.Table"), "trigger OnDelete()"
+    )
+    secrets = after(al("OAuthSecrets.Codeunit"), "procedure Set(").partition("end;\n\n")[0]
+    places = [secrets.index(p) for p in ("PieceKey(", "SetEncrypted(Entry(", "DeletePieces(")]
+    assert places == sorted(places), "new pieces, then the entry, then the old pieces go"
+
+
+def test_whoever_uses_a_token_cannot_change_a_connection() -> None:
+    granted = after(al("OAuthCBUse.PermissionSet"), "Permissions =")
+    assert re.findall(r'tabledata "([^"]+)" = (\w+)', granted) == [("OAuth Connection", "rm")]
+    assert "page " not in granted
+    for name in ("OAuthTokens.Codeunit", "OAuthTokenSaver.Codeunit"):
+        assert 'Permissions = tabledata "OAuth Connection" = rm;' in al(name)
+
+
+def test_a_lifetime_overflows_nowhere_and_is_not_invented() -> None:
+    xpp = source_of("OAuthCbTokenResponse", "expiresAt")
+    assert xpp.index("return utcDateTimeNull();") < xpp.index("str2Num(lifetime)")
+    assert "max(min(seconds, OAuthCbTokenResponse::LongestSeconds), 0.0)" in xpp
+    expires = after(al("OAuthTokenClient.Codeunit"), "procedure ExpiresAt(").partition(
+        "\n    end;"
+    )[0]
+    assert "Milliseconds: BigInteger;" in expires
+    assert "Seconds * 1000" not in expires
+    assert expires.count("exit(0DT);") == 4
+    for due in (
+        source_of("OAuthCbTokenStore", "isDue"),
+        after(al("OAuthTokens.Codeunit"), "IsDue("),
+    ):
+        assert re.search(r"utcDateTimeNull\(\)|= 0DT", due)
+
+
+def test_a_renewal_is_sent_between_two_transactions() -> None:
+    renew = bare(source_of("OAuthCbTokenStore", "renew"))
+    order = ["::lease(", ".refresh(", "::save("]
+    assert [renew.index(piece) for piece in order] == sorted(renew.index(piece) for piece in order)
+    tokens = after(al("OAuthTokens.Codeunit"), "local procedure Renew(")
+    order = ["Commit();", "Lease(", "TokenClient.Refresh(", "TokenSaver.Run()", "EndLease("]
+    assert [tokens.index(piece) for piece in order] == sorted(tokens.index(p) for p in order)
+    lease = after(al("OAuthTokens.Codeunit"), "local procedure Lease(").partition("\n    end;")[0]
+    assert lease.index("UpdLock") < lease.index("Connection.Modify()") < lease.index("Commit()")
+
+
 # -- what the X++ and the AL mint, the relay takes -------------------------------------------------
 
 
