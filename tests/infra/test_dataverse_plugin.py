@@ -369,7 +369,7 @@ VERDICTS: dict[str, tuple[Answer, str, bool]] = {
     "an error with 502": (Answer(502, ERROR), UNREACHABLE, False),
     "a redirect": (Answer(307, "", {"Location": "/token"}), UNREACHABLE, False),
     "no answer": (Answer(0), UNREACHABLE, False),
-    "more than a mebibyte": (Answer(body=" " * (1 << 21)), UNREACHABLE, False),
+    "more than a mebibyte": (Answer(body=json.dumps(TOKENS) + " " * (1 << 20)), UNREACHABLE, False),
     "too many requests": (Answer(429, ERROR), WAITING, True),
     "out of service": (Answer(503, HTML), WAITING, True),
 }
@@ -571,6 +571,16 @@ def test_two_jobs_at_once_send_a_code_once(waiting: Dataverse, cloud: Cloud) -> 
     assert waiting.callback["outcome"] == "redeemed"
 
 
+def test_a_job_that_dies_after_the_claim_leaves_no_code(waiting: Dataverse, cloud: Cloud) -> None:
+    cloud.answers = [Answer(400, ERROR)]
+    waiting.plan(STATE, "0", "80044150")  # the claim passes, the outcome is not written
+    waiting.redeem()
+    assert waiting.callback["outcome"] == "redeeming"
+    assert not {"code", "codeverifier"} & set(waiting.callback)
+    waiting.redeem()
+    assert len(cloud.requests) == 1
+
+
 def test_a_job_that_died_ends_as_interrupted(waiting: Dataverse, cloud: Cloud) -> None:
     waiting.age(outcome="redeeming", claimedat=at(minutes=-9))
     waiting.redeem()
@@ -696,7 +706,7 @@ LIFETIMES: dict[str, tuple[object, float | None]] = {
     "nothing": (None, None),
     "a word": ("soon", None),
     "zero": (0, 0),
-    "a negative number": (-1, 0),
+    "a negative number": (-60, 0),
     "sixty days": (5_184_000, 5_184_000),
     "more than an int": (9_999_999_999, 315_360_000),
     "a fraction": (3600.5, 3600.5),

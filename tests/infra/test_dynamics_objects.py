@@ -800,7 +800,7 @@ def test_the_three_keep_the_order_of_the_readme(name: str) -> None:
 
 
 def test_a_claimed_callback_has_neither_code_nor_verifier() -> None:
-    claim = after(CSHARP, "private bool Claim(")
+    claim = after(CSHARP, "private void Claim(")
     assert claim.index('row["oacb_codeverifier"] = null') < claim.index("private ")
     xpp = source_of("OAuthCbInbox", "claim")
     al = after((AL / "OAuthRedemption.Codeunit.al").read_text("utf-8"), "procedure Claim(")

@@ -65,7 +65,9 @@ codeunit 50100 "OAuth Secrets"
     /// </summary>
     procedure CanStore(Owner: Guid): Boolean
     begin
-        exit(EncryptionEnabled() and IsolatedStorage.SetEncrypted(Entry(Owner, 'Probe'), 'probe', DataScope::Company));
+        if not EncryptionEnabled() then
+            exit(false);
+        exit(IsolatedStorage.SetEncrypted(Entry(Owner, 'Probe'), 'probe', DataScope::Company));
     end;
 
     /// <summary>

@@ -20,14 +20,14 @@ codeunit 50108 "OAuth Token Saver"
     /// Says what to store.
     /// </summary>
     /// <param name="Id">The SystemId of the connection.</param>
-    /// <param name="Text">An answer with a token.</param>
-    /// <param name="At">When it came.</param>
+    /// <param name="Answer">An answer with a token.</param>
+    /// <param name="CameAt">When it came.</param>
     [NonDebuggable]
-    procedure SetAnswer(Id: Guid; Text: Text; At: DateTime)
+    procedure SetAnswer(Id: Guid; Answer: Text; CameAt: DateTime)
     begin
         ConnectionId := Id;
-        AnswerText := Text;
-        ObtainedAt := At;
+        AnswerText := Answer;
+        ObtainedAt := CameAt;
     end;
 
     [NonDebuggable]

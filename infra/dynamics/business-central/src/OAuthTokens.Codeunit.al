@@ -149,7 +149,7 @@ codeunit 50105 "OAuth Tokens"
         if Connection."Needs Consent" then
             exit(false);
         // A token of the last minute is not the one that was refused: another session has renewed it.
-        if Refused and (CurrentDateTime() - Connection."Token Obtained At" > LeaseMilliseconds()) then
+        if Refused and (Connection."Token Obtained At" < CurrentDateTime() - LeaseMilliseconds()) then
             exit(true);
         if not Connection.Renewable or (Connection."Token Expires At" = 0DT) then
             exit(false);

@@ -289,7 +289,6 @@ namespace OAuthCallback.Plugins
     /// <summary>Takes the open callbacks of one connection from state to state.</summary>
     internal sealed class Redemption
     {
-        private const int VersionMismatch = unchecked((int)0x80060882);
         private static readonly TimeSpan InterruptedAfter = TimeSpan.FromMinutes(10);
         private static readonly TimeSpan LongestHold = TimeSpan.FromHours(24);
         private static readonly TimeSpan KeepClosed = TimeSpan.FromDays(30);
@@ -379,10 +378,7 @@ namespace OAuthCallback.Plugins
                 return;
             }
 
-            if (!this.Claim(callback))
-            {
-                return;
-            }
+            this.Claim(callback);
 
             // From here on the code is in this method only.
             var answer = this.Ask(callback, ready.ClientSecret);
@@ -441,24 +437,17 @@ namespace OAuthCallback.Plugins
         }
 
         /// <summary>
-        /// Marks the callback as being redeemed, and empties it. Only one of two jobs can.
+        /// Marks the callback as being redeemed, and empties it. A version conflict says that another job has it; that
+        /// and every other fault end this job's part in the callback, and no code has been sent.
         /// </summary>
-        private bool Claim(Entity callback)
+        private void Claim(Entity callback)
         {
-            try
+            this.Update(callback, versioned: true, outcome: Outcome.Redeeming, change: row =>
             {
-                this.Update(callback, versioned: true, outcome: Outcome.Redeeming, change: row =>
-                {
-                    row["oacb_claimedat"] = DateTime.UtcNow;
-                    row["oacb_code"] = null;
-                    row["oacb_codeverifier"] = null;
-                });
-                return true;
-            }
-            catch (FaultException<OrganizationServiceFault> fault) when (fault.Detail.ErrorCode == VersionMismatch)
-            {
-                return false;
-            }
+                row["oacb_claimedat"] = DateTime.UtcNow;
+                row["oacb_code"] = null;
+                row["oacb_codeverifier"] = null;
+            });
         }
 
         /// <summary>
