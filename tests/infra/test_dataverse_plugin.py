@@ -682,7 +682,7 @@ REFUSALS: dict[str, tuple[dict[str, str], str]] = {
         "Dataverse does not wait for this state.",
     ),
     "too late": (
-        {"receivedat": at(minutes=12)},
+        {"receivedat": at(days=1)},
         "The callback came after the end of its state.",
     ),
 }
