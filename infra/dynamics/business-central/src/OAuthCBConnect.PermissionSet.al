@@ -15,6 +15,7 @@ permissionset 50101 "OAUTH CB CONNECT"
         table "OAuth Callback" = X,
         table "OAuth Pending State" = X,
         page "OAuth Callbacks" = X,
+        page "OAuth Flows" = X,
         page "OAuth Connections" = X,
         page "OAuth Connection Card" = X,
         codeunit "OAuth Secrets" = X,
@@ -23,5 +24,8 @@ permissionset 50101 "OAUTH CB CONNECT"
         codeunit "OAuth Flow" = X,
         codeunit "OAuth Token Client" = X,
         codeunit "OAuth Tokens" = X,
-        codeunit "OAuth Redeem Job" = X;
+        codeunit "OAuth Redeem Job" = X,
+        codeunit "OAuth Redemption" = X,
+        codeunit "OAuth Token Saver" = X,
+        codeunit "OAuth Purge" = X;
 }

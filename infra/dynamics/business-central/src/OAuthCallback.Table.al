@@ -78,6 +78,14 @@ table 50100 "OAuth Callback"
         {
             Caption = 'Outcome';
         }
+        field(16; "Claimed At"; DateTime)
+        {
+            Caption = 'Claimed At';
+        }
+        field(17; "Flow Name"; Text[64])
+        {
+            Caption = 'Flow Name';
+        }
     }
 
     keys

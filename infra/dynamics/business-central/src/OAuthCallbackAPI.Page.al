@@ -77,6 +77,10 @@ page 50100 "OAuth Callback API"
                 {
                     Caption = 'Relay Reference';
                 }
+                field(flowName; Rec."Flow Name")
+                {
+                    Caption = 'Flow Name';
+                }
                 field(receivedAt; Rec."Received At")
                 {
                     Caption = 'Received At';

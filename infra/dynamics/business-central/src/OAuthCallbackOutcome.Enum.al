@@ -1,5 +1,5 @@
 /// <summary>
-/// How a callback ended.
+/// How far a callback came. infra/dynamics/README.md has the states and their order.
 /// </summary>
 enum 50100 "OAuth Callback Outcome"
 {
@@ -21,12 +21,28 @@ enum 50100 "OAuth Callback Outcome"
     {
         Caption = 'Declined by the person or the provider';
     }
-    value(4; Refused)
+    value(4; Expired)
+    {
+        Caption = 'Expired before it was redeemed';
+    }
+    value(5; Refused)
     {
         Caption = 'Refused by the token endpoint';
     }
-    value(5; Unreachable)
+    value(6; Unreachable)
     {
         Caption = 'Token endpoint not reached';
+    }
+    value(7; NotSetUp)
+    {
+        Caption = 'Not set up';
+    }
+    value(8; NotStored)
+    {
+        Caption = 'Tokens not stored yet';
+    }
+    value(9; Interrupted)
+    {
+        Caption = 'Interrupted';
     }
 }

@@ -83,6 +83,36 @@ table 50102 "OAuth Connection"
             Editable = false;
             InitValue = true;
         }
+        field(12; "Token Obtained At"; DateTime)
+        {
+            Caption = 'Token Obtained At';
+            Editable = false;
+        }
+        field(13; "Leased Until"; DateTime)
+        {
+            Caption = 'Being Renewed Until';
+            Editable = false;
+        }
+        field(14; Renewable; Boolean)
+        {
+            Caption = 'Renewable';
+            Editable = false;
+        }
+        field(15; "Environment Name"; Code[64])
+        {
+            Caption = 'Name of This Environment';
+            CharAllowed = 'AZ09--__';
+        }
+        field(16; "Environment Address"; Text[250])
+        {
+            Caption = 'Address of This Environment';
+            ExtendedDatatype = URL;
+
+            trigger OnValidate()
+            begin
+                TestHttps(Rec."Environment Address");
+            end;
+        }
     }
 
     keys
@@ -93,7 +123,37 @@ table 50102 "OAuth Connection"
         }
     }
 
+    trigger OnInsert()
+    begin
+        Rec."Environment Address" := CopyStr(OwnAddress(), 1, MaxStrLen(Rec."Environment Address"));
+    end;
+
+    trigger OnDelete()
     var
+        Secrets: Codeunit "OAuth Secrets";
+    begin
+        // The secrets belong to the SystemId: a rename keeps them.
+        Secrets.DeleteAll(Rec.SystemId);
+    end;
+
+    /// <summary>
+    /// Raises an error unless the connection was set up in this environment: the database may come from another one,
+    /// whose name the states would have.
+    /// </summary>
+    internal procedure TestEnvironment()
+    begin
+        if Rec."Environment Address".ToLower() <> OwnAddress() then
+            Error(AnotherEnvironmentErr);
+    end;
+
+    local procedure OwnAddress(): Text
+    begin
+        // What follows the question mark names the company.
+        exit(GetUrl(ClientType::Web).Split('?').Get(1).ToLower());
+    end;
+
+    var
+        AnotherEnvironmentErr: Label 'This connection was set up for another environment. Compare its environment address and name, correct them, and choose Connect again.';
         HttpsExpectedErr: Label 'The address must begin with https://';
 
     local procedure TestHttps(Address: Text)

@@ -58,7 +58,7 @@ page 50103 "OAuth Connection Card"
 
                     trigger OnValidate()
                     begin
-                        Secrets.Set(Rec.Name, Secrets.ClientSecretKind(), ClientSecret);
+                        Secrets.Set(Rec.SystemId, Secrets.ClientSecretKind(), ClientSecret);
                         Clear(ClientSecret);
                     end;
                 }
@@ -69,6 +69,19 @@ page 50103 "OAuth Connection Card"
                 field(Scope; Rec.Scope)
                 {
                     ToolTip = 'Specifies the scopes to ask for, with a space between two.';
+                }
+            }
+            group(Environment)
+            {
+                Caption = 'Environment';
+
+                field("Environment Name"; Rec."Environment Name")
+                {
+                    ToolTip = 'Specifies the name of this environment in ENVIRONMENTS of the relay. Leave it empty when the relay serves one environment.';
+                }
+                field("Environment Address"; Rec."Environment Address")
+                {
+                    ToolTip = 'Specifies where the connection was set up. In a copy of the database it differs from the address of the browser, and nothing is started.';
                 }
             }
             group(StateKeyGroup)
@@ -87,7 +100,7 @@ page 50103 "OAuth Connection Card"
 
                     trigger OnValidate()
                     begin
-                        Secrets.Set(Rec.Name, Secrets.StateKeyKind(), StateKey);
+                        Secrets.Set(Rec.SystemId, Secrets.StateKeyKind(), StateKey);
                         Clear(StateKey);
                     end;
                 }

@@ -5,13 +5,23 @@ codeunit 50103 "OAuth Flow"
 {
     Access = Internal;
 
+    var
+        NotReadyErr: Label 'The connection %1 is not set up. It needs a token endpoint that begins with https:// and a client secret, and data encryption has to be on.', Comment = '%1 = name of the connection';
+        NoTokenEndpointErr: Label 'The token endpoint of the connection %1 does not answer as one. Check its address (one that redirects is refused), and under Extension Management whether HttpClient requests are allowed.', Comment = '%1 = name of the connection';
+
     /// <summary>
     /// Starts a flow for a connection, here or at the relay.
     /// </summary>
     procedure Start(Connection: Record "OAuth Connection")
     var
+        TokenClient: Codeunit "OAuth Token Client";
         Address: Text;
     begin
+        Connection.TestEnvironment();
+        if not TokenClient.IsReady(Connection) then
+            Error(NotReadyErr, Connection.Name);
+        if not TokenClient.AnswersAsTokenEndpoint(Connection) then
+            Error(NoTokenEndpointErr, Connection.Name);
         if Connection."Relay Start URL" <> '' then
             Address := StartAtRelay(Connection)
         else

@@ -1,5 +1,5 @@
 /// <summary>
-/// The flows that were started here. Each accepts one callback.
+/// The flows that were started here, and what became of each. Each accepts one callback.
 /// </summary>
 table 50101 "OAuth Pending State"
 {
@@ -33,6 +33,15 @@ table 50101 "OAuth Pending State"
         field(6; Used; Boolean)
         {
             Caption = 'Used';
+        }
+        field(7; Outcome; Enum "OAuth Callback Outcome")
+        {
+            Caption = 'Outcome';
+        }
+        field(8; "Started By"; Code[50])
+        {
+            Caption = 'Started By';
+            DataClassification = EndUserIdentifiableInformation;
         }
     }
 

@@ -108,11 +108,13 @@ codeunit 50101 "OAuth State"
         Claims.Add('aud', Audience);
         Claims.Add('exp', UnixTimestamp.CreateTimestampSeconds() + Seconds);
         Claims.Add('jti', FlowName);
+        if Connection."Environment Name" <> '' then
+            Claims.Add('env', LowerCase(Connection."Environment Name"));
         Claims.WriteTo(ClaimsText);
         Signed := ToUrlAlphabet(Base64Convert.ToBase64(HeaderText)) + '.' + ToUrlAlphabet(Base64Convert.ToBase64(ClaimsText));
 
         // A key has 43 characters in base64url; one = makes it base64.
-        StateKey := ConvertStr(DelChr(Secrets.Get(Connection.Name, Secrets.StateKeyKind()), '=', '='), '-_', '+/') + '=';
+        StateKey := ConvertStr(DelChr(Secrets.Get(Connection.SystemId, Secrets.StateKeyKind()), '=', '='), '-_', '+/') + '=';
         exit(Signed + '.' + ToUrlAlphabet(CryptographyManagement.GenerateBase64KeyedHashAsBase64String(Signed, StateKey, HashAlgorithm::HMACSHA256)));
     end;
 
