@@ -20,6 +20,7 @@ from relay.connections import (
     Connections,
     Credential,
     ManagedIdentity,
+    StatePolicy,
 )
 from relay.entra import clouds
 from relay.entra.tokens import TokenCache
@@ -76,6 +77,11 @@ def app(environ: Mapping[str, str] = os.environ, *, ahead: bool = False) -> App:
         logger.error("setting %s", problem)
     for warning in read.warnings:
         logger.warning("setting %s", warning)
+    for each in connections.by_name.values():
+        if isinstance(each, Connection) and each.state_policy is StatePolicy.OPAQUE:
+            logger.warning(
+                "connection %s: STATE_POLICY is opaque, strangers can write rows", each.name
+            )
 
     from relay.delivery.dynamics import DynamicsClient  # noqa: PLC0415 - likewise
     from relay.delivery.sealing import Sealer  # noqa: PLC0415

@@ -248,7 +248,7 @@ class _Reception(_Invocation):
                 raise
             return self._answer_again(delivery_id(connection.name, response))
         # Is it from this issuer, and is it a code or an error as RFC 6749 defines them?
-        authorization.check(verified, connection)
+        verified = authorization.check(verified, connection)
         clear = authorize.end(verified)
 
         # From here on the callback is delivered or held.
@@ -290,12 +290,13 @@ class _Reception(_Invocation):
             except Undelivered as error:
                 # The answer still shows the provider's error; this one is for the operator's log.
                 self.note(error)
+        shown, description = authorization.shown(callback.response, callback.connection)
         return replace(
             self.answer(Outcome.DECLINED),
             detail="The provider did not grant the authorization.",
             page=None if error_codes.is_decision(error_code) else "fault",
-            error=callback.response.error,
-            error_description=callback.response.error_description,
+            error=shown,
+            error_description=description,
             held=held,
         )
 

@@ -31,12 +31,13 @@ STATUS = {
 }
 
 
-type Page = Outcome | Literal["bare", "fault", "keys", "prefetch", "method", "ticket"]
+type Page = Outcome | Literal["bare", "ended", "fault", "keys", "prefetch", "method", "ticket"]
 """A page that a person is shown: its name in relay/pages/texts.json. Each outcome has one.
 
-`bare`: a GET without parameters, which may be `response_mode=fragment`. `fault`: declined, and not
-by a person's decision. `keys`: the provider's keys cannot be fetched. `prefetch`: the browser loads
-the URL ahead. `method`: neither GET nor POST. `ticket`: /authorize refuses a link of Dynamics.
+`bare`: a GET without parameters, which may be `response_mode=fragment`. `ended`: a registered error
+whose state was refused. `fault`: declined, and not by a person's decision. `keys`: the provider's
+keys cannot be fetched. `prefetch`: the browser loads the URL ahead. `method`: a method that is not
+accepted. `ticket`: /authorize refuses a link of Dynamics.
 """
 
 

@@ -22,8 +22,11 @@ class Reply:
     cookies: tuple[str, ...] = ()
 
 
+METHODS = "GET, POST, HEAD, OPTIONS"
+"""The methods of the redirect URI, for an Allow header."""
+
 _IN_PLACE: frozenset[Page] = frozenset(
-    {Outcome.DECLINED, "fault", "bare", "keys", "prefetch", "method"}
+    {Outcome.DECLINED, "fault", "ended", "bare", "keys", "prefetch", "method"}
 )
 """Pages that a browser gets without a redirect: the URL holds no code (`declined`, `fault`, `bare`,
 `method`), the browser discards the page (`prefetch`), or a reload has to send the response again
@@ -74,6 +77,13 @@ def render(
     """
     reply = _reply_to(answer, accept_language, connection, html=html)
     return reply if answer.clear is None else replace(reply, cookies=(answer.clear,))
+
+
+def probe(method: str) -> Reply:
+    """Return the answer to HEAD or OPTIONS, with which providers probe a redirect URI."""
+    if method == "HEAD":
+        return Reply(HTTPStatus.OK, SECURITY_HEADERS)
+    return Reply(HTTPStatus.NO_CONTENT, {**SECURITY_HEADERS, "Allow": METHODS})
 
 
 def begin(started: Started) -> Reply:
@@ -190,4 +200,4 @@ def _page(page: Page, answer: Answer, accept_language: str, connection: Connecti
 
 def _allow(status: HTTPStatus) -> dict[str, str]:
     # RFC 9110 §15.5.6: a 405 response must have Allow.
-    return {"Allow": "GET, POST"} if status == HTTPStatus.METHOD_NOT_ALLOWED else {}
+    return {"Allow": METHODS} if status == HTTPStatus.METHOD_NOT_ALLOWED else {}

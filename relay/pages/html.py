@@ -118,6 +118,7 @@ _LOOKS: Mapping[Page, _Look] = MappingProxyType(
         Outcome.DECLINED: _Look("wait", _MINUS),
         "fault": _Look("bad", _ALERT, report=True),
         Outcome.INVALID: _Look("bad", _ALERT, report=True),
+        "ended": _Look("wait", _MINUS, report=True),
         "ticket": _Look("bad", _ALERT, report=True),
         Outcome.UNKNOWN: _Look("plain", _QUESTION, report=True),
         Outcome.REJECTED: _Look("bad", _ALERT, report=True),

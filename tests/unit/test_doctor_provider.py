@@ -87,6 +87,7 @@ class Stage:
             "ENTRA_CLIENT_ID": "client",
             "ENTRA_CLIENT_SECRET": "canary",
             "DYNAMICS_URL": "https://localhost:1/data/OAuthCallbacks",
+            "DYNAMICS_BODY": '{"code": "{code}", "verifier": "{code_verifier}"}',
             "CA_BUNDLE": str(self.authority.bundle),
             "STATE_POLICY": "signed",
             "STATE_KEYS": f"k1:{KEY}",
@@ -424,7 +425,13 @@ BROKEN: list[tuple[Break, str, str, str, str]] = [
         "does not list",
         "documentation",
     ),
-    (jarm_without_keys, "fail", "keys", "no key that could prove", "RS256, PS256, ES256, EdDSA"),
+    (
+        jarm_without_keys,
+        "fail",
+        "keys",
+        "no key that could prove",
+        "RS256, PS256, ES256, EdDSA, Ed25519",
+    ),
     (jarm_with_a_secret_key, "fail", "keys", "no key that could prove", "PROVIDER_JWKS_URI"),
     (jarm_with_a_private_key, "fail", "keys", "no key that could prove", "PROVIDER_JWKS_URI"),
     (jarm_with_an_encryption_key, "fail", "keys", "no key that could prove", "PROVIDER_JWKS_URI"),
@@ -643,7 +650,7 @@ def test_each_connection_has_its_own_address(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("policy", "further", "wrong"),
     [
-        ("opaque", {}, "anybody can have a row posted"),
+        ("opaque", {}, "strangers can write rows"),
         ("pattern", {"STATE_PATTERN": "^[0-9a-f]{32}$"}, "whoever knows the pattern"),
     ],
 )
