@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from relay import log, outgoing, settings_reader
-from relay.connections import Connection, Connections
+from relay.connections import Connection, Connections, StatePolicy
 from relay.entra.tokens import TokenCache
 from relay.errors import Misconfigured
 
@@ -55,6 +55,9 @@ def app(environ: Mapping[str, str] = os.environ, *, ahead: bool = False) -> App:
         logger.error("setting %s", problem)
     for warning in read.warnings:
         logger.warning("setting %s", warning)
+    for each in connections.by_name.values():
+        if isinstance(each, Connection) and each.state_policy is StatePolicy.OPAQUE:
+            logger.warning("connection %s: STATE_POLICY is opaque, strangers can write rows", each.name)
 
     from relay.delivery.dynamics import DynamicsClient  # noqa: PLC0415 - while tokens are fetched
     from relay.delivery.sealing import Sealer  # noqa: PLC0415

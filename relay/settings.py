@@ -221,7 +221,8 @@ class ConnectionSettings(BaseModel):
     code_ttl: int = Field(
         300, gt=0, le=86_400, description="seconds an authorization code of this provider lives"
     )
-    state_policy: StatePolicy = Field(StatePolicy.OPAQUE, description="opaque, pattern or signed")
+    # settings_reader makes it `opaque` for the article's settings.
+    state_policy: StatePolicy = Field(StatePolicy.SIGNED, description="opaque, pattern or signed")
     state_pattern: Annotated[re.Pattern[str], BeforeValidator(_anchored)] | None = Field(
         None, description="regular expression from ^ to $, for STATE_POLICY=pattern"
     )

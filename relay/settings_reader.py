@@ -31,6 +31,8 @@ from relay.errors import Misconfigured
 from relay.settings import ARTICLE, AppSettings, ConnectionSettings, names
 
 PREFIX = "CONNECTIONS__"
+ENVIRONMENTS = "ENVIRONMENTS__"
+"""Settings that begin so are for states which name an environment: those are signed."""
 
 CREDENTIALS = (
     "ENTRA_CLIENT_SECRET",
@@ -65,7 +67,7 @@ def read(environ: Mapping[str, str]) -> Settings:
     by_name: dict[str, Connection | Misconfigured] = {}
     for name, own in sorted(_own(given, problems).items()):
         source = _Source(name, own, given)
-        connection = _connection(_merge(inherited, own), source)
+        connection = _connection(source.with_policy(_merge(inherited, own)), source)
         if isinstance(connection, Misconfigured):
             problems += connection.problems
         else:
@@ -159,7 +161,7 @@ class _Source:
 
     def spell(self, setting: str) -> str:
         """Return the name under which a setting was given, or should be given."""
-        own = f"{PREFIX}{self.name.upper().replace('-', '_')}__{setting}"
+        own = self.spelled(setting)
         if setting in self.own:
             return own
         if setting in self.given:
@@ -168,6 +170,25 @@ class _Source:
             if ours == setting and old.upper() in self.given:
                 return old
         return setting if self.name == DEFAULT else own
+
+    def with_policy(self, values: dict[str, str]) -> dict[str, str]:
+        """Return the merged settings, with the state policy of the article's C# function.
+
+        That is `opaque`, and only for a target that the article's own setting names while nothing
+        speaks of signed states: a misspelt or lost setting must not let strangers in.
+        """
+        articles = "DYNAMICS_URL" not in self.own and "DYNAMICS_URL" not in self.given
+        named = {"STATE_POLICY", "STATE_KEYS", "STATE_PATTERN"} & values.keys()
+        environments = any(
+            name.removeprefix(self.spelled("")).startswith(ENVIRONMENTS) for name in self.given
+        )
+        if not articles or named or environments:
+            return values
+        return {**values, "STATE_POLICY": StatePolicy.OPAQUE}
+
+    def spelled(self, setting: str) -> str:
+        """Return the name of a setting that is this connection's own."""
+        return f"{PREFIX}{self.name.upper().replace('-', '_')}__{setting}"
 
 
 def _connection(values: Mapping[str, str], source: _Source) -> Connection | Misconfigured:
@@ -226,10 +247,12 @@ def _contradictions(settings: ConnectionSettings) -> Iterator[tuple[str, str]]:
     policy = settings.state_policy
     if policy is StatePolicy.PATTERN and settings.state_pattern is None:
         yield "STATE_PATTERN", "expected, because STATE_POLICY is pattern"
-    if policy is StatePolicy.SIGNED and not settings.state_keys:
-        yield "STATE_KEYS", "expected, because STATE_POLICY is signed"
-    if settings.state_pattern is not None and "state_policy" not in settings.model_fields_set:
+    given = "state_policy" in settings.model_fields_set
+    if settings.state_pattern is not None and not given:
         yield "STATE_POLICY", "expected pattern, because STATE_PATTERN is set"
+    elif policy is StatePolicy.SIGNED and not settings.state_keys:
+        because = "because STATE_POLICY is signed"
+        yield "STATE_KEYS", f"expected, {because}{'' if given else ' where it is not set'}"
     if settings.provider_iss_required and settings.provider_issuer is None:
         yield "PROVIDER_ISSUER", "expected, because PROVIDER_ISS_REQUIRED is true"
     yield from _flow_problems(settings)

@@ -136,6 +136,7 @@ class World:
                 "ENTRA_CLIENT_ID": CLIENT_ID,
                 "ENTRA_CLIENT_SECRET": CLIENT_SECRET,
                 "DYNAMICS_URL": f"{self.dynamics_server.url}/data/OAuthCallbacks",
+                "STATE_POLICY": "opaque",
                 "PROVIDER_ISSUER": self.provider_server.url,
                 "CA_BUNDLE": str(self.authority.bundle),
                 "AzureWebJobsDisableHomepage": "true",

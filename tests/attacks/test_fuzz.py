@@ -120,6 +120,7 @@ SETTINGS = {
     "ENTRA_CLIENT_ID": "client",
     "ENTRA_CLIENT_SECRET": SECRET,
     "DYNAMICS_URL": URL,
+    "STATE_POLICY": "opaque",
     "DYNAMICS_BODY": json.dumps(BODY),
     "OUTBOX_KEYS": OUTBOX_KEY,
     "STATE_KEYS": ",".join(f"{kid}:{b64(key)}" for kid, key in KEYS.items()),

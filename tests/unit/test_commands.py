@@ -182,7 +182,7 @@ def test_without_a_key_to_mint_with_the_command_says_how_to_get_one(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("STATE_KEYS")
-    monkeypatch.delenv("STATE_POLICY")
+    monkeypatch.setenv("STATE_POLICY", "opaque")
     for name in ("state", "ticket"):
         code, out, err = run(name)
         assert (code, out) == (1, "")

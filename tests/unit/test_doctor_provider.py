@@ -662,7 +662,7 @@ def test_each_connection_has_its_own_address(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("policy", "further", "wrong"),
     [
-        ("opaque", {}, "anybody can have a row posted"),
+        ("opaque", {}, "strangers can write rows"),
         ("pattern", {"STATE_PATTERN": "^[0-9a-f]{32}$"}, "whoever knows the pattern"),
     ],
 )

@@ -115,6 +115,7 @@ class Stage:
             "ENTRA_CLIENT_ID": APP,
             "ENTRA_CLIENT_SECRET": SECRET,
             "DYNAMICS_URL": f"{self.server.url}{path}",
+            "STATE_POLICY": "opaque",
             "DYNAMICS_BODY": json.dumps(BODIES[kind]),
             "CA_BUNDLE": str(self.authority.bundle),
         } | settings

@@ -40,6 +40,7 @@ class Stage:
             "ENTRA_CLIENT_ID": APP,
             "ENTRA_CLIENT_SECRET": SECRET,
             "DYNAMICS_URL": f"{self.server.url}/data/OAuthCallbacks",
+            "STATE_POLICY": "opaque",
             "CA_BUNDLE": str(authority.bundle),
         }
 

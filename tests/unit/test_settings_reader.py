@@ -24,6 +24,7 @@ PLAIN = {
     "ENTRA_CLIENT_ID": "client",
     "ENTRA_CLIENT_SECRET": "secret",
     "DYNAMICS_URL": "https://contoso.operations.dynamics.com/data/OAuthCallbacks",
+    "STATE_POLICY": "opaque",
 }
 """The least that makes the connection `default`."""
 
@@ -448,7 +449,7 @@ def test_fifty_connections_cost_little_memory() -> None:
 
 # -- credentials ---------------------------------------------------------------------------------
 
-CLIENT = {name: PLAIN[name] for name in ("ENTRA_TENANT_ID", "ENTRA_CLIENT_ID", "DYNAMICS_URL")}
+CLIENT = without("ENTRA_CLIENT_SECRET")
 WITH = {
     "secret": {"ENTRA_CLIENT_SECRET": "secret"},
     "certificate": {

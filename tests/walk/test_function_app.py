@@ -29,6 +29,7 @@ GOOD = {
     "ENTRA_CLIENT_ID": "client",
     "ENTRA_CLIENT_SECRET": "canary",
     "DYNAMICS_URL": "https://contoso.operations.dynamics.com/data/OAuthCallbacks",
+    "STATE_POLICY": "opaque",
 }
 
 

@@ -114,6 +114,7 @@ class Stage:
         settings = {
             "ENTRA_AUTHORITY": world.settings["ENTRA_AUTHORITY"],
             "CA_BUNDLE": world.settings["CA_BUNDLE"],
+            "STATE_POLICY": "opaque",
         }
         given = credentials(world, folder)
         for place, kind in product(TARGETS, CREDENTIALS):

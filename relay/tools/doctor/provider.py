@@ -378,7 +378,7 @@ def _policy(connection: Connection) -> Finding:
         case StatePolicy.OPAQUE:
             return warn(
                 "state",
-                "STATE_POLICY is opaque: anybody can have a row posted to Dynamics",
+                "STATE_POLICY is opaque: strangers can write rows",
                 "For production let Dynamics sign the state, and set STATE_POLICY to signed "
                 "(docs/minting.md; docs/security.md says what each policy proves).",
             )
