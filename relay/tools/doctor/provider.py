@@ -87,12 +87,12 @@ def examine(
             yield from _authorization(provider, provider.authorization_endpoint, metadata)
     if provider.secured and (metadata is not None or provider.jwks_uri):
         yield _keys(provider, metadata or {}, http)
-    if provider.authorization_endpoint is not None:
-        yield from _code_ttl(connection, provider.authorization_endpoint)
     if provider.redirect_uri is not None:
         yield _redirect_uri(provider.redirect_uri, connection.name, environ)
     if provider.authorization_endpoint and provider.client_id and provider.redirect_uri:
         yield _registration(provider, provider.authorization_endpoint, http)
+    if provider.authorization_endpoint is not None:
+        yield from _code_ttl(connection, provider.authorization_endpoint)
     yield _policy(connection)
 
 
