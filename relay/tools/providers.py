@@ -8,6 +8,8 @@ CODE_LIFETIMES: Mapping[str, int] = {
     "account-d.docusign.com": 120,
     "*.adobesign.com": 300,
     "apps.fortnox.se": 600,
+    "auth.ebay.com": 299,
+    "auth.sandbox.ebay.com": 299,
     "login.microsoftonline.com": 600,
     "login.salesforce.com": 900,
     "test.salesforce.com": 900,
