@@ -31,14 +31,17 @@ OUTBOX = _app.outbox_queue
 
 
 @app.function_name("callback")
-@app.route("callback/{connection?}", methods=["GET", "POST"])
+@app.route("callback/{connection?}", methods=["GET", "POST", "HEAD", "OPTIONS"])
 @app.queue_output("outbox", queue_name=OUTBOX, connection=STORAGE)
 async def callback(req: func.HttpRequest, outbox: func.Out[str]) -> func.HttpResponse:
     """Receive an authorization response: the redirect URI.
 
     The host writes `outbox` before it sends the answer, and answers 500 if that fails: "held" is
-    only said of a callback that is stored.
+    only said of a callback that is stored. HEAD and OPTIONS, with which providers probe a URI when
+    it is registered, are answered whatever they ask for.
     """
+    if req.method in ("HEAD", "OPTIONS"):
+        return _response(pages.probe(req.method))
     request = _request(req)
     answer = await _relay.receive(_name(req), request)
     if answer.held is not None:

@@ -27,8 +27,10 @@ PLACEHOLDERS = (
     "reference",
     "received_at",
     "expires_at",
+    "params",
 )
-"""Known placeholders. Other parameters of the provider are `{param:NAME}`."""
+"""Known placeholders. `params` is the JSON text of all parameters of the response. Other parameters
+of the provider are `{param:NAME}`."""
 
 PARAM = "param:"
 MAX_DEPTH = 32

@@ -35,6 +35,9 @@ class Provider:
     redirect_uri: str | None = None
     extra: tuple[tuple[str, str], ...] = ()
     jwks_uri: str | None = None
+    state_parameter: str = "state"
+    pkce: bool = True
+    response_type: str = "code"
 
     @property
     def secured(self) -> bool:
@@ -142,7 +145,8 @@ class Connections:
         """Return the connection, or raise `UnknownConnection` or its `Misconfigured`."""
         if not self.by_name:
             raise Misconfigured(self.problems)
-        connection = self.by_name.get(name)
+        # In any case, and with `_` as in a setting's name: some providers change the case.
+        connection = self.by_name.get(name.lower().replace("_", "-"))
         if connection is None:
             raise UnknownConnection
         if isinstance(connection, Misconfigured):

@@ -234,7 +234,7 @@ class _Reception(_Invocation):
                 raise
             return self._answer_again(delivery_id(connection.name, response))
         # Is it from this issuer, and is it a code or an error as RFC 6749 defines them?
-        authorization.check(verified, connection)
+        verified = authorization.check(verified, connection)
         clear = authorize.end(verified)
 
         # From here on the callback is delivered or held.
@@ -275,11 +275,12 @@ class _Reception(_Invocation):
                 self.note(error)
                 if isinstance(error, Unavailable) and self.relay.sealer is not None:
                     held = await self._seal(callback)
+        code, description = authorization.shown(callback.response, callback.connection)
         return replace(
             self.answer(Outcome.DECLINED),
             detail="The provider did not grant the authorization.",
-            error=callback.response.error,
-            error_description=callback.response.error_description,
+            error=code,
+            error_description=description,
             held=held,
         )
 

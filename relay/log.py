@@ -81,7 +81,8 @@ def write(line: Line, outcome: Outcome) -> None:
     """
     values = line.values()
     shown = " ".join(f"{name}={'-' if value is None else value}" for name, value in values.items())
-    level = LEVEL.get(outcome, logging.INFO)
+    # Nobody sent anything: health probes and people who try the address.
+    level = logging.DEBUG if line.reason == "bare" else LEVEL.get(outcome, logging.INFO)
     logger.log(level, "callback %s %s", outcome, shown, extra=line.known())
 
 

@@ -31,10 +31,11 @@ STATUS = {
 }
 
 
-type Page = Outcome | Literal["bare", "keys", "prefetch", "method"]
+type Page = Outcome | Literal["bare", "ended", "keys", "prefetch", "method"]
 """A page that a person is shown: its name in relay/pages/texts.json. Each outcome has one.
 
-`bare`: a GET without parameters, which may be `response_mode=fragment`. `keys`: the provider's keys
+`bare`: a GET without parameters, which may be `response_mode=fragment`. `ended`: a registered error
+whose state was refused. `keys`: the provider's keys
 cannot be fetched. `prefetch`: the browser loads the URL ahead. `method`: neither GET nor POST.
 """
 

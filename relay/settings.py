@@ -7,7 +7,7 @@ reads the environment into them.
 import base64
 import os
 import re
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
@@ -90,13 +90,24 @@ def _pairs(value: str) -> Pairs:
     return tuple(pairs)
 
 
-def _parameter(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_.~-]{1,64}", name) or name in (*RESPONSE, *IMPLICIT):
+def _parameter(other: str, name: str) -> str:
+    taken = name in (other, *RESPONSE, *IMPLICIT, "response")
+    if taken or not re.fullmatch(r"[A-Za-z0-9_.~-]{1,64}", name):
         raise ValueError("parameter")
     return name
 
 
-def _authority(value: str) -> str:
+def _redirect_uri(value: str) -> str:
+    # eBay wants a name there that it has given to the URL (its RuName).
+    if ":" in value or "/" in value:
+        return secure_url(value)
+    if not re.fullmatch(r"[\x21-\x7e]+", value):
+        raise ValueError("redirect URI")
+    return value
+
+
+def authority(value: str) -> str:
+    """Return the URL of an authority that may be given as a tenant. Raises `ValueError`."""
     # The article's setting may hold a tenant instead of a URL, and people paste endpoints.
     url = value if "://" in value else f"https://login.microsoftonline.com/{value}"
     url = re.sub(r"/oauth2(/v2\.0)?/(authorize|token)/?$", "", url).rstrip("/")
@@ -122,9 +133,56 @@ def _anchored(value: str) -> re.Pattern[str]:
     if not (value.startswith("^") and value.endswith("$") and not value.endswith("\\$")):
         raise ValueError("anchors")
     try:
-        return re.compile(value)
+        pattern = re.compile(value)
     except (re.error, OverflowError, RecursionError):
         raise ValueError("pattern") from None
+    if _backtracks(value):
+        raise ValueError(BACKTRACKS)
+    printable = "".join(map(chr, range(0x20, 0x7F)))
+    if pattern.fullmatch("") or pattern.fullmatch(printable):
+        raise ValueError(MATCHES_ALL)
+    return pattern
+
+
+BACKTRACKS = (
+    "a repeated group holds a quantifier or alternatives: a stranger's state could take hours"
+)
+MATCHES_ALL = "it matches the empty state or any state"
+# A text: it is compiled where a pattern is set.
+_PARTS = r"""(?x)
+    \\.                                         # an escaped character
+    | \[\^?\]?(?:\\.|[^\]\\])*\]               # a character class
+    | \((?:\?(?:P?<\w+>|P=\w+|\(\w+\)|<?[=!]|[a-zA-Z-]*:|[>#]))?   # the beginning of a group
+    | \)                                         # the end of one
+    | [*+?]\+?\?? | \{\d*,?\d*\}[+?]?           # a quantifier
+    | \|
+    """
+
+
+def _backtracks(pattern: str) -> bool:
+    """Tell whether a group that is repeated can match one text in several ways.
+
+    It is a strict reading: some patterns that are fast are refused too. A possessive quantifier
+    (`++`) gives nothing back, so it does not count.
+    """
+    varies = [False]  # for each group that is open: whether its length varies
+    closed = False  # whether the part before this one is a group whose length varies
+    for part in re.findall(_PARTS, pattern):
+        group, closed = closed, False
+        if part[0] == "(":
+            varies.append(False)
+        elif part == ")" and len(varies) > 1:
+            closed = varies.pop()
+            varies[-1] |= closed
+        elif part == "|":
+            varies[-1] = True
+        elif part[0] in "*+?{" and not re.fullmatch(r"\{\d+\}|.+\+", part, re.DOTALL):
+            if group and part[0] != "?":
+                return True
+            varies[-1] = True
+        elif group and part[0] in "*+{":
+            return True
+    return False
 
 
 def _file(value: str) -> str:
@@ -172,7 +230,7 @@ class ConnectionSettings(BaseModel):
         str_strip_whitespace=True,
     )
 
-    entra_authority: Annotated[str, AfterValidator(_authority)] | None = Field(
+    entra_authority: Annotated[str, AfterValidator(authority)] | None = Field(
         None,
         description="authority URL with the tenant, such as "
         "https://login.microsoftonline.com/contoso.com, or https://adfs.example.com/adfs",
@@ -260,8 +318,10 @@ class ConnectionSettings(BaseModel):
         description="query, form_post, fragment, jwt, query.jwt, form_post.jwt or fragment.jwt; "
         "with jwt (JARM) only a signed response is taken",
     )
-    provider_redirect_uri: Annotated[str, AfterValidator(secure_url)] | None = Field(
-        None, description="https URL of this callback, exactly as it is registered at the provider"
+    provider_redirect_uri: Annotated[str, AfterValidator(_redirect_uri)] | None = Field(
+        None,
+        description="https URL of this callback, exactly as it is registered at the provider, or "
+        "the name that the provider has given to it",
     )
     provider_extra: Annotated[Pairs, BeforeValidator(_pairs)] = Field(
         (),
@@ -271,8 +331,20 @@ class ConnectionSettings(BaseModel):
     provider_jwks_uri: Annotated[str, AfterValidator(secure_url)] | None = Field(
         None, description="https URL of the provider's keys; without it its metadata names one"
     )
-    provider_code_parameter: Annotated[str, AfterValidator(_parameter)] = Field(
+    provider_code_parameter: Annotated[str, AfterValidator(partial(_parameter, "state"))] = Field(
         "code", description="name of the parameter that holds the code"
+    )
+    provider_state_parameter: Annotated[str, AfterValidator(partial(_parameter, "code"))] = Field(
+        "state",
+        description="name of the parameter that brings the state back; another one than "
+        "PROVIDER_CODE_PARAMETER",
+    )
+    provider_pkce: bool = Field(
+        default=True,
+        description="true or false: /authorize sends a code challenge",
+    )
+    provider_response_type: Literal["code", "code id_token"] = Field(
+        "code", description="code, or code id_token: an id_token may stand beside the code"
     )
 
 

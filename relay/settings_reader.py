@@ -28,7 +28,15 @@ from relay.connections import (
 )
 from relay.entra import clouds
 from relay.errors import Misconfigured
-from relay.settings import ARTICLE, AppSettings, ConnectionSettings, names
+from relay.settings import (
+    ARTICLE,
+    BACKTRACKS,
+    MATCHES_ALL,
+    AppSettings,
+    ConnectionSettings,
+    authority,
+    names,
+)
 
 PREFIX = "CONNECTIONS__"
 ENVIRONMENTS = "ENVIRONMENTS__"
@@ -44,6 +52,9 @@ CREDENTIALS = (
 PASSWORD = "ENTRA_CLIENT_CERTIFICATE_PASSWORD"  # noqa: S105  # nosec B105
 SYSTEM = "system"
 """Value of ENTRA_MANAGED_IDENTITY_CLIENT_ID for the system-assigned identity."""
+
+MISSPELT = 2
+"""Letters by which the name of a setting may differ from what was given."""
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -63,11 +74,11 @@ def read(environ: Mapping[str, str]) -> Settings:
     given = normalize(environ)
     app, problems = _app(given)
     inherited = _inherited(given)
-    warnings: list[str] = []
+    warnings = list(_misspelt(given))
     by_name: dict[str, Connection | Misconfigured] = {}
     for name, own in sorted(_own(given, problems).items()):
         source = _Source(name, own, given)
-        connection = _connection(source.with_policy(_merge(inherited, own)), source)
+        connection = _connection(source.with_policy(_merge(inherited, own)), source, inherited)
         if isinstance(connection, Misconfigured):
             problems += connection.problems
         else:
@@ -191,18 +202,20 @@ class _Source:
         return f"{PREFIX}{self.name.upper().replace('-', '_')}__{setting}"
 
 
-def _connection(values: Mapping[str, str], source: _Source) -> Connection | Misconfigured:
+def _connection(
+    values: Mapping[str, str], source: _Source, inherited: Mapping[str, str]
+) -> Connection | Misconfigured:
     faults = [*_credential_problems(values), *_unresolved_references(values)]
     problems = [f"{source.spell(name)}: {problem}" for name, problem in faults]
     try:
         settings = ConnectionSettings.model_validate(values)
     except ValidationError as error:
         return Misconfigured((*_problems(error, ConnectionSettings, source.spell), *problems))
-    problems += [f"{source.spell(name)}: {problem}" for name, problem in _contradictions(settings)]
+    found = (*_contradictions(settings), *_wrong_hosts(settings, source, inherited))
+    problems += [f"{source.spell(name)}: {problem}" for name, problem in found]
     if problems:
         return Misconfigured(tuple(problems))
-    target = urlsplit(settings.dynamics_url)
-    resource = f"{target.scheme}://{target.netloc.lower()}"
+    resource = _origin(settings.dynamics_url)
     return Connection(
         name=source.name,
         # Each PROVIDER_… setting is the field of the same name.
@@ -253,6 +266,10 @@ def _contradictions(settings: ConnectionSettings) -> Iterator[tuple[str, str]]:
     elif policy is StatePolicy.SIGNED and not settings.state_keys:
         because = "because STATE_POLICY is signed"
         yield "STATE_KEYS", f"expected, {because}{'' if given else ' where it is not set'}"
+    if settings.provider_code_parameter == settings.provider_state_parameter:
+        yield "PROVIDER_STATE_PARAMETER", "expected another name than PROVIDER_CODE_PARAMETER"
+    if not settings.provider_pkce and "code_verifier" in settings.dynamics_body.names:
+        yield "DYNAMICS_BODY", "expected no {code_verifier}, because PROVIDER_PKCE is false"
     if settings.provider_iss_required and settings.provider_issuer is None:
         yield "PROVIDER_ISSUER", "expected, because PROVIDER_ISS_REQUIRED is true"
     yield from _flow_problems(settings)
@@ -299,15 +316,90 @@ def _warnings(connection: Connection, source: _Source) -> Iterator[str]:
             f"{source.spell('DYNAMICS_URL')} of {dynamics.name}; expected "
             f"https://{dynamics.login}/ and the tenant"
         )
-    scope, url = connection.credentials.scope, connection.target.url
-    inherited = "DYNAMICS_URL" in source.own and "DYNAMICS_SCOPE" not in source.own
-    known = clouds.of_dynamics(scope) is not None and dynamics is not None
-    if inherited and known and urlsplit(scope).hostname != urlsplit(url).hostname:
+    provider, names = connection.provider, connection.target.body.names
+    if not provider.pkce:
         yield (
-            f"{source.spell('DYNAMICS_SCOPE')}: is of another environment than "
-            f"{source.spell('DYNAMICS_URL')}; expected "
-            f"{PREFIX}{source.name.upper().replace('-', '_')}__DYNAMICS_SCOPE beside it"
+            f"{source.spell('PROVIDER_PKCE')}: is false, nothing ties a code to its flow; expected "
+            "true where the provider takes a code challenge"
         )
+    if provider.authorization_endpoint is None:
+        return
+    if provider.response_type != "code":
+        yield (
+            f"{source.spell('PROVIDER_RESPONSE_TYPE')}: has an id_token, so /authorize starts no "
+            "flow; expected code, or no PROVIDER_AUTHORIZATION_ENDPOINT"
+        )
+    elif provider.pkce and "code_verifier" not in names:
+        yield (
+            f"{source.spell('DYNAMICS_BODY')}: has no {{code_verifier}}, without which Dynamics "
+            "cannot redeem the codes of /authorize; expected it beside {code}"
+        )
+
+
+def _wrong_hosts(
+    settings: ConnectionSettings, source: _Source, inherited: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """Name inherited settings by which a token or a credential would reach another host."""
+    own, scope = source.own, settings.dynamics_scope
+    inherits = "DYNAMICS_URL" in own and "DYNAMICS_SCOPE" not in own
+    if inherits and scope is not None and _origin(scope) != _origin(settings.dynamics_url):
+        expected = source.spelled("DYNAMICS_SCOPE")
+        url = source.spell("DYNAMICS_URL")
+        yield "DYNAMICS_SCOPE", f"is of another host than {url}; expected {expected} beside it"
+    named = [name for name in ("ENTRA_AUTHORITY", "ENTRA_TENANT_ID") if name in own]
+    inherits = bool(named) and not any(name in own for name in CREDENTIALS)
+    before, now = _authority_origin(inherited), _authority_origin(_merge(inherited, own))
+    if inherits and before is not None and now != before:
+        expected = ", ".join(source.spelled(name) for name in CREDENTIALS)
+        yield (
+            named[0],
+            f"is of another host than the inherited credential; expected one of {expected}",
+        )
+
+
+def _authority_origin(values: Mapping[str, str]) -> str | None:
+    if "ENTRA_AUTHORITY" not in values:
+        return f"https://{clouds.PUBLIC.login}" if "ENTRA_TENANT_ID" in values else None
+    try:
+        return _origin(authority(values["ENTRA_AUTHORITY"]))
+    except ValueError:
+        return None
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.lower()}"
+
+
+def _misspelt(given: Mapping[str, str]) -> Iterator[str]:
+    """Warn about plain names that are no settings and nearly those of one."""
+    article = {old.upper(): old for old in ARTICLE}
+    known = {name: name for name in (*names(ConnectionSettings), *names(AppSettings))} | article
+    letters = {name: frozenset(name) for name in known}
+    for name in given:
+        if name in known:
+            continue
+        own = frozenset(name)
+        for other, spelled in known.items():
+            # The cheap questions first: an app has a hundred variables of the platform's.
+            if (
+                abs(len(name) - len(other)) <= MISSPELT
+                and len(own ^ letters[other]) <= 2 * MISSPELT
+                and _distance(name, other) <= MISSPELT
+            ):
+                yield f"{name}: no such setting; expected {spelled}"
+                break
+
+
+def _distance(one: str, other: str) -> int:
+    """Return how many letters have to be added, removed or replaced (Levenshtein)."""
+    row = list(range(len(other) + 1))
+    for i, letter in enumerate(one, 1):
+        before, row[0] = row[0], i
+        for j, fitting in enumerate(other, 1):
+            changed = before + (letter != fitting)
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, changed)
+    return row[-1]
 
 
 def _flow_problems(settings: ConnectionSettings) -> Iterator[tuple[str, str]]:
@@ -349,8 +441,9 @@ def _problem(
     expected = f"expected {_expected(setting, model)}"
     if kind == "missing":
         return f"{spelled}: missing; {expected}"
-    if setting == "DYNAMICS_BODY":
-        expected += f" ({message.removeprefix('Value error, ')})"
+    detail = message.removeprefix("Value error, ")
+    if setting == "DYNAMICS_BODY" or detail in (BACKTRACKS, MATCHES_ALL):
+        expected += f" ({detail})"
     return f"{spelled}: {expected}"
 
 

@@ -45,6 +45,7 @@ _SHOWN_IN_PLACE = {
         error_description="AADSTS65004: User declined to consent to access the app.",
     ),
     "bare": Answer(Outcome.INVALID, REFERENCE, HTTPStatus.BAD_REQUEST, page="bare"),
+    "ended": Answer(Outcome.INVALID, REFERENCE, HTTPStatus.BAD_REQUEST, page="ended"),
     "keys": Answer(Outcome.REJECTED, REFERENCE, HTTPStatus.SERVICE_UNAVAILABLE, page="keys"),
     "prefetch": Answer(Outcome.INVALID, REFERENCE, HTTPStatus.SERVICE_UNAVAILABLE, page="prefetch"),
     "method": Answer(Outcome.INVALID, REFERENCE, HTTPStatus.METHOD_NOT_ALLOWED, page="method"),

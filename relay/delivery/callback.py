@@ -84,6 +84,7 @@ class Callback:
             "reference": self.reference,
             "received_at": iso(self.received_at),
             "expires_at": iso(self.expires_at),
+            "params": response.params,
         } | {PARAM + name: value for name, value in response.extra.items()}
 
 

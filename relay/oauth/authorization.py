@@ -6,11 +6,11 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from relay.connections import Connection
+from relay.connections import Connection, StatePolicy
 from relay.errors import InvalidResponse
-from relay.oauth.request import IMPLICIT, RESPONSE, Parameters, strings, too_large
+from relay.oauth.request import IMPLICIT, RESPONSE, Parameter, Parameters, strings, too_large
 
 MAX_CODE = 8 * 1024
 MAX_VALUE = 4 * 1024
@@ -20,6 +20,32 @@ MAX_HELD = 24 * 1024
 """Bytes of JSON of all kept values: encrypted and in base64 twice they must fit a queue message."""
 MAX_DESCRIPTION = 1_000
 """Characters of `error_description` that are kept."""
+REGISTERED = frozenset(
+    {
+        "access_denied",
+        "account_selection_required",
+        "consent_required",
+        "interaction_required",
+        "invalid_authorization_details",
+        "invalid_request",
+        "invalid_request_object",
+        "invalid_request_uri",
+        "invalid_scope",
+        "invalid_target",
+        "login_required",
+        "registration_not_supported",
+        "request_not_supported",
+        "request_uri_not_supported",
+        "server_error",
+        "temporarily_unavailable",
+        "unauthorized_client",
+        "unmet_authentication_requirements",
+        "unsupported_response_type",
+    }
+)
+"""Errors of an authorization endpoint (RFC 6749 §4.1.2.1 and IANA's registry of OAuth errors)."""
+NOTHING_SENT = "server_error"
+"""The `error` in place of a response that has a state and neither a code nor an error."""
 # RFC 6749 Appendix A: `code` and `state` are VSCHAR, `error` is NQSCHAR.
 _VSCHAR = re.compile(r"[\x20-\x7e]+")
 _NQSCHAR = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]+")
@@ -32,7 +58,8 @@ class AuthorizationResponse:
     """An unverified authorization response (RFC 6749 §4.1.2 and §4.1.2.1).
 
     A parameter with an empty value is absent. `implicit`: the response has tokens, which are not
-    kept. `extra` holds those further parameters that the body template names.
+    kept. `extra` holds those further parameters that the body template names. `params` is the JSON
+    text of all parameters, where the template names it.
     """
 
     code: str | None = field(repr=False)
@@ -44,6 +71,7 @@ class AuthorizationResponse:
     session_state: str | None = field(repr=False)
     implicit: bool
     extra: Mapping[str, str] = field(repr=False)
+    params: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +98,7 @@ def parse(pairs: Parameters, connection: Connection) -> AuthorizationResponse:
     """
     if connection.provider.secured:
         raise _no_jwt()
-    sent = {name for name, value in pairs if value}
+    sent = {each.name for each in pairs if each.raw}
     if "response" in sent and sent.isdisjoint(_response_parameters(connection)):
         # Without a state the response is refused anyway, and this reason tells the operator why.
         raise InvalidResponse(
@@ -90,12 +118,12 @@ def secured(pairs: Parameters, connection: Connection) -> str | None:
         return None
     plain = _response_parameters(connection)
     _check_duplicates(pairs, plain | {"response"})
-    sent = {name: value for name, value in pairs if value}
-    token = sent.get("response")
-    if token is None:
+    sent = {each.name: each for each in pairs if each.raw}
+    if "response" not in sent:
         raise _no_jwt()
     if not plain.isdisjoint(sent):
         raise InvalidResponse("jarm_beside", "The response is a JWT and has parameters beside it.")
+    token = sent["response"].text()
     if len(token) > MAX_SECURED:
         raise too_large("a value that is too long")
     return token
@@ -109,15 +137,14 @@ def unpacked(claims: Mapping[str, object], connection: Connection) -> Authorizat
     return _response(strings(claims.items()), connection)
 
 
-def check(response: VerifiedResponse, connection: Connection) -> None:
-    """Validate a verified response. Raises `InvalidResponse`.
+def check(response: VerifiedResponse, connection: Connection) -> VerifiedResponse:
+    """Validate a verified response, and return it. Raises `InvalidResponse`.
 
-    In this order: `iss` (RFC 9207 §2.4), either a code or an error (RFC 6749 §4.1.2), no tokens of
-    the implicit flow, and the character sets of RFC 6749 Appendix A.
+    In this order: `iss` (RFC 9207 §2.4), not both a code and an error (RFC 6749 §4.1.2), no tokens
+    of the implicit flow, and the character sets of RFC 6749 Appendix A. A state alone, which banks
+    send when their session has ended, becomes the error `NOTHING_SENT`.
     """
     _check_issuer(response, connection)
-    if response.code is None and response.error is None:
-        raise InvalidResponse("no_code", "The response has neither a code nor an error.")
     if response.code is not None and response.error is not None:
         raise InvalidResponse("code_and_error", "The response has both a code and an error.")
     if response.implicit:
@@ -135,6 +162,31 @@ def check(response: VerifiedResponse, connection: Connection) -> None:
                 f"{name}_characters",
                 f"The {name} has characters that RFC 6749 does not allow in it.",
             )
+    if response.code is None and response.error is None:
+        described = "The response has neither a code nor an error."
+        return replace(response, error=NOTHING_SENT, error_description=described)
+    return response
+
+
+def shown(response: VerifiedResponse, connection: Connection) -> tuple[str | None, str | None]:
+    """Return `error` and `error_description` as far as a person may see them.
+
+    Without a signed state anybody could have written them ("Your account was locked. Call …"): then
+    only an error that is registered is shown.
+    """
+    if connection.state_policy is StatePolicy.SIGNED:
+        return response.error, response.error_description
+    return (response.error if _is_registered(response) else None), None
+
+
+def ended_by_provider(response: AuthorizationResponse) -> bool:
+    """Tell whether an unverified response is an error, and nothing else, that is registered."""
+    return response.code is None and _is_registered(response)
+
+
+def _is_registered(response: AuthorizationResponse) -> bool:
+    # Providers write errors in capitals too (Acrobat Sign: ACCESS_DENIED).
+    return (response.error or "").lower() in REGISTERED
 
 
 def _check_issuer(response: VerifiedResponse, connection: Connection) -> None:
@@ -150,39 +202,59 @@ def _check_issuer(response: VerifiedResponse, connection: Connection) -> None:
 
 
 def _response(pairs: Parameters, connection: Connection) -> AuthorizationResponse:
-    code_parameter = connection.provider.code_parameter
-    wanted = {code_parameter, *RESPONSE, *connection.target.body.params}
+    provider, body = connection.provider, connection.target.body
+    wanted = {provider.code_parameter, provider.state_parameter, *RESPONSE, *body.params}
     _check_duplicates(pairs, wanted | set(IMPLICIT))
-    sent = {name: value for name, value in pairs if value}
-    kept = {name: sent[name] for name in wanted if name in sent}
-    if description := _without_controls(kept.pop("error_description", None)):
-        kept["error_description"] = description
-    for name, value in kept.items():
-        limit = MAX_CODE if name == code_parameter else MAX_VALUE
-        if len(value.encode()) > limit:
-            raise too_large("a value that is too long")
-    if len(json.dumps(kept, ensure_ascii=False).encode()) > MAX_HELD:
+    sent = {each.name: each for each in pairs if each.raw}
+    asked = [sent[name] for name in wanted if name in sent]
+    values = {each.name: _value(each, connection) for each in asked}
+    kept = {name: value for name, value in values.items() if value}
+    params = _json(pairs, connection) if "params" in body.names else None
+    # Counted as the outbox writes it: there the text of `params` stands as a string, with escapes.
+    held = kept if params is None else [kept, params]
+    if len(json.dumps(held, ensure_ascii=False).encode()) > MAX_HELD:
         raise too_large("more than 24 KiB of values")
+    tokens = set(IMPLICIT).difference(provider.response_type.split())
     return AuthorizationResponse(
-        code=kept.get(code_parameter),
-        state=kept.get("state"),
+        code=kept.get(provider.code_parameter),
+        state=kept.get(provider.state_parameter),
         error=kept.get("error"),
         error_description=kept.get("error_description"),
         error_uri=_https_uri(kept.get("error_uri")),
         iss=kept.get("iss"),
         session_state=kept.get("session_state"),
-        implicit=any(name in sent for name in IMPLICIT),
-        extra={name: kept[name] for name in connection.target.body.params if name in kept},
+        implicit=not tokens.isdisjoint(sent),
+        extra={name: kept[name] for name in body.params if name in kept},
+        params=params,
     )
+
+
+def _value(parameter: Parameter, connection: Connection) -> str:
+    """Return the value of a parameter that is kept. Raises `InvalidResponse`."""
+    if parameter.name == "error_description":
+        return _without_controls(parameter.text("replace"))
+    value = parameter.text()
+    limit = MAX_CODE if parameter.name == connection.provider.code_parameter else MAX_VALUE
+    if len(value.encode()) > limit:
+        raise too_large("a value that is too long")
+    return value
+
+
+def _json(pairs: Parameters, connection: Connection) -> str:
+    """Return all parameters in their order as JSON text: an array of pairs of name and value."""
+    values = [(each.name, _value(each, connection)) for each in pairs]
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
 
 
 def _response_parameters(connection: Connection) -> set[str]:
     """Return the parameters of a plain response, which must not accompany a response JWT."""
-    return {connection.provider.code_parameter, "code", "state", "error"}
+    provider = connection.provider
+    return {provider.code_parameter, provider.state_parameter, "code", "state", "error"}
 
 
 def _check_duplicates(pairs: Parameters, known: set[str]) -> None:
-    names = [name for name, _ in pairs]
+    # An empty value counts as absent: Strava sends `state=x&state=`.
+    names = [each.name for each in pairs if each.raw]
     if any(names.count(name) > 1 for name in known):
         raise InvalidResponse("duplicate", "A parameter stands in the response more than once.")
 
@@ -191,11 +263,9 @@ def _no_jwt() -> InvalidResponse:
     return InvalidResponse("jarm_missing", "The response is not the JWT that it has to be.")
 
 
-def _without_controls(description: str | None) -> str | None:
+def _without_controls(description: str) -> str:
     # Entra puts CR LF into it, so control characters are replaced and not refused.
-    if description is None:
-        return None
-    return _CONTROL.sub(" ", description)[:MAX_DESCRIPTION].strip() or None
+    return _CONTROL.sub(" ", description)[:MAX_DESCRIPTION].strip()
 
 
 def _https_uri(uri: str | None) -> str | None:

@@ -6,9 +6,10 @@ relay signs, and in a cookie, which only this browser has; the PKCE verifier is 
 
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from urllib.parse import quote, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 from relay.connections import Connection, Provider, StatePolicy
 from relay.errors import UnknownConnection
@@ -20,6 +21,24 @@ LIFETIME = timedelta(minutes=10)
 """Lifetime of the state and its cookie: the time that a person has at the provider."""
 MAX_UNFINISHED = 5
 """Cookies of unfinished flows per browser; more would exceed the limit of request headers."""
+REFUSED = frozenset(
+    {
+        "client_assertion",
+        "client_id",
+        "client_secret",
+        "code_challenge",
+        "code_challenge_method",
+        "redirect_uri",
+        "registration",
+        "request",
+        "request_uri",
+        "response_mode",
+        "response_type",
+        "scope",
+        "state",
+    }
+)
+"""Parameters that no ticket may set, in any case."""
 
 _FLOW_COOKIE = re.compile(r"__Host-relay-[A-Za-z0-9_-]{8}")
 
@@ -47,18 +66,22 @@ def begin(request: Request, connection: Connection, now: datetime) -> Started:
         provider.authorization_endpoint is None
         or provider.client_id is None
         or provider.redirect_uri is None
+        # An id_token needs a nonce, which nobody would verify.
+        or provider.response_type != "code"
         # Only a signed state can bind the callback to this browser.
         or connection.state_policy is not StatePolicy.SIGNED
     ):
         raise UnknownConnection
     claims = state.verify_ticket(_ticket(request), connection, now)
+    pairs = _ticket_pairs(claims.params, provider, provider.authorization_endpoint)
     cookie = secrets.token_urlsafe(32)
     token = state.mint(connection, claims.jti, now, LIFETIME, cookie)
     # The key that signs the state: the callback finds it again by the state's kid.
     key = next(iter(connection.state_keys.values()))
     verifier = state.derive_verifier(key, claims.jti, cookie)
+    pairs = [*request_parameters(provider, token, verifier), *pairs]
     return Started(
-        address(provider.authorization_endpoint, request_parameters(provider, token, verifier)),
+        address(provider.authorization_endpoint, pairs),
         (_set_cookie(claims.jti, cookie, connection), *_delete_oldest(claims.jti, request)),
     )
 
@@ -66,16 +89,20 @@ def begin(request: Request, connection: Connection, now: datetime) -> Started:
 def request_parameters(
     provider: Provider, state_token: str, verifier: str
 ) -> list[tuple[str, str]]:
-    """Return the parameters of an authorization request (RFC 6749 §4.1.1, RFC 7636 §4.3)."""
+    """Return the parameters of an authorization request (RFC 6749 §4.1.1, RFC 7636 §4.3).
+
+    Without a code challenge where the provider refuses unknown parameters (`pkce` is false).
+    """
+    # RFC 7636 §4.2: BASE64URL(SHA256(ASCII(code_verifier)))
+    challenge = state.fingerprint(verifier) if provider.pkce else None
     pairs = {
         "response_type": "code",
         "client_id": provider.client_id,
         "redirect_uri": provider.redirect_uri,
         "scope": provider.scope,
         "state": state_token,
-        # RFC 7636 §4.2: BASE64URL(SHA256(ASCII(code_verifier)))
-        "code_challenge": state.fingerprint(verifier),
-        "code_challenge_method": "S256",
+        "code_challenge": challenge,
+        "code_challenge_method": challenge and "S256",
         "response_mode": provider.response_mode,
     }
     given = [(name, value) for name, value in pairs.items() if value is not None]
@@ -97,10 +124,21 @@ def end(response: VerifiedResponse) -> str | None:
 
 
 def _ticket(request: Request) -> str:
-    tickets = [value for name, value in parameters(request) if name == "ticket"]
+    tickets = [each for each in parameters(request) if each.name == "ticket"]
     if len(tickets) != 1:
         raise state.TICKET.refused("repeated" if tickets else "missing")
-    return tickets[0]
+    return tickets[0].text()
+
+
+def _ticket_pairs(
+    params: Mapping[str, str], provider: Provider, endpoint: str
+) -> list[tuple[str, str]]:
+    """Return the ticket's own parameters. Raises if one would change what the relay itself asks."""
+    query = parse_qsl(endpoint.partition("?")[2], keep_blank_values=True)
+    taken = REFUSED.union(name.lower() for name, _ in (*query, *provider.extra))
+    if any(name.lower() in taken for name in params):
+        raise state.TICKET.refused("params")
+    return list(params.items())
 
 
 def _set_cookie(jti: str, value: str, connection: Connection) -> str:

@@ -20,6 +20,7 @@ ALGORITHMS = {
     "PS256": ("RSA", None),
     "ES256": ("EC", "P-256"),
     "EdDSA": ("OKP", "Ed25519"),
+    jws.ED25519: ("OKP", "Ed25519"),
 }
 """Key type and curve of each. No symmetric algorithm: a public key must not serve as a secret."""
 
@@ -95,17 +96,24 @@ def fits(key: Jwk, algorithm: str) -> bool:
         key.get("kty") == kind
         and (curve is None or key.get("crv") == curve)
         and key.get("use", "sig") == "sig"
-        and key.get("alg", algorithm) == algorithm
+        and key.get("alg", algorithm) in _same(algorithm)
         and isinstance(operations, list)
         and "verify" in operations
         and "d" not in key
     )
 
 
+def _same(algorithm: str) -> tuple[str, ...]:
+    """Return all names of an algorithm: a key and a JWT may name it differently."""
+    edwards = ("EdDSA", jws.ED25519)
+    return edwards if algorithm in edwards else (algorithm,)
+
+
 def _public(key: Jwk, algorithm: str) -> Any:  # noqa: ANN401 - a class for each kind of key
     import jwt  # noqa: PLC0415 - as in jws.py
 
     try:
-        return jwt.PyJWK(dict(key), algorithm).key
+        # The first name is the one that PyJWT knows.
+        return jwt.PyJWK(dict(key), _same(algorithm)[0]).key
     except Exception:  # noqa: BLE001 - PyJWT raises many types for a malformed key
         raise JARM.refused("key") from None

@@ -36,7 +36,6 @@ _HEADERS = {
     "Accept": "application/json",
     # The size of a compressed body is only known after decompression.
     "Accept-Encoding": "identity",
-    "User-Agent": outgoing.USER_AGENT,
 }
 
 
@@ -46,13 +45,8 @@ class KeyStore:
     def __init__(
         self, context: ssl.SSLContext, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._http = httpx.AsyncClient(
-            verify=context,
-            headers=_HEADERS,
-            timeout=TIMEOUT,
-            follow_redirects=False,
-            cookies=outgoing.no_cookies(),
-        )
+        self._context = context
+        self._clients: dict[str | None, httpx.AsyncClient] = {}
         self._clock = clock
         self._issuers: dict[tuple[str | None, str | None], _Issuer] = {}
 
@@ -64,22 +58,34 @@ class KeyStore:
         name = (provider.issuer, provider.jwks_uri)
         issuer = self._issuers.get(name)
         if issuer is None:
-            issuer = self._issuers[name] = _Issuer(provider, self._http, self._clock)
+            issuer = self._issuers[name] = _Issuer(provider, self._client, self._clock)
         return await issuer.get(kid)
 
     async def aclose(self) -> None:
         """Close the connections to the issuers."""
-        await self._http.aclose()
+        for client in self._clients.values():
+            await client.aclose()
+
+    def _client(self, address: str) -> httpx.AsyncClient:
+        proxy = outgoing.proxy_of(address)
+        client = self._clients.get(proxy)
+        if client is None:
+            client = outgoing.client(self._context, timeout=TIMEOUT, proxy=proxy)
+            self._clients[proxy] = client
+        return client
 
 
 class _Issuer:
     """The cached keys of one issuer. At most one fetch runs at a time."""
 
     def __init__(
-        self, provider: Provider, http: httpx.AsyncClient, clock: Callable[[], float]
+        self,
+        provider: Provider,
+        client: Callable[[str], httpx.AsyncClient],
+        clock: Callable[[], float],
     ) -> None:
         self._provider = provider
-        self._http = http
+        self._client = client
         self._clock = clock
         self._keys: tuple[Jwk, ...] = ()
         self._fetched_at = float("-inf")
@@ -114,7 +120,7 @@ class _Issuer:
         except KeysUnavailable:
             self._fail()
             raise
-        except (TimeoutError, httpx.HTTPError, httpx.InvalidURL) as error:
+        except (TimeoutError, httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             self._fail()
             raise _unavailable(type(error).__name__) from None
         else:
@@ -142,7 +148,8 @@ class _Issuer:
 
     async def _document(self, address: str) -> dict[str, Any]:
         document = bytearray()
-        async with self._http.stream("GET", address) as response:
+        http = self._client(address)
+        async with http.stream("GET", address, headers=_HEADERS) as response:
             if response.status_code != HTTPStatus.OK:
                 raise _unavailable(str(response.status_code))
             async for chunk in response.aiter_raw():

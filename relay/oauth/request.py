@@ -8,8 +8,8 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import NoReturn
-from urllib.parse import parse_qsl
+from typing import NamedTuple, NoReturn
+from urllib.parse import unquote_to_bytes
 
 from relay.errors import InvalidResponse
 
@@ -19,7 +19,8 @@ MAX_PARAMETERS = 50
 FORM = "application/x-www-form-urlencoded"
 JSON = "application/json"
 IMPLICIT = ("access_token", "id_token", "token")
-RESPONSE = ("state", "error", "error_description", "error_uri", "iss", "session_state")
+RESPONSE = ("error", "error_description", "error_uri", "iss", "session_state")
+_KNOWN = ("code", "state", *RESPONSE, *IMPLICIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,24 @@ def guard(request: Request) -> None:
             )
 
 
-type Parameters = list[tuple[str, str]]
-"""Names and values in their order, duplicates included, decoded once."""
+class Parameter(NamedTuple):
+    """A parameter of a request. `raw`: its value, in UTF-8 unless the provider errs.
+
+    `encoded`: the value is percent-encoded, as in a query or form.
+    """
+
+    name: str
+    raw: bytes
+    encoded: bool = False
+
+    def text(self, errors: str = "strict") -> str:
+        """Decode the value. Raises `InvalidResponse` if it is not UTF-8 and `errors` is strict."""
+        return _text(_unquoted(self.raw) if self.encoded else self.raw, errors)
+
+
+type Parameters = list[Parameter]
+"""The parameters of a request in their order, duplicates included. Values are decoded on demand:
+providers send bytes that are not UTF-8 in parameters that nobody asked for."""
 
 
 def response_parameters(request: Request) -> Parameters:
@@ -74,7 +91,10 @@ def response_parameters(request: Request) -> Parameters:
     pairs = parameters(request)
     if request.method == "GET" and not pairs:
         raise InvalidResponse(
-            "bare", "This is a redirect URI: a provider sends people here with a code.", page="bare"
+            "bare",
+            "This is a redirect URI: a provider sends people here with a code.",
+            HTTPStatus.OK,
+            page="bare",
         )
     return pairs
 
@@ -82,24 +102,22 @@ def response_parameters(request: Request) -> Parameters:
 def parameters(request: Request) -> Parameters:
     """Return the parameters of query and body.
 
-    Checks sizes, media type and encoding. Raises `InvalidResponse`.
+    Checks sizes, media type and the encoding of names. Raises `InvalidResponse`.
     """
-    _check_size(request)
+    # Not strict: the value of a parameter that nobody asked for may have bytes that are no UTF-8.
+    query = request.query.encode("utf-8", "surrogatepass")
+    _check_size(request, query)
     media_type = _media_type(request)
-    pairs = _query_pairs(request.query)
+    pairs = _form_pairs(query)
     if media_type is not None:
-        pairs += _body_pairs(request, media_type)
+        pairs += _json_pairs(request.body) if media_type == JSON else _form_pairs(request.body)
     if len(pairs) > MAX_PARAMETERS:
-        raise too_large("more than 50 parameters")
+        raise _too_many()
     return pairs
 
 
-def _check_size(request: Request) -> None:
-    try:
-        query_size = len(request.query.encode("utf-8"))
-    except UnicodeError:  # raw bytes that the host could not read
-        raise _not_utf8() from None
-    if query_size > MAX_QUERY:
+def _check_size(request: Request, query: bytes) -> None:
+    if len(query) > MAX_QUERY:
         raise too_large("a query of more than 8 KiB")
     if len(request.body) > MAX_BODY:
         raise too_large("a body of more than 32 KiB")
@@ -126,26 +144,38 @@ def _media_type(request: Request) -> str | None:
     return media_type
 
 
-def _query_pairs(query: str) -> Parameters:
+def _form_pairs(form: bytes) -> Parameters:
+    # Splitting stops at the limit: 32 KiB of `a&a&…` would hold the event loop for 16 ms.
+    fields = form.split(b"&", MAX_PARAMETERS)
+    if len(fields) > MAX_PARAMETERS:
+        raise _too_many()
+    pairs = []
+    for each in filter(None, fields):
+        name, _, value = each.partition(b"=")
+        pairs.append(Parameter(_text(_unquoted(name)), value, encoded=True))
+    return pairs
+
+
+def _unquoted(raw: bytes) -> bytes:
+    return unquote_to_bytes(raw.replace(b"+", b" "))
+
+
+def _text(raw: bytes, errors: str = "strict") -> str:
     try:
-        return parse_qsl(query, keep_blank_values=True, encoding="utf-8", errors="strict")
+        return raw.decode("utf-8", errors)
     except UnicodeError:
-        raise _not_utf8() from None
+        raise InvalidResponse("encoding", "The response is not UTF-8.") from None
 
 
-def _body_pairs(request: Request, media_type: str) -> Parameters:
-    try:
-        text = request.body.decode("utf-8")
-    except UnicodeError:
-        raise _not_utf8() from None
-    return _json_pairs(text) if media_type == JSON else _query_pairs(text)
-
-
-def _json_pairs(text: str) -> Parameters:
+def _json_pairs(body: bytes) -> Parameters:
     # Only the members of the outermost object are parameters. Inner objects are parsed as lists of
     # pairs too, and ignored like every value that is not a string.
     try:
-        members = json.loads(text, object_pairs_hook=_Members, parse_constant=_no_constant)
+        members = json.loads(
+            body.decode("utf-8", "surrogateescape"),
+            object_pairs_hook=_Members,
+            parse_constant=_no_constant,
+        )
     except (ValueError, RecursionError):
         raise InvalidResponse("json", "The body is not JSON.") from None
     if not isinstance(members, _Members):
@@ -160,17 +190,19 @@ def strings(members: Iterable[tuple[str, object]]) -> Parameters:
     """
     pairs = []
     for name, value in members:
-        if isinstance(value, str):
-            pairs.append((name, value))
-        elif value is not None and name in ("code", *RESPONSE, *IMPLICIT):
+        if value is not None and not isinstance(value, str) and name in _KNOWN:
             raise InvalidResponse("json", f"The member {name} is not a string.")
-        else:
-            pairs.append((name, ""))
-    try:
-        "".join(name + value for name, value in pairs).encode("utf-8")
-    except UnicodeError:  # an escaped lone surrogate
-        raise _not_utf8() from None
+        raw = _bytes(value) if isinstance(value, str) else b""
+        pairs.append(Parameter(_text(_bytes(name)), raw))
     return pairs
+
+
+def _bytes(text: str) -> bytes:
+    """Return a text of JSON as the bytes that it was."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # an escaped lone surrogate: its bytes are not UTF-8 either
+        return text.encode("utf-8", "surrogatepass")
 
 
 class _Members(list[tuple[str, object]]):
@@ -190,5 +222,5 @@ def too_large(what: str) -> InvalidResponse:
     )
 
 
-def _not_utf8() -> InvalidResponse:
-    return InvalidResponse("encoding", "The response is not UTF-8.")
+def _too_many() -> InvalidResponse:
+    return too_large("more than 50 parameters")

@@ -16,7 +16,11 @@ from datetime import UTC, datetime, timedelta
 from relay.connections import Connection, StatePolicy
 from relay.errors import CookieMissing, InvalidResponse
 from relay.oauth import jws
-from relay.oauth.authorization import AuthorizationResponse, VerifiedResponse
+from relay.oauth.authorization import (
+    AuthorizationResponse,
+    VerifiedResponse,
+    ended_by_provider,
+)
 
 CALLBACK = "callback"
 AUTHORIZE = "authorize"
@@ -24,6 +28,8 @@ AUTHORIZE = "authorize"
 
 MAX_SIZE = 1024
 LIFETIME = 3600
+MAX_PARAMS = 10
+"""Members of a ticket's claim `params`."""
 
 STATE = jws.Kind(
     "state",
@@ -39,6 +45,7 @@ TICKET = jws.Kind(
 )
 
 _JTI = re.compile(r"[A-Za-z0-9_-]{16,64}")
+_NAME = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 _HASH = re.compile(r"[A-Za-z0-9_-]{43}")
 """32 bytes in base64url: a SHA-256, a cookie's value, a code verifier."""
 
@@ -48,12 +55,14 @@ class StateClaims:
     """The claims of a token whose signature was verified.
 
     `key` is the key that signed it; `cookie` is the hash of the cookie that the browser must send,
-    or `None` if the token is not bound to a browser.
+    or `None` if the token is not bound to a browser. `params`: further parameters of the
+    authorization request, which a ticket may name.
     """
 
     key: bytes = field(repr=False)
     jti: str = field(repr=False)
     cookie: str | None = field(repr=False)
+    params: Mapping[str, str] = field(repr=False)
 
 
 def verify(
@@ -67,6 +76,18 @@ def verify(
     In: the raw Cookie header; a state that is bound to a browser needs it. Not checked here:
     whether the state was used before, which Dynamics' unique key decides.
     """
+    try:
+        return _verify(response, connection, cookies, now or datetime.now(UTC))
+    except InvalidResponse as refused:
+        if ended_by_provider(response):
+            # The state is refused, and so is the response; but the person can be told what is seen.
+            refused.page = "ended"
+        raise
+
+
+def _verify(
+    response: AuthorizationResponse, connection: Connection, cookies: str, now: datetime
+) -> VerifiedResponse:
     if response.state is None:
         raise InvalidResponse("state_missing", "The response has no state.")
     parts = {part.name: getattr(response, part.name) for part in fields(response)}
@@ -77,12 +98,13 @@ def verify(
             _match(response.state, connection)
             return VerifiedResponse(**parts)
         case StatePolicy.SIGNED:
-            claims = _claims(response.state, STATE, CALLBACK, connection, now or datetime.now(UTC))
+            claims = _claims(response.state, STATE, CALLBACK, connection, now)
     if claims.cookie is None:
         return VerifiedResponse(**parts)
+    verifier = derive_verifier(claims.key, claims.jti, _bound_cookie(claims, cookies))
     return VerifiedResponse(
         **parts,
-        code_verifier=derive_verifier(claims.key, claims.jti, _bound_cookie(claims, cookies)),
+        code_verifier=verifier if connection.provider.pkce else None,
         cookie_name=cookie_name(claims.jti),
         redirect_uri=connection.provider.redirect_uri,
     )
@@ -132,6 +154,9 @@ def parse_cookies(cookies: str) -> list[tuple[str, str]]:
 
 
 def _match(state: str, connection: Connection) -> None:
+    if len(state) > MAX_SIZE:
+        # Before the pattern runs: its time may grow faster than the state.
+        raise InvalidResponse("state_size", "The state is longer than Dynamics makes any.")
     pattern = connection.state_pattern
     if pattern is None or not pattern.fullmatch(state):
         raise InvalidResponse(
@@ -156,8 +181,20 @@ def _claims(
     token.check_times(now)
     jti = token.text_claim("jti", _JTI)
     cookie = token.text_claim("cookie", _HASH) if "cookie" in token.claims else None
+    params = _params(token.claims) if use == AUTHORIZE else {}
     token.verify(key, jws.HS256)
-    return StateClaims(key, jti, cookie)
+    return StateClaims(key, jti, cookie, params)
+
+
+def _params(claims: Mapping[str, object]) -> dict[str, str]:
+    """Return the claim `params` of a ticket. Raises `InvalidResponse`."""
+    claim = claims.get("params", {})
+    if not isinstance(claim, dict) or len(claim) > MAX_PARAMS:
+        raise TICKET.refused("params")
+    for name, value in claim.items():
+        if not _NAME.fullmatch(name) or not isinstance(value, str):
+            raise TICKET.refused("params")
+    return claim
 
 
 def _bound_cookie(claims: StateClaims, cookies: str) -> str:

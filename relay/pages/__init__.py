@@ -33,6 +33,9 @@ class Reply:
     cookies: tuple[str, ...] = ()
 
 
+METHODS = "GET, POST, HEAD, OPTIONS"
+"""The methods of the redirect URI, for an Allow header."""
+
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 
 
@@ -84,8 +87,8 @@ class _Look(NamedTuple):
 
     `tone` is a class of page.css, `mark` the path of an SVG icon. `report`: the reference is to be
     given to the administrator. `in_place`: a callback is answered without a redirect. Its URL holds
-    no code (`declined`, `bare`, `method`), the browser discards the page (`prefetch`), or a reload
-    has to send the response again (`keys`).
+    no code (`declined`, `ended`, `bare`, `method`), the browser discards the page (`prefetch`), or a
+    reload has to send the response again (`keys`).
     """
 
     tone: str
@@ -105,6 +108,7 @@ _LOOKS: Mapping[Page, _Look] = MappingProxyType(
         Outcome.REJECTED: _Look("bad", _ALERT, report=True),
         Outcome.MISCONFIGURED: _Look("bad", _ALERT, report=True),
         "bare": _Look("plain", _INFO, in_place=True),
+        "ended": _Look("wait", _MINUS, report=True, in_place=True),
         "keys": _Look("wait", _CLOCK, report=True, in_place=True),
         "prefetch": _Look("wait", _CLOCK, in_place=True),
         "method": _Look("plain", _ALERT, in_place=True),
@@ -149,6 +153,13 @@ def render(answer: Answer, *, html: bool, accept_language: str = "") -> Reply:
     return reply if answer.clear is None else replace(reply, cookies=(answer.clear,))
 
 
+def probe(method: str) -> Reply:
+    """Return the answer to HEAD or OPTIONS, with which providers probe a redirect URI."""
+    if method == "HEAD":
+        return Reply(HTTPStatus.OK, SECURITY_HEADERS)
+    return Reply(HTTPStatus.NO_CONTENT, {**SECURITY_HEADERS, "Allow": METHODS})
+
+
 def begin(started: Started) -> Reply:
     """Return the redirect to the provider's authorization endpoint (RFC 6749 §4.1.1)."""
     headers = {**SECURITY_HEADERS, "Location": started.location}
@@ -189,9 +200,9 @@ def health(version: str, *, healthy: bool) -> Reply:
 
 
 def _reply_to(answer: Answer, accept_language: str, *, html: bool) -> Reply:
-    if not html:
-        return _json(answer)
     page = answer.page or answer.outcome
+    if not html and page != "bare":  # which is no callback, so programs get the page too
+        return _json(answer)
     if _LOOKS[page].in_place:
         return _page(page, answer, accept_language)
     location = f"/done/{answer.outcome}?ref={answer.reference}"
@@ -269,4 +280,4 @@ def _footer(reference: str, heading: str, select: str) -> Markup | str:
 
 def _allow(status: HTTPStatus) -> dict[str, str]:
     # RFC 9110 §15.5.6: a 405 response must have Allow.
-    return {"Allow": "GET, POST"} if status == HTTPStatus.METHOD_NOT_ALLOWED else {}
+    return {"Allow": METHODS} if status == HTTPStatus.METHOD_NOT_ALLOWED else {}

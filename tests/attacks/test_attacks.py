@@ -248,7 +248,10 @@ def connections(world: World, elsewhere: str, trap: str) -> dict[str, str]:
             "DYNAMICS_URL": f"{elsewhere}/data/OAuthCallbacks",
             "DYNAMICS_SCOPE": f"{world.dynamics_server.url}/.default",
         },
-        "ASTRAY": {"ENTRA_AUTHORITY": f"{elsewhere}/tenant"},
+        "ASTRAY": {
+            "ENTRA_AUTHORITY": f"{elsewhere}/tenant",
+            "ENTRA_CLIENT_SECRET": "canary-of-astray",
+        },
         "ECHO": {
             "DYNAMICS_URL": f"{elsewhere}/data/Echo",
             "DYNAMICS_SCOPE": f"{world.dynamics_server.url}/.default",

@@ -318,7 +318,7 @@ def begun_here(key_length: int = 255) -> Make:
     """Return what makes an F&O whose flows begin at the relay, with a key of that length."""
 
     def make(stage: Stage) -> dict[str, str]:
-        target = FinanceWithCompanies(stage.entra, key_length=key_length)
+        target = FinanceWithCompanies(stage.entra, key_length=key_length, further=("codeVerifier",))
         return signed("finance", lambda _: target)(stage) | PROVIDER
 
     return make
@@ -447,6 +447,7 @@ PROVIDER = {
     "PROVIDER_AUTHORIZATION_ENDPOINT": "https://provider.example/authorize",
     "PROVIDER_CLIENT_ID": "dynamics",
     "PROVIDER_REDIRECT_URI": "https://relay.example/callback",
+    "DYNAMICS_BODY": json.dumps({**BODIES["finance"], "codeVerifier": "{code_verifier}"}),
 }
 FAIL, WARN = Verdict.FAIL, Verdict.WARN
 
@@ -1024,7 +1025,7 @@ def test_nothing_is_written_where_reading_found_a_failure(stage: Stage) -> None:
 
 
 def test_a_signed_state_is_minted_for_the_smoke_record(stage: Stage) -> None:
-    target = FinanceWithCompanies(stage.entra, key_length=1024)
+    target = FinanceWithCompanies(stage.entra, key_length=1024, further=("codeVerifier",))
     settings = signed("finance", lambda _: target)(stage) | PROVIDER
     findings = examine(stage, settings, write=True)
     assert {finding.verdict for finding in findings} == {Verdict.OK}

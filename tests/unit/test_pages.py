@@ -286,7 +286,7 @@ def test_members_without_a_value_are_not_there() -> None:
 def test_a_refused_method_is_told_which_are_allowed(html: bool) -> None:
     reply = pages.render(REFUSED_METHOD, html=html)
     assert reply.status == 405
-    assert reply.headers["Allow"] == "GET, POST"
+    assert reply.headers["Allow"] == "GET, POST, HEAD, OPTIONS"
     assert "Allow" not in pages.render(DECLINED, html=html).headers
 
 

@@ -57,11 +57,10 @@ def invalid(reason: str, status: int = 400) -> Verdict:
 
 DELIVERED = Verdict("delivered", None, 200)
 DECLINED = Verdict("declined", None, 400)
-BARE = invalid("bare")
+BARE = invalid("bare", 200)
 DUPLICATE = invalid("duplicate")
 ENCODING = invalid("encoding")
 IMPLICIT = invalid("implicit")
-NO_CODE = invalid("no_code")
 STATE_MISSING = invalid("state_missing")
 TOO_LARGE = invalid("too_large", 413)
 CODE_CHARACTERS = invalid("code_characters")
@@ -75,7 +74,8 @@ FORGED = {"pattern": invalid("state_mismatch"), "signed": invalid("state_signatu
 
 def unsigned(fault: str) -> Mapping[str, Verdict]:
     """Return how a state with this fault ends, which `opaque` again does not see."""
-    return {"pattern": invalid("state_mismatch"), "signed": invalid(f"state_{fault}")}
+    seen = "size" if fault == "size" else "mismatch"
+    return {"pattern": invalid(f"state_{seen}"), "signed": invalid(f"state_{fault}")}
 
 
 def nothing_in_it(*ways: str) -> Mapping[str, Verdict]:
@@ -239,8 +239,13 @@ PROVIDERS = {
     "strict": Provider(issuer=ISSUER, iss_required=True),
     "amazon": Provider(code_parameter="spapi_oauth_code"),
     "bank": Provider(issuer=ISSUER, client_id=CLIENT, response_mode="query.jwt"),
+    "hybrid": Provider(response_type="code id_token"),
+    "renamed": Provider(state_parameter="oauth_state"),
+    "all": Provider(),
+    "jarm-all": Provider(issuer=ISSUER, client_id=CLIENT, response_mode="query.jwt"),
 }
-"""Connections. `told`: Dynamics is told of errors and of one parameter of the provider too."""
+"""Connections. `told`: Dynamics is told of errors and of one parameter of the provider too. `all`:
+it gets all parameters."""
 
 TOLD = json.dumps(
     {
@@ -253,6 +258,21 @@ TOLD = json.dumps(
         "realmId": "{param:realmId}",
     }
 )
+
+BODIES = {
+    "told": TOLD,
+    "hybrid": '{"code": "{code}", "state": "{state}", "id_token": "{param:id_token}"}',
+    **dict.fromkeys(
+        ("all", "jarm-all"), '{"code": "{code}", "state": "{state}", "all": "{params}"}'
+    ),
+}
+NOTHING_SENT = {
+    "error": "server_error",
+    "error_description": "The response has neither a code nor an error.",
+}
+"""A response that has a state and nothing else, as an error response."""
+UNREGISTERED = {"user_cancelled_authorize", "<img src=x onerror=alert(1)>"}
+"""Errors that anybody could have written: they are shown where the state is signed."""
 
 SUCCESS = [
     Row("example", "code={code}&state={state}", DELIVERED, "RFC 6749 §4.1.2"),
@@ -391,6 +411,49 @@ SUCCESS = [
         "`code` is then an unrecognized parameter",
         at="amazon",
     ),
+    Row(
+        "provider-names-the-state-otherwise",
+        "code={code}&oauth_state={state}&state=x&state=y",
+        DELIVERED,
+        "contract §2: PROVIDER_STATE_PARAMETER; `state` is then unrecognized",
+        at="renamed",
+    ),
+    Row(
+        "all-parameters-in-their-order",
+        "shop=a%2Fb&code={code}&hmac=1&x=%22%C3%A9%5C&shop=&hmac=2&state={state}",
+        DELIVERED,
+        "Shopify's HMAC covers them all",
+        {
+            "all": '[["shop","a/b"],["code","{code}"],["hmac","1"],["x","\\"é\\\\"],["shop",""],'
+            '["hmac","2"],["state","{state}"]]'
+        },
+        at="all",
+    ),
+    Row(
+        "all-claims-of-a-jwt",
+        "response={jwt}&x=1",
+        DELIVERED,
+        "JARM: the claims are the parameters",
+        {
+            "all": f'[["iss","{ISSUER}"],["aud","{CLIENT}"],["exp",""],'
+            '["code","{code}"],["state","{state}"]]'
+        },
+        at="jarm-all",
+    ),
+    Row(
+        "all-parameters-and-one-is-not-utf-8",
+        "code={code}&state={state}&x=%FF",
+        ENCODING,
+        "what is passed on is asked for",
+        at="all",
+    ),
+    Row(
+        "all-parameters-and-one-is-too-long",
+        "code={code}&state={state}&x={5-KiB}",
+        TOO_LARGE,
+        "contract §3: 4 KiB",
+        at="all",
+    ),
 ]
 
 NOTHING_THERE = [
@@ -404,12 +467,26 @@ NOTHING_THERE = [
     ),
     Row("only-an-equals-sign", "=", STATE_MISSING, "a parameter without a name"),
     Row("unrecognized-only", "utm_source=x", STATE_MISSING, "no response"),
-    Row("no-code", "state={state}", NO_CODE, "RFC 6749 §4.1.2: code REQUIRED"),
-    Row("empty-code", "code=&state={state}", NO_CODE, "§3.1: without a value is omitted"),
-    Row("code-without-equals-sign", "code&state={state}", NO_CODE, "§3.1, as above"),
-    Row("code-in-upper-case", "CODE={code}&state={state}", NO_CODE, "§1.9: case sensitive"),
-    Row("code-as-array", "code[]={code}&state={state}", NO_CODE, "a PHP array is no code"),
-    Row("space-before-the-name", "%20code={code}&state={state}", NO_CODE, "another name"),
+    *(
+        Row(name, raw, DECLINED, source, NOTHING_SENT)
+        for name, raw, source in [
+            ("state-alone", "state={state}", "banks whose session has ended"),
+            ("empty-code", "code=&state={state}", "§3.1: without a value is omitted"),
+            ("code-without-equals-sign", "code&state={state}", "§3.1, as above"),
+            ("code-in-upper-case", "CODE={code}&state={state}", "§1.9: case sensitive"),
+            ("code-as-array", "code[]={code}&state={state}", "a PHP array is no code"),
+            ("space-before-the-name", "%20code={code}&state={state}", "another name"),
+        ]
+    ),
+    Row("forged-state-alone", "state={forged}", DECLINED, "", NOTHING_SENT, unless=FORGED),
+    Row(
+        "state-alone-is-told",
+        "state={state}",
+        DECLINED,
+        "the template names {error}",
+        NOTHING_SENT,
+        at="told",
+    ),
     Row(
         "no-state", "code={code}", STATE_MISSING, "OIDF …-response-with-invalid-missing-state-fails"
     ),
@@ -419,8 +496,9 @@ NOTHING_THERE = [
     Row(
         "plain-code-where-it-has-another-name",
         "code={code}&state={state}",
-        NO_CODE,
+        DECLINED,
         "Amazon Selling Partner API",
+        NOTHING_SENT,
         at="amazon",
     ),
 ]
@@ -493,10 +571,28 @@ CHARACTERS = [
             ("half-a-surrogate-pair", "code=%ED%A0%80&state={state}"),
             ("overlong", "code=%C0%AF&state={state}"),
             ("in-the-state", "code={code}&state={state}%FE"),
-            ("in-a-description", "error=x&error_description=%FF&state={state}"),
-            ("in-an-unrecognized-one", "code={code}&state={state}&x=%FF"),
             ("in-a-name", "code={code}&state={state}&%FF=x"),
         ]
+    ),
+    Row(
+        "not-utf-8-in-a-wanted-parameter",
+        "code={code}&state={state}&realmId=%FF",
+        ENCODING,
+        "RFC 6749 B: Dynamics would get what the provider did not send",
+        at="told",
+    ),
+    Row(
+        "not-utf-8-in-an-unrecognized-one",
+        "code={code}&state={state}&x=Z%FCrich&y=%C0%AF",
+        DELIVERED,
+        "some providers send the name of the person in Latin-1",
+    ),
+    Row(
+        "not-utf-8-in-a-description",
+        "error=access_denied&error_description=Z%FCrich&state={state}",
+        DECLINED,
+        "contract §3: never a reason to refuse",
+        {"error_description": "Z\ufffdrich"},
     ),
 ]
 
@@ -505,7 +601,20 @@ TWICE = [
     Row("same-code-twice", "code={code}&state={state}&code={code}", DUPLICATE, "§3.1"),
     Row("state-twice", "code={code}&state={state}&state=evil", DUPLICATE, "oauth4webapi callback"),
     Row("state-behind-a-forged-one", "state={forged}&code={code}&state={state}", DUPLICATE, "§3.1"),
-    Row("empty-one-first", "code=&code={code}&state={state}", DUPLICATE, "§3.1: it is given twice"),
+    Row("empty-one-first", "code=&code={code}&state={state}", DELIVERED, "§3.1: omitted"),
+    Row("empty-state-behind", "state={state}&code={code}&state=", DELIVERED, "Strava sends this"),
+    Row(
+        "empty-ones-of-all-names",
+        "code={code}&state={state}&code&state&error=&error&iss=&iss&id_token=",
+        DELIVERED,
+        "§3.1: omitted",
+    ),
+    Row(
+        "empty-one-between-two",
+        "code={code}&code=&state={state}&code=evil",
+        DUPLICATE,
+        "§3.1: two have a value",
+    ),
     Row("encoded-spelling", "code={code}&c%6fde=evil&state={state}", DUPLICATE, "§3.1, B"),
     Row("error-twice", "error=a&error=b&state={state}", DUPLICATE, "§3.1"),
     Row(
@@ -606,8 +715,9 @@ ERRORS = [
     Row(
         "description-alone",
         "error_description=no&state={state}",
-        NO_CODE,
+        DECLINED,
         "§4.1.2.1: error REQUIRED",
+        NOTHING_SENT,
     ),
     Row(
         "description-beside-a-code",
@@ -771,7 +881,36 @@ TOKENS = [
         IMPLICIT,
         "§4.2.2.1 has none",
     ),
-    Row("token-only", "access_token=x&token_type=bearer&state={state}", NO_CODE, "RFC 6749 §4.2.2"),
+    Row("token-only", "access_token=x&state={state}", IMPLICIT, "RFC 6749 §4.2.2"),
+    Row(
+        "hybrid-where-it-is-expected",
+        "code={code}&id_token=e30.e30.&state={state}",
+        DELIVERED,
+        "FAPI 1: banks that offer nothing but code id_token",
+        {"id_token": "e30.e30."},
+        at="hybrid",
+    ),
+    Row(
+        "code-alone-where-an-id-token-is-expected",
+        "code={code}&state={state}",
+        DELIVERED,
+        "Dynamics sees that none is there",
+        at="hybrid",
+    ),
+    Row(
+        "access-token-where-an-id-token-is-expected",
+        "code={code}&id_token=e30.e30.&access_token=x&state={state}",
+        IMPLICIT,
+        "RFC 9700 §2.1.2",
+        at="hybrid",
+    ),
+    Row(
+        "id-token-twice",
+        "code={code}&id_token=e30.e30.&id_token=x&state={state}",
+        DUPLICATE,
+        "§3.1",
+        at="hybrid",
+    ),
     Row("empty-token", "code={code}&access_token=&state={state}", DELIVERED, "§3.1: omitted"),
     Row(
         "token-type-only", "code={code}&token_type=bearer&state={state}", DELIVERED, "unrecognized"
@@ -817,8 +956,9 @@ SIZES = [
     Row(
         "50-parameters-and-more-separators",
         "code={code}&state={state}{48-more}&&&",
-        DELIVERED,
-        "URL Standard §5.1: between two separators there is no parameter",
+        TOO_LARGE,
+        "contract §3: 50 fields are split, and no more",
+        unless={"json": DELIVERED},
     ),
     Row("more-than-a-body", "code={code}&state={state}&x={33-KiB}", TOO_LARGE, "contract §3"),
     Row(
@@ -988,7 +1128,6 @@ SECURED = [
         Row(name, f"response={{{name}}}", invalid(reason), source, at="bank")
         for name, reason, source in [
             ("jwt-no-state", "state_missing", "JARM §2.1 is a response of RFC 6749"),
-            ("jwt-no-code", "no_code", "RFC 6749 §4.1.2"),
             ("jwt-hybrid", "implicit", "RFC 9700 §2.1.2"),
             ("jwt-code-and-error", "code_and_error", "RFC 6749 §4.1.2.1"),
             ("jwt-code-is-a-number", "json", "JARM §2.1: parameters are texts"),
@@ -1018,6 +1157,14 @@ SECURED = [
         "the provider's signature proves nothing of the state",
         {"state": "{forged}"},
         unless=FORGED,
+        at="bank",
+    ),
+    Row(
+        "jwt-no-code",
+        "response={jwt-no-code}",
+        DECLINED,
+        "RFC 6749 §4.1.2",
+        NOTHING_SENT,
         at="bank",
     ),
     Row(
@@ -1054,7 +1201,7 @@ AS_JSON = [
         {"code": "a%2Bb+c"},
     ),
     Row("escapes", r'{"\u0063ode": "\u0078", "state": "{state}"}', DELIVERED, "§7", {"code": "x"}),
-    Row("null", '{"code": null, "state": "{state}"}', NO_CODE, "null is no value"),
+    Row("null", '{"code": null, "state": "{state}"}', DECLINED, "null is none", NOTHING_SENT),
     Row("number", '{"code": 1234, "state": "{state}"}', NO_JSON, "a code is a text"),
     Row("list", '{"code": "{code}", "state": ["{state}"]}', NO_JSON, "parameter pollution"),
     Row("no-text-in-an-error", '{"error": true, "state": "{state}"}', NO_JSON, "A.7"),
@@ -1113,8 +1260,8 @@ POLICIES = tuple(str(policy) for policy in StatePolicy)
 @functools.cache
 def table_connection(at: str, policy: str) -> Connection:
     where = connection(name="table", provider=PROVIDERS[at], pattern=PATTERN)
-    if at == "told":
-        where = connection(name="table", body=TOLD, pattern=PATTERN)
+    if at in BODIES:
+        where = connection(name="table", provider=PROVIDERS[at], body=BODIES[at], pattern=PATTERN)
     return dataclasses.replace(
         where, state_policy=StatePolicy(policy), state_keys={"k1": KEY, "k0": bytes(32)}
     )
@@ -1139,7 +1286,7 @@ async def test_a_body_of_json_ends_as_the_table_says_under_every_policy(
 async def hold_against(
     row: Row, way: Way, verdict: Verdict, policy: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG)
     caplog.clear()
     entra, dynamics, keys = Entra(), Dynamics(), Keys((published(SIGNER, "p1"),))
     relay = Relay(
@@ -1157,6 +1304,7 @@ async def hold_against(
     (line,) = [vars(record) for record in caplog.records if record.name == "relay"]
     found = Verdict(answer.outcome, line.get("reason"), answer.status)
     assert found == verdict, (row.source, request.method, policy)
+    assert (line["levelname"] == "DEBUG") == (verdict == BARE)
 
     usual = {"declined": {"error": "access_denied"}, "delivered": {"code": "{code}"}}
     meant = {"state": "{state}", **usual.get(verdict.outcome, {}), **row.values}
@@ -1165,7 +1313,11 @@ async def hold_against(
     assert [posted.body for posted in dynamics.posted] == ([values] if delivered else [])
     assert len(entra.asked) == len(dynamics.posted)
     assert answer.held is None
-    shown = ("error", "error_description") if verdict == DECLINED else ()
+    shown = {"error", "error_description"} if verdict == DECLINED else set()
+    if policy != "signed":
+        shown -= {"error_description"} | (
+            {"error"} if values.get("error") in UNREGISTERED else set()
+        )
     told = {"error": answer.error, "error_description": answer.error_description}
     assert told == {name: values.get(name) if name in shown else None for name in told}
     # Neither what is believed nor what is refused gets into the log.

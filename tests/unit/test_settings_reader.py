@@ -150,7 +150,8 @@ def test_our_name_counts_before_the_articles(ours: str, theirs: str) -> None:
         "DYNAMICS_URL": "https://new.example/data/X",
     }[ours]
     assert theirs in ARTICLE
-    for given in ({**ARTICLE, ours: new}, {ours: new, **ARTICLE}):
+    policy = {"STATE_POLICY": "opaque"}
+    for given in ({**ARTICLE, ours: new, **policy}, {ours: new, **ARTICLE, **policy}):
         connection = read(given)
         credentials, target = connection.credentials, connection.target
         assert isinstance(credentials.credential, ClientSecret)
@@ -295,7 +296,7 @@ def test_any_setting_of_a_connection_creates_it(label: str, name: str) -> None:
 IDENTITY = "11111111-2222-3333-4444-555555555555"
 
 OWN = {
-    "ENTRA_AUTHORITY": "https://own.example/tenant",
+    "ENTRA_AUTHORITY": "https://login.microsoftonline.com/own.example",
     "ENTRA_TENANT_ID": "own.example",
     "ENTRA_CLIENT_ID": "own-client",
     "ENTRA_CLIENT_SECRET": "own-secret",
@@ -320,6 +321,9 @@ OWN = {
     "PROVIDER_EXTRA": "prompt=consent&own=",
     "PROVIDER_JWKS_URI": "https://own.example/keys",
     "PROVIDER_CODE_PARAMETER": "own_code",
+    "PROVIDER_STATE_PARAMETER": "own_state",
+    "PROVIDER_PKCE": "false",
+    "PROVIDER_RESPONSE_TYPE": "code id_token",
 }
 """Another right value for each setting of a connection."""
 
@@ -353,6 +357,9 @@ def facts(connection: Connection) -> dict[str, object]:
         "PROVIDER_EXTRA": provider.extra,
         "PROVIDER_JWKS_URI": provider.jwks_uri,
         "PROVIDER_CODE_PARAMETER": provider.code_parameter,
+        "PROVIDER_STATE_PARAMETER": provider.state_parameter,
+        "PROVIDER_PKCE": provider.pkce,
+        "PROVIDER_RESPONSE_TYPE": provider.response_type,
     }
 
 
@@ -417,6 +424,7 @@ def test_a_connections_own_tenant_counts_before_an_inherited_authority() -> None
         **without("ENTRA_TENANT_ID"),
         "ENTRA_AUTHORITY": "https://login.microsoftonline.us/contoso.com",
         "CONNECTIONS__XERO__ENTRA_TENANT_ID": "fabrikam.com",
+        "CONNECTIONS__XERO__ENTRA_CLIENT_SECRET": "own-secret",
     }
     assert read(given, "xero").credentials.authority == (
         "https://login.microsoftonline.com/fabrikam.com"
@@ -461,7 +469,8 @@ WITH = {
 
 
 def test_an_identity_without_a_client_id_is_itself_the_client() -> None:
-    given = {"DYNAMICS_URL": PLAIN["DYNAMICS_URL"], "ENTRA_MANAGED_IDENTITY_CLIENT_ID": IDENTITY}
+    least = {name: PLAIN[name] for name in ("DYNAMICS_URL", "STATE_POLICY")}
+    given = {**least, "ENTRA_MANAGED_IDENTITY_CLIENT_ID": IDENTITY}
     credentials = read(given).credentials
     assert credentials.credential == ManagedIdentity(IDENTITY)
     assert (credentials.client_id, credentials.authority) == (None, None)
@@ -575,19 +584,21 @@ def test_a_key_vault_reference_that_was_not_resolved_is_no_secret() -> None:
 
 
 @pytest.mark.parametrize("scope", ["DYNAMICS_SCOPE", "ActiveDirectoryResource"])
-def test_an_inherited_scope_of_another_environment_is_doubted(scope: str) -> None:
+def test_an_inherited_scope_of_another_environment_is_an_error(scope: str) -> None:
     given = {
         **PLAIN,
         scope: "https://contoso.operations.dynamics.com/.default",
         "CONNECTIONS__XERO__DYNAMICS_URL": "https://fabrikam.operations.dynamics.com/data/X",
     }
-    [warning] = settings_reader.read(given).warnings
-    assert warning == (
-        f"{scope}: is of another environment than CONNECTIONS__XERO__DYNAMICS_URL; expected "
+    (found,) = problems(given)
+    assert found == (
+        f"{scope}: is of another host than CONNECTIONS__XERO__DYNAMICS_URL; expected "
         "CONNECTIONS__XERO__DYNAMICS_SCOPE beside it"
     )
     own = {"CONNECTIONS__XERO__DYNAMICS_SCOPE": "https://fabrikam.operations.dynamics.com/.default"}
-    assert settings_reader.read({**given, **own}).warnings == ()
+    assert (
+        read({**given, **own}, "xero").credentials.scope == own["CONNECTIONS__XERO__DYNAMICS_SCOPE"]
+    )
 
 
 PUBLIC, GOV, CHINA = (
@@ -715,7 +726,7 @@ def test_no_secret_is_shown_when_settings_are_printed(setting: str) -> None:
     assert "canary" not in shown
 
 
-@pytest.mark.parametrize("setting", PLAIN)
+@pytest.mark.parametrize("setting", without("STATE_POLICY"))
 def test_a_missing_setting_is_named_with_what_is_expected(setting: str) -> None:
     found = problems(without(setting))
     assert len(found) == 1
@@ -745,22 +756,47 @@ def test_a_connection_that_misses_something_is_named() -> None:
         pytest.param({"STATE_PATTERN": "^a$"}, "STATE_POLICY", id="pattern-without-policy"),
         pytest.param({"STATE_POLICY": "signed"}, "STATE_KEYS", id="policy-without-keys"),
         pytest.param(
-            {"PROVIDER_RESPONSE_MODE": "jwt", "PROVIDER_CLIENT_ID": "x"},
+            {"PROVIDER_RESPONSE_MODE": "jwt", "PROVIDER_CLIENT_ID": "x", "STATE_POLICY": "opaque"},
             "PROVIDER_ISSUER",
             id="jarm-without-issuer",
         ),
         pytest.param(
-            {"PROVIDER_RESPONSE_MODE": "form_post.jwt", "PROVIDER_ISSUER": "https://as.example"},
+            {
+                "PROVIDER_RESPONSE_MODE": "form_post.jwt",
+                "PROVIDER_ISSUER": "https://as.example",
+                "STATE_POLICY": "opaque",
+            },
             "PROVIDER_CLIENT_ID",
             id="jarm-without-client-id",
         ),
         pytest.param(
-            {"PROVIDER_ISS_REQUIRED": "true"}, "PROVIDER_ISSUER", id="required-issuer-unknown"
+            {"PROVIDER_ISS_REQUIRED": "true", "STATE_POLICY": "opaque"},
+            "PROVIDER_ISSUER",
+            id="required-issuer-unknown",
+        ),
+        pytest.param({}, "STATE_KEYS", id="no-policy"),
+        pytest.param(
+            {
+                "PROVIDER_PKCE": "false",
+                "DYNAMICS_BODY": '{"c": "{code}", "v": "{code_verifier}"}',
+                "STATE_POLICY": "opaque",
+            },
+            "DYNAMICS_BODY",
+            id="verifier-without-pkce",
+        ),
+        pytest.param(
+            {
+                "PROVIDER_CODE_PARAMETER": "x",
+                "PROVIDER_STATE_PARAMETER": "x",
+                "STATE_POLICY": "opaque",
+            },
+            "PROVIDER_STATE_PARAMETER",
+            id="one-name-for-two",
         ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(given: dict[str, str], named: str) -> None:
-    (found,) = problems({**PLAIN, **given})
+    (found,) = problems({**without("STATE_POLICY"), **given})
     assert found.startswith(f"{named}: expected")
 
 

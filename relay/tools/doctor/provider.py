@@ -87,6 +87,8 @@ def examine(
             yield from _authorization(provider, provider.authorization_endpoint, metadata)
     if provider.secured and (metadata is not None or provider.jwks_uri):
         yield _keys(provider, metadata or {}, http)
+    if "id_token" in provider.response_type.split():
+        yield _id_token(connection)
     if provider.redirect_uri is not None:
         yield _redirect_uri(provider.redirect_uri, connection.name, environ)
     if provider.authorization_endpoint and provider.client_id and provider.redirect_uri:
@@ -293,7 +295,20 @@ def _is_address(text: str) -> bool:
 # -- the redirect URI ----------------------------------------------------------------------------
 
 
+def _id_token(connection: Connection) -> Finding:
+    if "id_token" not in connection.target.body.params:
+        return ok("id_token", "it is dropped: DYNAMICS_BODY does not name {param:id_token}")
+    return warn(
+        "id_token",
+        "the relay passes the id_token on and does not verify it",
+        "Let Dynamics verify its signature, its c_hash (of the code) and its s_hash (of the "
+        "state) before it redeems the code.",
+    )
+
+
 def _redirect_uri(uri: str, name: str, environ: Mapping[str, str]) -> Finding:
+    if "/" not in uri:
+        return ok("redirect_uri", "it is the provider's name for an address: compare that there")
     parts = urlsplit(uri)
     host, own = parts.netloc.lower(), environ.get("WEBSITE_HOSTNAME", "").lower()
     paths = (f"/callback/{name}", *(("/callback",) if name == DEFAULT else ()))
