@@ -54,7 +54,7 @@ OPERATING = sorted(DOCS.glob("operate*.md"))
 PAGES = [
     *sorted(APP.glob("*.md")),
     APP / "sandbox/README.md",
-    *sorted(DOCS.glob("*.md")),
+    *sorted(DOCS.rglob("*.md")),
     *sorted((APP / "infra").rglob("*.md")),
 ]
 QUERIES = APP / "infra" / "queries"

@@ -25,7 +25,10 @@ CLIENT_ID = "dynamics-365"
 HOST = "relay.azurewebsites.net"
 REDIRECT_URI = f"https://{HOST}/callback"
 KEY = base64.urlsafe_b64encode(bytes(range(200, 232))).decode().rstrip("=")
+KEYCLOAK = "/realms/contoso/protocol/openid-connect/auth"
+"""The path of a provider whose codes are known to live for 60 seconds."""
 CHECKS = {
+    "code_ttl",
     "issuer",
     "iss",
     "mode",
@@ -56,6 +59,7 @@ class Stage:
             Route("/.well-known/oauth-authorization-server/as", self._metadata),
             Route("/keys", self._keys),
             Route("/authorize", self._authorize),
+            Route(KEYCLOAK, self._authorize),
         ]
         self.url = self.serve(Starlette(routes=routes))
         self.reset()
@@ -305,6 +309,12 @@ def issuer_that_is_no_address(stage: Stage, _: Settings) -> None:
     stage.metadata["issuer"] = "https://login.example.com/{canary}"
 
 
+def keycloak(stage: Stage, settings: Settings, code_ttl: str = "61") -> None:
+    endpoint = f"{stage.url}{KEYCLOAK}"
+    stage.metadata["authorization_endpoint"] = endpoint
+    settings.update(PROVIDER_AUTHORIZATION_ENDPOINT=endpoint, CODE_TTL=code_ttl)
+
+
 def sent_back(error: str) -> Break:
     return answering(
         lambda request: RedirectResponse(
@@ -314,6 +324,7 @@ def sent_back(error: str) -> Break:
 
 
 BROKEN: list[tuple[Break, str, str, str, str]] = [
+    (keycloak, "warn", "code_ttl", "codes of this provider live: 60 s", "Set CODE_TTL to 60,"),
     (issuer_with_a_slash, "fail", "issuer", "differs by a slash", "/as/, exactly so"),
     (issuer_without_its_slash, "fail", "issuer", "differs by a slash", "/as, exactly so"),
     (
@@ -560,6 +571,14 @@ def test_exactly_the_cause_is_named_with_its_fix(
     assert (trouble.verdict, trouble.check) == (Verdict(verdict), check)
     assert wrong in trouble.message
     assert fix in trouble.fix
+
+
+def test_a_code_ttl_that_is_no_longer_than_the_codes_live_is_well(stage: Stage) -> None:
+    settings = stage.settings
+    keycloak(stage, settings, "60")
+    found = examine(settings)
+    assert troubles(found) == []
+    assert "code_ttl" in {finding.check for finding in found}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from relay import outgoing
 from relay.connections import DEFAULT, Connection, Provider, StatePolicy
 from relay.oauth import authorize, jarm
 from relay.oauth.jwks import metadata_addresses
+from relay.tools import providers
 from relay.tools.doctor.entra import unreachable
 from relay.tools.doctor.finding import Finding, Verdict, fail, ok, warn
 
@@ -92,6 +93,8 @@ def examine(
         yield _redirect_uri(provider.redirect_uri, connection.name, environ)
     if provider.authorization_endpoint and provider.client_id and provider.redirect_uri:
         yield _registration(provider, provider.authorization_endpoint, http)
+    if provider.authorization_endpoint is not None:
+        yield from _code_ttl(connection, provider.authorization_endpoint)
     yield _policy(connection)
 
 
@@ -230,6 +233,22 @@ def _pkce(metadata: Document) -> Finding:
             "Start the flow in Dynamics instead: leave PROVIDER_AUTHORIZATION_ENDPOINT out.",
         )
     return ok("pkce", "the provider has PKCE with S256")
+
+
+def _code_ttl(connection: Connection, endpoint: str) -> Iterator[Finding]:
+    """Compare `CODE_TTL` with the life of codes, where the provider is a known one."""
+    lifetime = providers.code_lifetime(endpoint)
+    if lifetime is None:
+        return
+    if connection.code_ttl.total_seconds() <= lifetime:
+        yield ok("code_ttl", f"codes of this provider live for {lifetime} s, CODE_TTL is no more")
+        return
+    yield warn(
+        "code_ttl",
+        f"CODE_TTL is longer than codes of this provider live: {lifetime} s",
+        f"Set CODE_TTL to {lifetime}, or to less where Dynamics takes time to redeem: an older "
+        "code is delivered in vain (docs/providers).",
+    )
 
 
 # -- JARM ----------------------------------------------------------------------------------------
