@@ -4,6 +4,8 @@ pycep keeps no difference between the text 'x' and the name x, so a word that is
 variable or a parameter is taken for it.
 """
 
+import json
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +19,16 @@ INFRA = ROOT / "infra"
 FILES = sorted(path for path in INFRA.rglob("*.bicep") if "dynamics" not in path.parts)
 
 UNKNOWN = "unknown until it is deployed"
+
+
+class Failed(Exception):
+    """A file calls `fail`: Azure refuses the deployment with this message."""
+
+
+TEXT_FUNCTIONS = {
+    *("contains", "fail", "filter", "load_text_content", "replace", "starts_with", "string")
+}
+"""By the names that pycep gives them."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +51,9 @@ def verified(path: Path) -> list[Verified]:
     found = []
     for module in parsed(path).get("modules", {}).values():
         if module["type"] == "bicep_registry_alias":
+            # A loop and a condition stand around the configuration.
             detail, config = module["detail"], module["config"]
-            config = config["config"] if "loop_type" in config else config
+            config = config.get("config", config)
             found.append(Verified(detail["path"], detail["tag"], config.get("params", {})))
     return found
 
@@ -63,6 +76,7 @@ class Evaluation:
 
     def __init__(self, path: Path, given: dict[str, Any]) -> None:
         tree = parsed(path)
+        self.folder = path.parent
         self.variables = {name: one["value"] for name, one in tree.get("variables", {}).items()}
         self.given = {name: one["default"] for name, one in tree.get("parameters", {}).items()}
         self.given |= given
@@ -86,12 +100,14 @@ class Evaluation:
             return self.value(self.variables[word])
         if word in self.given:
             return UNKNOWN if self.given[word] is None else self.given[word]
-        return word
+        return word.replace("\\\\", "\\")  # pycep keeps escapes
 
     def _function(self, function: dict[str, Any]) -> Any:
         arguments = function["parameters"] or {}
         if function["type"] == "empty":
             return not self.value(arguments["item_to_test"])
+        if function["type"] in TEXT_FUNCTIONS:
+            return self._text_function(function["type"], *arguments.values())
         if function["type"] == "union":
             parts = [self.value(part) for part in arguments.values()]
             known = [part for part in parts if isinstance(part, dict)]
@@ -101,11 +117,43 @@ class Evaluation:
             return [item for part in parts if isinstance(part, list) for item in part]
         return UNKNOWN
 
+    def _text_function(self, name: str, *arguments: Any) -> Any:
+        if name == "filter":
+            (each, condition) = arguments[1]["detail"].values()
+            return [
+                one for one in self.value(arguments[0]) if self._with(each, one).value(condition)
+            ]
+        values = [self.value(one) for one in arguments]
+        match name:
+            case "contains":
+                return values[1] in values[0]
+            case "fail":
+                raise Failed(values[0])
+            case "load_text_content":
+                return (self.folder / values[0]).read_text(encoding="utf-8")
+            case "replace":
+                return values[0].replace(values[1], values[2])
+            case "starts_with":
+                return values[0].startswith(values[1])
+        return values[0] if isinstance(values[0], str) else json.dumps(values[0])
+
+    def _with(self, name: str, value: Any) -> "Evaluation":
+        inner = copy(self)
+        inner.given = self.given | {name: value}
+        return inner
+
     def _operator(self, operator: dict[str, Any]) -> Any:
         operands = operator["operands"]
+        if operator["type"] in ("index_accessor", "property_accessor"):
+            whole, name = self.value(operands["operand_1"]), operands["operand_2"]
+            name = self.value(name) if operator["type"] == "index_accessor" else name
+            known = isinstance(whole, dict) and isinstance(name, str)
+            return whole.get(name, UNKNOWN) if known else UNKNOWN
         if operator["type"] == "conditional":
             chosen = "true_value" if self.value(operands["condition"]) else "false_value"
             return self.value(operands[chosen])
+        if operator["type"] == "or":
+            return any(self.value(operand) for operand in operands.values())
         if operator["type"] == "not":
             return not self.value(operands["bool_value"])
         if operator["type"] in ("equals", "not_equals"):
