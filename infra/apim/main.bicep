@@ -134,8 +134,8 @@ module api 'api.bicep' = {
     namedValues: {
       'relay-dynamics-url': checkedUrl
       'relay-dynamics-resource': dynamicsResource
-      'relay-state-pattern': checkedPattern
-      'relay-body': string(bodies[target])
+      'relay-state-pattern': base64(checkedPattern)
+      'relay-body': base64(string(bodies[target]))
       'relay-connection': connectionName
       'relay-code-ttl': string(codeTtl)
     }

@@ -8,6 +8,7 @@ https://learn.microsoft.com/azure/api-management/api-management-policies
 
 import json
 import re
+import select
 import shutil
 import subprocess
 import uuid
@@ -20,6 +21,8 @@ from typing import Any, Self
 from urllib.parse import parse_qsl
 
 TOOLS = ("mcs", "mono")
+TIMEOUT = 60.0
+"""Seconds for one expression."""
 NEWTONSOFT = Path("/usr/lib/cli/Newtonsoft.Json-5.0/Newtonsoft.Json.dll")
 """Where Debian and Ubuntu put it (libnewtonsoft-json5.0-cil)."""
 NAMESPACES = (
@@ -114,6 +117,9 @@ class Expressions:
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(question).encode() + b"\n")
         self._process.stdin.flush()
+        if not select.select([self._process.stdout], [], [], TIMEOUT)[0]:
+            self._process.kill()
+            raise TimeoutError("an expression does not end")
         return json.loads(self._process.stdout.readline())
 
     def _source(self) -> str:
@@ -180,7 +186,7 @@ class Gateway:
         self.variables: dict[str, Any] = {}
         self._compiled = compiled
         self._operations = operations
-        self.values = values
+        self._values = values
         self._backend = backend
         self._path = path
         self._identity = identity
@@ -248,7 +254,7 @@ class Gateway:
             raise _Failed("ExpressionValueEvaluationFailure") from None
 
     def _named(self, text: str) -> str:
-        return re.sub(r"\{\{([\w.-]+)\}\}", lambda found: self.values[found[1]], text)
+        return re.sub(r"\{\{([\w.-]+)\}\}", lambda found: self._values[found[1]], text)
 
     # -- the statements, by their names ----------------------------------------------------------
 

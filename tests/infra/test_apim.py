@@ -290,9 +290,9 @@ def test_a_refusal_means_what_it_means_to_the_function(
     is_page = case.body == test_refusals.PAGE
     headers = {"Content-Type": "text/html" if is_page else "application/json"}
     body = case.body.decode() if isinstance(case.body, bytes) else json.dumps(case.body)
-    world = World(compiled, Answer(case.status, headers, body or None), secret=True)
+    answer = Answer(case.status, headers, body or None)
+    world = World(compiled, answer, secret=True, values=named_values(pattern=".{3,}"))
     sent = {"code": REFUSED_CODE, "state": REFUSED_STATE}
-    world.gateway.values = {**named_values(), "relay-state-pattern": ".+"}
     assert world.callback(**sent)[0] == OUTCOMES[case.outcome]
     assert len(world.posts) == (2 if case.status == 401 else 1)
 
@@ -305,7 +305,7 @@ def test_a_response_ends_as_it_does_at_the_function(
     compiled: Expressions, row: test_responses.Row
 ) -> None:
     pattern = test_responses.PATTERN.removeprefix("^").removesuffix("$")
-    world = World(compiled, values={"relay-state-pattern": pattern})
+    world = World(compiled, values=named_values(pattern=pattern))
     texts = test_responses.texts_of("pattern")
     at_function = row.verdict_of("get", "pattern")
     expected = CONTRACT.get(row.id, (at_function.outcome, at_function.status))
@@ -555,12 +555,12 @@ def test_a_client_secret_is_data_whatever_it_looks_like(compiled: Expressions, s
 def test_a_pattern_that_matches_nothing_does_not_accept_nothing(
     compiled: Expressions, query: str
 ) -> None:
-    world = World(compiled, values={"relay-state-pattern": "(?:.|\\s)*"})
+    world = World(compiled, values=named_values(pattern="(?:.|\\s)*"))
     assert verdict(world.get(query)) == INVALID
 
 
 def test_a_pattern_that_takes_too_long_is_given_up(compiled: Expressions) -> None:
-    world = World(compiled, values={"relay-state-pattern": "(?:a|aa)+"})
+    world = World(compiled, values=named_values(pattern="(?:a|aa)+"))
     answer = world.get(f"code=x&state={'a' * 60}.", BROWSER)
     assert answer.headers["Location"].startswith("/done/rejected?ref=")
     assert not world.posts
@@ -649,7 +649,7 @@ def test_a_program_gets_json(compiled: Expressions, outcome: str) -> None:
 
 
 def break_it(values: dict[str, str]) -> dict[str, str]:
-    return {**values, "relay-body": "no JSON"}
+    return {**values, "relay-body": "no base64"}
 
 
 def test_a_failure_ends_at_a_page_with_a_reference(compiled: Expressions) -> None:

@@ -4,6 +4,7 @@ pycep keeps no difference between the text 'x' and the name x, so a word that is
 variable or a parameter is taken for it.
 """
 
+import base64
 import json
 from copy import copy
 from dataclasses import dataclass
@@ -26,7 +27,16 @@ class Failed(Exception):
 
 
 TEXT_FUNCTIONS = {
-    *("contains", "fail", "filter", "load_text_content", "replace", "starts_with", "string")
+    *(
+        "base64",
+        "contains",
+        "fail",
+        "filter",
+        "load_text_content",
+        "replace",
+        "starts_with",
+        "string",
+    )
 }
 """By the names that pycep gives them."""
 
@@ -123,19 +133,22 @@ class Evaluation:
             return [
                 one for one in self.value(arguments[0]) if self._with(each, one).value(condition)
             ]
-        values = [self.value(one) for one in arguments]
+        first, *others = (self.value(one) for one in arguments)
+        result: Any = first if isinstance(first, str) else json.dumps(first)  # string()
         match name:
+            case "base64":
+                result = base64.b64encode(first.encode()).decode()
             case "contains":
-                return values[1] in values[0]
+                result = others[0] in first
             case "fail":
-                raise Failed(values[0])
+                raise Failed(first)
             case "load_text_content":
-                return (self.folder / values[0]).read_text(encoding="utf-8")
+                result = (self.folder / first).read_text(encoding="utf-8")
             case "replace":
-                return values[0].replace(values[1], values[2])
+                result = first.replace(*others)
             case "starts_with":
-                return values[0].startswith(values[1])
-        return values[0] if isinstance(values[0], str) else json.dumps(values[0])
+                result = first.startswith(others[0])
+        return result
 
     def _with(self, name: str, value: Any) -> "Evaluation":
         inner = copy(self)
