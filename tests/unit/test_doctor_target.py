@@ -447,7 +447,7 @@ PROVIDER = {
     "PROVIDER_AUTHORIZATION_ENDPOINT": "https://provider.example/authorize",
     "PROVIDER_CLIENT_ID": "dynamics",
     "PROVIDER_REDIRECT_URI": "https://relay.example/callback",
-    "DYNAMICS_BODY": json.dumps({**BODIES["finance"], "codeVerifier": "{code_verifier}"}),
+    "DYNAMICS_BODY": json.dumps({"code": "{code}", "state": "{state}", "codeVerifier": "{code_verifier}"}),
 }
 FAIL, WARN = Verdict.FAIL, Verdict.WARN
 
