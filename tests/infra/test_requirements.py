@@ -16,15 +16,16 @@ from sandbox.world import APP
 PROJECT = tomllib.loads((APP / "pyproject.toml").read_text("utf-8"))
 DEPENDENCIES = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
 GROUPS = {
-    name: [Requirement(line) for line in lines]
+    name: [Requirement(line) for line in lines if isinstance(line, str)]
     for name, lines in PROJECT["dependency-groups"].items()
 }
 DIRECT = {
     "requirements.txt": DEPENDENCIES,
-    "requirements-dev.txt": DEPENDENCIES + GROUPS["dev"],
+    "requirements-operator.txt": DEPENDENCIES + GROUPS["operator"],
+    "requirements-dev.txt": DEPENDENCIES + GROUPS["operator"] + GROUPS["dev"],
     "requirements-infra.txt": GROUPS["infra"],
 }
-INSTALLED_HERE = ("requirements.txt", "requirements-dev.txt")
+INSTALLED_HERE = ("requirements.txt", "requirements-operator.txt", "requirements-dev.txt")
 
 OPTIONAL = {"opentelemetry", "uvloop"}
 """What relay/ imports only where it is installed: by the operator, or by Azure's worker."""

@@ -263,12 +263,13 @@ def test_the_environment_counts_before_local_settings(run: Run, folder: Path) ->
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('{"Values": {"A": "canary"', "cannot be read: JSONDecodeError"),
-        ("canary", "cannot be read: JSONDecodeError"),
+        ('{"Values":\n  {"A": "canary"', "Expecting ',' delimiter (line 2, column 17)"),
+        ("canary", "is no JSON: Expecting value (line 1, column 1)"),
         ([], "expected"),
         ({}, "expected"),
         ({"Values": ["canary"]}, "expected"),
-        ({"Values": {"A": 1}}, "with texts only"),
+        ({"Values": {"DYNAMICS_TIMEOUT": 1}}, "DYNAMICS_TIMEOUT: expected a text, in quotes"),
+        ({"Values": {"canary canary": 1}}, "a name: expected a text"),
         ({"IsEncrypted": True, "Values": {"A": "canary"}}, "run: func settings decrypt"),
     ],
 )
@@ -290,7 +291,14 @@ def test_local_settings_that_are_no_text_are_named_too(run: Run, folder: Path) -
     (folder / "local.settings.json").write_bytes(b"\xff\xfe{\x00")
     code, out, err = run("state")
     assert (code, out) == (1, "")
-    assert "UnicodeDecodeError" in err
+    assert "save it as UTF-8" in err
+
+
+def test_a_file_to_which_windows_added_txt_is_recognised(run: Run, folder: Path) -> None:
+    (folder / "local.settings.json.txt").write_text("{}")
+    code, out, err = run("state")
+    assert (code, out) == (1, "")
+    assert "expected the name local.settings.json" in err
 
 
 # -- usage and exit codes --------------------------------------------------------------------------

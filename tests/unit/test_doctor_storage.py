@@ -210,7 +210,7 @@ def dead(stage: Stage) -> None:
         (unreachable, "fail", "storage", "cannot be reached", "DNS"),
         (nothing_here, "fail", "storage", "nothing answers", "Start Azurite"),
         (emulator_in_azure, "fail", "storage", "Azure does not have", "accountName"),
-        (no_identity_here, "warn", "storage", "this machine has none", "runs in Azure"),
+        (no_identity_here, "skip", "storage", "this machine has none", "doctor --app NAME"),
         (no_keys, "warn", "outbox", "OUTBOX_KEYS is not set", "python -m relay keygen"),
         (poisoned, "warn", "poison", "gave up 2 callbacks", "OUTBOX_KEYS"),
         (dead, "warn", "dead", "1 callback will never reach", "python -m relay dead-letters"),

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import httpx
 
-from relay import outgoing, settings_reader
+from relay import outgoing
 from relay.connections import Connection
 from relay.errors import Misconfigured
-from relay.tools.doctor import entra, host_json, provider, storage, target
-from relay.tools.doctor.finding import Finding, Verdict, fail, ok, warn
+from relay.tools.doctor import app_settings, entra, host_json, provider, storage, target
+from relay.tools.doctor.finding import Finding, Verdict, ok
 
 __all__ = ["Finding", "Verdict", "examine", "shown"]
 
@@ -32,28 +32,16 @@ def examine(
     `only`: one connection, and nothing else. `write`: send one smoke record to each target, and one
     message through the queue. Every client is new, because MSAL replays failures.
     """
-    read = settings_reader.read(environ)
-    connections = read.connections
-    try:
-        context = outgoing.trust(read.app.ca_bundle, environ)
-    except OSError:
-        yield fail(
-            "settings",
-            "CA_BUNDLE or REQUESTS_CA_BUNDLE names no PEM file",
-            "Give the path of a PEM file with CA certificates that is deployed with the app.",
-        )
-        return
-    if not connections.by_name:
-        yield from _problems(connections.problems)
-    for warning in read.warnings:
-        yield warn("settings", *_split(warning))
-    with outgoing.blocking_client(context, timeout=TIMEOUT) as http:
-        for name, connection in connections.by_name.items():
+    reading = app_settings.read(environ)
+    yield from reading.findings
+    with outgoing.blocking_client(reading.trust, timeout=TIMEOUT) as http:
+        for name, connection in reading.connections.items():
             if only in (None, name):
-                for finding in _connection(connection, http, context, environ, write=write):
+                for finding in _connection(connection, http, reading.trust, environ, write=write):
                     yield replace(finding, connection=name)
         if only is None:
-            yield from storage.examine(read.app, environ, http, write=write)
+            keys = "OUTBOX_KEYS" not in reading.faulty
+            yield from storage.examine(reading.app, environ, http, write=write, keys=keys)
             yield from host_json.examine(Path(), environ)
 
 
@@ -66,7 +54,7 @@ def _connection(
     write: bool,
 ) -> Iterator[Finding]:
     if isinstance(connection, Misconfigured):
-        yield from _problems(connection.problems)
+        yield from app_settings.examine(connection)
         return
     yield ok("settings", "they validate")
     token = yield from entra.examine(connection.credentials, http, context)
@@ -74,17 +62,7 @@ def _connection(
     yield from provider.examine(connection, http, environ)
 
 
-def _problems(problems: tuple[str, ...]) -> Iterator[Finding]:
-    for problem in problems:
-        yield fail("settings", *_split(problem))
-
-
-def _split(problem: str) -> tuple[str, str]:
-    setting, _, expected = problem.partition(": ")
-    return setting, f"{expected[:1].upper()}{expected[1:]}."
-
-
-_COLOUR = {Verdict.OK: "32", Verdict.WARN: "33", Verdict.FAIL: "31"}
+_COLOUR = {Verdict.OK: "32", Verdict.SKIP: "36", Verdict.WARN: "33", Verdict.FAIL: "31"}
 _WIDTH, _INDENT = 80, " " * 21
 
 

@@ -130,7 +130,8 @@ _OTHERS = {
     "identity_missing": Hint(
         "this machine has no managed identity",
         "In Azure, assign one to the Function App (Identity). A developer's machine has none: "
-        "there use a secret or a certificate.",
+        "there use a secret or a certificate, or run python -m relay doctor --app NAME, which has "
+        "the app itself examine its set-up.",
     ),
     "identity_400": Hint(
         "the Function App does not have this managed identity",

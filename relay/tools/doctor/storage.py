@@ -11,7 +11,7 @@ from relay.settings import AppSettings
 from relay.tools import storage_queues
 from relay.tools.doctor.aadsts import Hint, hint
 from relay.tools.doctor.entra import unreachable
-from relay.tools.doctor.finding import Finding, fail, ok, warn
+from relay.tools.doctor.finding import Finding, fail, ok, skip, warn
 from relay.tools.storage_queues import STORAGE, Account, QueueMissing, Queues
 
 OLD = timedelta(minutes=5)
@@ -72,10 +72,19 @@ _REFUSALS: Mapping[tuple[str, str], Hint] = {
 
 
 def examine(
-    app: AppSettings, environ: Mapping[str, str], http: httpx.Client, *, write: bool
+    app: AppSettings,
+    environ: Mapping[str, str],
+    http: httpx.Client,
+    *,
+    write: bool,
+    keys: bool = True,
 ) -> Iterator[Finding]:
-    """Examine the outbox and its storage. Reads only, unless `write`."""
-    yield _keys(app)
+    """Examine the outbox and its storage. Reads only, unless `write`.
+
+    Not `keys`: OUTBOX_KEYS has been named as wrong already.
+    """
+    if keys:
+        yield _keys(app)
     try:
         account = storage_queues.account(environ)
     except storage_queues.StorageUnusable as problem:
@@ -110,10 +119,10 @@ def trouble(error: Exception, account: Account) -> Finding:
         return unreachable("storage", "the storage account", error)
     reason = error.reason if isinstance(error, RelayError) else ""
     if reason == "identity_missing":
-        return warn(
+        return skip(
             "storage",
             "an identity opens it, and this machine has none",
-            "Nothing, if the app runs in Azure: run the doctor there. On this machine take "
+            "For an app in Azure run python -m relay doctor --app NAME. On this machine take "
             f"{STORAGE}=UseDevelopmentStorage=true.",
         )
     if reason == "identity_400":
