@@ -295,8 +295,8 @@ class AppSettings(BaseModel):
     outbox_keys: Annotated[tuple[str, ...], BeforeValidator(_fernet_keys)] = Field(
         (), repr=False, description="Fernet keys, comma-separated; the first seals, all open"
     )
-    # The host appends `-poison`, and a queue name has at most 63 characters.
-    outbox_queue: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=56)] = Field(
+    # A queue name has at most 63 characters, and the longest ending is `-doctor-report`.
+    outbox_queue: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=49)] = Field(
         "callback-outbox", min_length=3, description="name of the queue, in lower case"
     )
 

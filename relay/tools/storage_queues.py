@@ -69,6 +69,8 @@ class Account:
     name: str = ""
     secret: bytes = field(default=b"", repr=False)
     identity: ManagedIdentity | None = None
+    blobs: str = ""
+    """Where the account's Blob storage is: the host keeps its keys there."""
 
     @property
     def is_emulator(self) -> bool:
@@ -130,16 +132,18 @@ def _of_connection_string(text: str) -> Account:
             "accountname": EMULATOR,
             "accountkey": EMULATOR_KEY,
             "queueendpoint": f"{proxy}:10001/{EMULATOR}",
+            "blobendpoint": f"{proxy}:10000/{EMULATOR}",
         }
     name, key = parts.get("accountname", ""), parts.get("accountkey")
     host = f"{name}.queue.{parts.get('endpointsuffix', 'core.windows.net')}" if name else ""
     url = parts.get("queueendpoint") or f"{parts.get('defaultendpointsprotocol', 'https')}://{host}"
     url = _address(url.rstrip("/"), f"{STORAGE} is no connection string")
+    blobs = parts.get("blobendpoint", "").rstrip("/") or url.replace(".queue.", ".blob.", 1)
     if key and name:
-        return Account(url, "key", name, _key(key))
+        return Account(url, "key", name, _key(key), blobs=blobs)
     if signature := parts.get("sharedaccesssignature"):
         _secure(url, f"{STORAGE} would send its signature in the open")
-        return Account(url, "sas", name, signature.lstrip("?").encode())
+        return Account(url, "sas", name, signature.lstrip("?").encode(), blobs=blobs)
     raise StorageUnusable(f"{STORAGE} is no connection string")
 
 
@@ -155,7 +159,8 @@ def _of_identity(section: Mapping[str, str], given: Mapping[str, str]) -> Accoun
     if {"clientsecret", "managedidentityresourceid"} & section.keys():
         raise StorageUnusable(f"{STORAGE}__… names an identity that only the host can use")
     client_id = section.get("clientid") or given.get("azure_client_id")
-    return Account(url, "identity", identity=ManagedIdentity(client_id))
+    blobs = section.get("blobserviceuri", "").rstrip("/") or url.replace(".queue.", ".blob.", 1)
+    return Account(url, "identity", identity=ManagedIdentity(client_id), blobs=blobs)
 
 
 def _key(text: str) -> bytes:
@@ -239,13 +244,27 @@ class Queues:
         response = self._http.request(
             method, url, params=query, content=body or None, headers=headers, auth=auth
         )
-        if response.is_success:
-            return response
-        code = response.headers.get("x-ms-error-code", "")
-        code = code if re.fullmatch(r"[A-Za-z]{1,64}", code) else ""
-        if code == "QueueNotFound":
-            raise QueueMissing(response.status_code, code)
-        raise StorageRefused(response.status_code, code)
+        return _checked(response)
+
+
+def _checked(response: httpx.Response) -> httpx.Response:
+    if response.is_success:
+        return response
+    code = response.headers.get("x-ms-error-code", "")
+    code = code if re.fullmatch(r"[A-Za-z]{1,64}", code) else ""
+    if code == "QueueNotFound":
+        raise QueueMissing(response.status_code, code)
+    raise StorageRefused(response.status_code, code)
+
+
+def list_secrets(account: Account, http: httpx.Client) -> None:
+    """Ask the Blob storage for the host's keys, and read none. Raises as `Queues` does."""
+    url = f"{account.blobs}/azure-webjobs-secrets"
+    asked = {"restype": "container", "comp": "list", "maxresults": "1"}
+    headers, auth = {"x-ms-version": VERSION}, _authorize(account)
+    response = http.get(url, params=asked, headers=headers, auth=auth)
+    if response.headers.get("x-ms-error-code") != "ContainerNotFound":
+        _checked(response)
 
 
 def _authorize(account: Account) -> Callable[[httpx.Request], httpx.Request]:

@@ -37,6 +37,10 @@ FIXED = {
         # Files, lines and the source's own text; never a value.
         "traceback.format_tb(error.__traceback__)",
     },
+    # Findings of the doctor: fixed texts, settings' names, words of a fixed form.
+    "examination.py": {"each.verdict", "each.check", "each.connection or '-'", "each.message"},
+    # Names of queues and numbers.
+    "gauge.py": {"type(error).__name__", "queue", "kind", "count", "max(0, oldest)"},
     # The reason is one word (`_reason`), the status a number.
     "client.py": {
         "_reason(http.asked, status, said, otherwise)",

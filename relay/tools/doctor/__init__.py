@@ -6,8 +6,10 @@ all share. After a failure the checks that depend on it are left out.
 
 import ssl
 import textwrap
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -15,7 +17,15 @@ import httpx
 from relay import outgoing
 from relay.connections import Connection
 from relay.errors import Misconfigured
-from relay.tools.doctor import app_settings, entra, host_json, provider, storage, target
+from relay.tools.doctor import (
+    app_settings,
+    entra,
+    health,
+    host_json,
+    provider,
+    storage,
+    target,
+)
 from relay.tools.doctor.finding import Finding, Verdict, ok
 
 __all__ = ["Finding", "Verdict", "examine", "shown"]
@@ -25,16 +35,25 @@ TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 
 
 def examine(
-    environ: Mapping[str, str], *, only: str | None = None, write: bool = False
+    environ: Mapping[str, str],
+    *,
+    only: str | None = None,
+    write: bool = False,
+    folder: Path | None = None,
+    deadline: float | None = None,
 ) -> Iterator[Finding]:
     """Examine a relay with these app settings; yield each finding at once.
 
     `only`: one connection, and nothing else. `write`: send one smoke record to each target, and one
-    message through the queue. Every client is new, because MSAL replays failures.
+    message through the queue. `folder`: where host.json is, by default here. `deadline`: the app
+    itself asks, and no request waits beyond this time of `time.monotonic`. Every client is new,
+    because MSAL replays failures.
     """
     reading = app_settings.read(environ)
     yield from reading.findings
     with outgoing.blocking_client(reading.trust, timeout=TIMEOUT) as http:
+        if deadline is not None:
+            http.event_hooks["request"] = [partial(_limit, deadline)]
         for name, connection in reading.connections.items():
             if only in (None, name):
                 for finding in _connection(connection, http, reading.trust, environ, write=write):
@@ -42,7 +61,16 @@ def examine(
         if only is None:
             keys = "OUTBOX_KEYS" not in reading.faulty
             yield from storage.examine(reading.app, environ, http, write=write, keys=keys)
-            yield from host_json.examine(Path(), environ)
+            yield from host_json.examine(folder or Path(), environ)
+            if deadline is not None:
+                yield from health.examine(environ, http)
+
+
+def _limit(deadline: float, request: httpx.Request) -> None:
+    """Let no operation of a request wait beyond the deadline."""
+    left = max(0.1, deadline - time.monotonic())
+    given = request.extensions["timeout"]
+    request.extensions["timeout"] = {name: min(left, each or left) for name, each in given.items()}
 
 
 def _connection(
