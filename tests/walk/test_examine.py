@@ -131,9 +131,9 @@ def test_a_host_that_cannot_load_its_keys_is_named_with_its_next_step(
 def run(
     body: bytes | str, environ: dict[str, str], *, one: asyncio.Lock | None = None, **options: Any
 ) -> list[str]:
-    options = {"dequeued": 1, "inserted": datetime.now(UTC)} | options
+    given: dict[str, Any] = {"dequeued": 1, "inserted": datetime.now(UTC)} | options
     text = body.encode() if isinstance(body, str) else body
-    return asyncio.run(examination.run(text, environ, one or asyncio.Lock(), **options))
+    return asyncio.run(examination.run(text, environ, one or asyncio.Lock(), **given))
 
 
 @pytest.mark.parametrize(
