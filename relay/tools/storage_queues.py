@@ -1,7 +1,7 @@
-"""Azure Queue Storage over REST: the operations that the commands need, without an SDK.
+"""Azure Queue Storage over REST, without an SDK: what runs inside of Azure counts and peeks.
 
-In the app the host reads and writes the outbox; commands run without a host. They find the storage
-as it does, by a connection string or by an identity
+In the app the host reads and writes the queues. The storage is found as it does, by a connection
+string or by an identity; `azure_queues` is for an operator's desk.
 (https://learn.microsoft.com/azure/azure-functions/functions-reference#connections).
 """
 
@@ -85,13 +85,12 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message in a queue. `receipt` allows who received or wrote it to delete it."""
+    """A message in a queue."""
 
     message_id: str
     text: str = field(repr=False)
     inserted: datetime
     expires: datetime
-    receipt: str = field(default="", repr=False)
 
     @property
     def body(self) -> bytes:
@@ -201,13 +200,9 @@ class Queues:
         self._http = http
         self._authorize = _authorize(account)
 
-    def create(self, queue: str) -> None:
-        """Create the queue unless it exists."""
-        self._ask("PUT", queue)
-
     def count(self, queue: str) -> int:
         """Return about how many messages there are, invisible ones included (Get Metadata)."""
-        response = self._ask("GET", queue, {"comp": "metadata"})
+        response = self._ask(queue, {"comp": "metadata"})
         counted = response.headers.get("x-ms-approximate-messages-count", "")
         if not counted.isdecimal():
             raise StorageRefused(response.status_code, "")  # not a queue service
@@ -216,35 +211,11 @@ class Queues:
     def peek(self, queue: str) -> list[Message]:
         """Return the first visible messages, at most `PEEK`, without receiving them."""
         asked = {"peekonly": "true", "numofmessages": str(PEEK)}
-        return _messages(self._ask("GET", f"{queue}/messages", asked))
+        return _messages(self._ask(f"{queue}/messages", asked))
 
-    def put(self, queue: str, text: str, *, hidden: int, life: int) -> Message:
-        """Write a message that is invisible for `hidden` seconds and expires after `life`.
-
-        `text` is written as it is, and must need no escaping in XML.
-        """
-        body = f"<QueueMessage><MessageText>{text}</MessageText></QueueMessage>".encode()
-        asked = {"visibilitytimeout": str(hidden), "messagettl": str(life)}
-        response = self._ask("POST", f"{queue}/messages", asked, body)
-        found = _messages(response)
-        if len(found) != 1:
-            raise StorageRefused(response.status_code, "")
-        return found[0]
-
-    def delete(self, queue: str, message: Message) -> None:
-        """Delete a message, by its receipt."""
-        path = f"{queue}/messages/{message.message_id}"
-        self._ask("DELETE", path, {"popreceipt": message.receipt})
-
-    def _ask(
-        self, method: str, path: str, query: Mapping[str, str] | None = None, body: bytes = b""
-    ) -> httpx.Response:
-        headers = {"x-ms-version": VERSION} | ({"Content-Type": "application/xml"} if body else {})
-        url, auth = f"{self._url}/{path}", self._authorize
-        response = self._http.request(
-            method, url, params=query, content=body or None, headers=headers, auth=auth
-        )
-        return _checked(response)
+    def _ask(self, path: str, query: Mapping[str, str]) -> httpx.Response:
+        headers, url = {"x-ms-version": VERSION}, f"{self._url}/{path}"
+        return _checked(self._http.get(url, params=query, headers=headers, auth=self._authorize))
 
 
 def _checked(response: httpx.Response) -> httpx.Response:
@@ -291,8 +262,7 @@ def _sign(account: Account, request: httpx.Request) -> httpx.Request:
     parameters = sorted(parse_qsl(query, keep_blank_values=True))
     # The empty lines stand for standard headers that no request here has.
     text = (
-        f"{request.method}\n\n\n{len(request.content) or ''}\n\n{headers.get('content-type', '')}"
-        f"\n\n\n\n\n\n\nx-ms-date:{date}\nx-ms-version:{VERSION}\n/{account.name}{path}"
+        f"{request.method}\n\n\n\n\n\n\n\n\n\n\n\nx-ms-date:{date}\nx-ms-version:{VERSION}\n/{account.name}{path}"
     ) + "".join(f"\n{name}:{value}" for name, value in parameters)
     signature = base64.b64encode(hmac.digest(account.secret, text.encode(), "sha256")).decode()
     headers["x-ms-date"] = date
@@ -323,7 +293,6 @@ def _messages(response: httpx.Response) -> list[Message]:
                 text=found.get("MessageText", ""),
                 inserted=parsedate_to_datetime(found["InsertionTime"]),
                 expires=parsedate_to_datetime(found["ExpirationTime"]),
-                receipt=found.get("PopReceipt", ""),
             )
             for found in _elements(response.content)
         ]

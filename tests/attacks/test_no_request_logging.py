@@ -18,7 +18,7 @@ SOURCES = [
     *sorted(each for each in (ROOT / "relay").rglob("*.py") if each.parent.name != "doctor"),
 ]
 
-AT_A_TERMINAL = ("commands.py",)
+AT_A_TERMINAL = ("commands.py", "terminal.py")
 """Commands that answer the person who typed them. They may print; in the host they never run."""
 
 FIXED = {

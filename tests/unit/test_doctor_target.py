@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from relay import log
 from relay.tools import doctor, smoke_record
 from relay.tools.doctor import Finding, Verdict, metadata, probe
+from relay.tools.terminal import shown
 from sandbox import business_central as bc
 from sandbox import custom_service as custom
 from sandbox import dataverse as dv
@@ -202,7 +203,7 @@ def examine(stage: Stage, settings: Mapping[str, str], *, write: bool = False) -
         assert words not in told
     for finding in findings:
         assert bool(finding.fix) is (finding.verdict not in WELL)
-        assert all(len(line) <= 80 for line in doctor.shown(finding).splitlines())
+        assert all(len(line) <= 80 for line in shown(finding).plain.splitlines())
     return findings
 
 

@@ -5,7 +5,6 @@ all share. After a failure the checks that depend on it are left out.
 """
 
 import ssl
-import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -28,7 +27,7 @@ from relay.tools.doctor import (
 )
 from relay.tools.doctor.finding import Finding, Verdict, ok
 
-__all__ = ["Finding", "Verdict", "examine", "shown"]
+__all__ = ["Finding", "Verdict", "examine"]
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 """Seconds for each operation; Finance & Operations makes tens of megabytes of metadata."""
@@ -88,24 +87,3 @@ def _connection(
     token = yield from entra.examine(connection.credentials, http, context)
     yield from target.examine(connection, http, token, context, write=write)
     yield from provider.examine(connection, http, environ)
-
-
-_COLOUR = {Verdict.OK: "32", Verdict.SKIP: "36", Verdict.WARN: "33", Verdict.FAIL: "31"}
-_WIDTH, _INDENT = 80, " " * 21
-
-
-def shown(finding: Finding, *, colour: bool = False) -> str:
-    """Return a finding as text of at most 80 columns: the verdict, the check, the next step."""
-    verdict = f"{finding.verdict:<4}"
-    if colour:
-        verdict = f"\x1b[{_COLOUR[finding.verdict]}m{verdict}\x1b[0m"
-    first, *rest = _wrapped(finding.message, _WIDTH - len(_INDENT))
-    lines = [f"  {verdict}  {finding.check:<12} {first}", *(_INDENT + line for line in rest)]
-    if finding.fix:
-        step, *more = _wrapped(finding.fix, _WIDTH - len(_INDENT) - 2)
-        lines += [f"{_INDENT}> {step}", *(f"{_INDENT}  {line}" for line in more)]
-    return "\n".join(lines)
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, break_on_hyphens=False) or [""]
