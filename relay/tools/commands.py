@@ -24,8 +24,16 @@ from relay import log, outgoing, settings, settings_reader
 from relay.connections import Connection
 from relay.delivery.sealing import DeadLetter
 from relay.entra import clouds
-from relay.errors import InvalidResponse, Misconfigured, RelayError, Undelivered, UnknownConnection
+from relay.errors import (
+    CookieMissing,
+    InvalidResponse,
+    Misconfigured,
+    RelayError,
+    Undelivered,
+    UnknownConnection,
+)
 from relay.oauth import state as states
+from relay.oauth.authorization import AuthorizationResponse
 from relay.outcome import Outcome
 from relay.tools import discovery, local_settings, storage_queues, terminal
 
@@ -333,9 +341,49 @@ def _mint(mint: Callable[[Connection, str, datetime, timedelta], str], name: str
 
 
 @app.command(epilog=_examples("state", "state --connection xero"))
-def state(connection: Name = "default") -> None:
+def state(
+    connection: Name = "default",
+    check: Annotated[
+        str | None,
+        typer.Option(metavar="JWT", help="mint none: say, offline, who takes this one"),
+    ] = None,
+) -> None:
     """Mint a signed state for trying out. It lives for ten minutes."""
-    _mint(states.mint, connection)
+    if check is None:
+        _mint(states.mint, connection)
+        return
+    given = local_settings.read()
+    find_connection(connection, given)
+    refused = False
+    for name, found in settings_reader.read(given).connections.by_name.items():
+        if isinstance(found, Connection):
+            reason = _reason(check, found)
+            refused |= name == connection and reason is not None
+            print(f"{name:<14} {reason or 'takes it'}")
+    print("\ndocs/operate.md says what each word means.")
+    raise typer.Exit(int(refused))
+
+
+def _reason(text: str, connection: Connection) -> str | None:
+    """Return why a connection refuses a state, if it does."""
+    response = AuthorizationResponse(
+        code="check",
+        state=text,
+        error=None,
+        error_description=None,
+        error_uri=None,
+        iss=connection.provider.issuer,
+        session_state=None,
+        implicit=False,
+        extra={},
+    )
+    try:
+        states.verify(response, connection)
+    except CookieMissing:
+        return None  # only the browser that began has its cookie
+    except InvalidResponse as error:
+        return error.reason
+    return None
 
 
 @app.command(epilog=_examples("ticket", "ticket --connection xero"))

@@ -167,7 +167,7 @@ def test_the_settings_to_begin_with_are_those_of_the_example() -> None:
 
 PLATFORM = re.compile(r"(?:AzureWebJobs|FUNCTIONS_|OTEL_|AZURE_|APPLICATIONINSIGHTS_|RELAY_)\w+")
 """Settings and variables of others; `RELAY_` is what the deployment prints."""
-OF_THE_SHELL = {"HTTPS_PROXY", "NO_PROXY", "PIP_CERT", *SWITCHES}
+OF_THE_SHELL = {"HTTPS_PROXY", "NO_COLOR", "NO_PROXY", "PIP_CERT", *SWITCHES}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(APP)))

@@ -137,6 +137,20 @@ def test_a_minted_state_lives_for_ten_minutes_and_is_new_each_time(run: Run) -> 
         state.verify(response(state=first.strip()), default, now=late)
 
 
+def test_a_state_is_checked_offline_for_every_connection(run: Run) -> None:
+    minted = run("state", "--connection", "xero")[1].strip()
+    code, out, err = run("state", "--check", minted, "--connection", "xero")
+    assert (code, err) == (0, "")
+    assert re.findall(r"^(\S+) +(.+)$", out, re.MULTILINE)[:2] == [
+        ("default", "state_audience"),
+        ("xero", "takes it"),
+    ]
+    assert minted not in out
+    assert run("state", "--check", minted)[0] == 1
+    code, out, _ = run("state", "--check", "canary.canary.canary")
+    assert (code, "state_malformed" in out, "canary" in out) == (1, True, False)
+
+
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     with World(
@@ -295,6 +309,22 @@ def test_a_file_to_which_windows_added_txt_is_recognised(run: Run, folder: Path)
     code, out, err = run("state")
     assert (code, out) == (1, "")
     assert "expected the name local.settings.json" in err
+
+
+def test_send_and_the_doctor_say_the_same_where_entra_cannot_be_reached(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENTRA_AUTHORITY", "https://127.0.0.1:1/contoso.com")
+    monkeypatch.setenv("DYNAMICS_URL", "https://127.0.0.1:1/data/OAuthCallbacks")
+    code, out, _ = run("send", "--json")
+    sent = json.loads(out)
+    assert (code, sent["outcome"], sent["reason"]) == (1, "rejected", "entra_connect")
+    code, out, _ = run("doctor", "--json", "--connection", "default")
+    found = {each["check"]: each for each in json.loads(out)}
+    assert (sent["wrong"], sent["fix"]) == (
+        found["authority"]["message"],
+        found["authority"]["fix"],
+    )
 
 
 # -- usage and exit codes --------------------------------------------------------------------------

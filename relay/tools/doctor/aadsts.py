@@ -142,6 +142,15 @@ _OTHERS = {
         "the platform gives no token for this resource",
         "Check DYNAMICS_SCOPE, and that the resource exists in the identity's tenant.",
     ),
+    "entra_connect": Hint(
+        "Entra cannot be reached",
+        "Check the host's name, DNS and firewalls from where the relay runs.",
+    ),
+    "entra_timeout": Hint("Entra does not answer in time", "Check networks and firewalls."),
+    "entra_tls": Hint(
+        "the certificate of Entra is not trusted",
+        "Put the private CA that signed it into a PEM file and name it in CA_BUNDLE.",
+    ),
     "entra_invalid_resource": Hint(
         "AD FS does not know the resource (MSIS9602)",
         "Register the resource in AD FS, and set DYNAMICS_SCOPE to it with /.default: "
