@@ -97,9 +97,9 @@ def _parameter(name: str) -> str:
 
 
 def _authority(value: str) -> str:
-    # The article's setting may hold a tenant instead of a URL, and people paste endpoints.
+    # The article's setting may hold a tenant instead of a URL; people paste endpoints and issuers.
     url = value if "://" in value else f"https://login.microsoftonline.com/{value}"
-    url = re.sub(r"/oauth2(/v2\.0)?/(authorize|token)/?$", "", url).rstrip("/")
+    url = re.sub(r"/(oauth2(/v2\.0)?/(authorize|token)|v2\.0)/?$", "", url).rstrip("/")
     tenant = _split(url).path.strip("/")
     if not url.startswith("https://") or tenant.lower() in clouds.NO_TENANT:
         raise ValueError("authority")
