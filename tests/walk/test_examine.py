@@ -28,9 +28,12 @@ from relay.tools import examination
 from relay.tools.doctor.finding import Finding, Verdict
 from sandbox.azure_storage import AzureQueues
 from sandbox.azurite import Azurite, unavailable
+from sandbox.host import FunctionsHost
+from sandbox.queues import STORAGE
 from sandbox.serving import Hang, Server
-from sandbox.world import CLIENT_SECRET, World
-from tests.outbox import QUICK, eventually
+from sandbox.storage import MemoryQueues
+from sandbox.world import APP, CLIENT_SECRET, World
+from tests.outbox import OUTBOX, QUICK, eventually
 
 NUMBERS = count(1)
 CLOSED = "https://127.0.0.1:1"
@@ -123,6 +126,19 @@ def test_a_host_that_cannot_load_its_keys_is_named_with_its_next_step(
     assert found["health"]["verdict"] == "fail"
     assert "cannot load its keys" in found["health"]["message"]
     assert "Blob storage" in found["health"]["fix"]
+
+
+def test_the_longest_name_of_an_outbox_leaves_room_for_every_ending() -> None:
+    """The host loads no function whose queue has a name of more than 63 characters."""
+    for length, name in ((49, "a" * 49), (50, OUTBOX)):
+        host = FunctionsHost(
+            APP, SETTINGS | {"OUTBOX_QUEUE": "a" * length, STORAGE: "x"}, queues=MemoryQueues()
+        )
+        assert host.errors == {}
+        bindings = [each for function in host.functions for each in function.bindings]
+        queues = {str(each["queueName"]) for each in bindings if "queueName" in each}
+        assert f"{name}-doctor-report" in queues
+        assert max(map(len, queues)) <= 63
 
 
 # -- requests that get no report -------------------------------------------------------------------
