@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 import relay
 from relay import log, outgoing, settings, settings_reader
 from relay.connections import Connection
+from relay.delivery import targets
 from relay.delivery.sealing import DeadLetter
 from relay.entra import clouds
 from relay.errors import (
@@ -505,9 +506,31 @@ def _cut(text: str, width: int) -> str:
 # -- settings and completion ---------------------------------------------------------------------
 
 
-@app.command("settings", epilog=_examples("settings", "settings --json"))
-def settings_table(as_json: Json = False) -> None:
+class TargetName(StrEnum):
+    """Kinds of Dynamics, named as their pages in docs/."""
+
+    FINANCE_OPERATIONS = targets.FINANCE_OPERATIONS.name
+    CUSTOM_SERVICE = targets.CUSTOM_SERVICE.name
+    BUSINESS_CENTRAL = targets.BUSINESS_CENTRAL.name
+    DATAVERSE = targets.DATAVERSE.name
+
+
+@app.command(
+    "settings", epilog=_examples("settings", "settings --for business-central", "settings --json")
+)
+def settings_table(
+    target: Annotated[
+        TargetName | None,
+        typer.Option("--for", help="print the settings for this repository's objects, to paste"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Print every setting with its default and its meaning."""
+    if target is not None:
+        kind = next(each for each in targets.TARGETS if each.name == target)
+        block = {"DYNAMICS_URL": kind.url, "DYNAMICS_BODY": json.dumps(kind.body)}
+        print(json.dumps(block | {"STATE_POLICY": "signed"}, indent=2))
+        return
     if as_json:
         print(json.dumps([_plain(row) for row in settings.table()], indent=2))
         return

@@ -15,6 +15,7 @@ import pytest
 
 import relay
 from relay import settings, settings_reader
+from relay.delivery import targets
 from relay.delivery.callback import Callback
 from relay.delivery.sealing import Sealer
 from relay.errors import InvalidResponse
@@ -377,6 +378,16 @@ def test_an_unknown_command_names_the_nearest_one(run: Run, typed: str, meant: s
 @pytest.mark.parametrize("name", ["settings", "discover", "send", "doctor", "dead-letters"])
 def test_what_reports_has_json(run: Run, name: str) -> None:
     assert "--json" in run(name, "--help")[1]
+
+
+@pytest.mark.parametrize("kind", targets.TARGETS, ids=lambda kind: kind.name)
+def test_the_block_for_a_target_works_as_settings(run: Run, kind: targets.TargetKind) -> None:
+    code, out, err = run("settings", "--for", kind.name)
+    assert (code, err) == (0, "")
+    read = settings_reader.read(SETTINGS | json.loads(out)).connections.get("default")
+    found = targets.find(read.target.url)
+    assert found is not None
+    assert found[0] is kind
 
 
 def test_the_settings_are_told_to_programs_too(run: Run) -> None:
