@@ -6,6 +6,9 @@ from relay import bootstrap
 _app = bootstrap.app(ahead=True)
 _relay = _app.relay
 
+import asyncio
+import os
+import typing
 from collections.abc import Iterable, Mapping
 from http.cookies import SimpleCookie
 from typing import Any, override
@@ -28,6 +31,13 @@ STORAGE = "AzureWebJobsStorage"
 # The name itself and not `%OUTBOX_QUEUE%`: without that setting the host cannot resolve it, and
 # neither function would load.
 OUTBOX = _app.outbox_queue
+
+# The worker does not load a function with `func.Out[list[str]]`.
+Texts = typing.List[str]  # noqa: UP006
+
+_environ = dict(os.environ)
+"""The app settings, as the relay has read them."""
+_examining = asyncio.Lock()
 
 
 @app.function_name("callback")
@@ -58,6 +68,33 @@ async def redeliver(message: func.QueueMessage, dead: func.Out[str]) -> None:
     letter = await _relay.redeliver(message.get_body(), (message.dequeue_count or 0) + 1)
     if letter is not None:
         dead.set(letter.to_json())
+
+
+@app.function_name("examine")
+@app.queue_trigger("message", queue_name=f"{OUTBOX}-doctor", connection=STORAGE)
+@app.queue_output("report", queue_name=f"{OUTBOX}-doctor-report", connection=STORAGE)
+async def examine(message: func.QueueMessage, report: func.Out[Texts]) -> None:
+    """Run the doctor where the app's own identity is, for an operator."""
+    from relay.tools import examination  # noqa: PLC0415 - no callback needs it
+
+    parts = await examination.run(
+        message.get_body(),
+        _environ,
+        _examining,
+        dequeued=message.dequeue_count,
+        inserted=message.insertion_time,
+    )
+    if parts:
+        report.set(parts)
+
+
+@app.function_name("gauge")
+@app.timer_trigger("timer", schedule="0 */15 * * * *")
+async def gauge(timer: func.TimerRequest) -> None:  # noqa: ARG001 - bound by its name
+    """Log how many messages lie in the queues: the alerts read these lines."""
+    from relay.tools import gauge as gauges  # noqa: PLC0415 - no callback needs it
+
+    await asyncio.to_thread(gauges.measure, _environ)
 
 
 @app.function_name("authorize")

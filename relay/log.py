@@ -12,7 +12,16 @@ from relay.outcome import Outcome
 
 logger = logging.getLogger("relay")
 
-CHATTY = ("httpx", "httpcore", "msal", "requests", "urllib3", "azure.core", "azure.identity")
+CHATTY = (
+    "httpx",
+    "httpcore",
+    "msal",
+    "requests",
+    "urllib3",
+    "azure.core",
+    "azure.identity",
+    "azure.storage",
+)
 """Loggers that write URLs, headers or bodies; MSAL writes every response that is not JSON."""
 
 LEVEL = {

@@ -109,9 +109,9 @@ def _redirect_uri(value: str) -> str:
 
 def authority(value: str) -> str:
     """Return the URL of an authority that may be given as a tenant. Raises `ValueError`."""
-    # The article's setting may hold a tenant instead of a URL, and people paste endpoints.
+    # The article's setting may hold a tenant instead of a URL, people paste endpoints and issuers.
     url = value if "://" in value else f"https://login.microsoftonline.com/{value}"
-    url = re.sub(r"/oauth2(/v2\.0)?/(authorize|token)/?$", "", url).rstrip("/")
+    url = re.sub(r"/(oauth2(/v2\.0)?/(authorize|token)|v2\.0)/?$", "", url).rstrip("/")
     tenant = _split(url).path.strip("/")
     if not url.startswith("https://") or tenant.lower() in clouds.NO_TENANT:
         raise ValueError("authority")
@@ -409,8 +409,8 @@ class AppSettings(BaseModel):
     outbox_keys: Annotated[tuple[str, ...], BeforeValidator(_fernet_keys)] = Field(
         (), repr=False, description="Fernet keys, comma-separated; the first seals, all open"
     )
-    # The host appends `-poison`, and a queue name has at most 63 characters.
-    outbox_queue: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=56)] = Field(
+    # A queue name has at most 63 characters, and the longest ending is `-doctor-report`.
+    outbox_queue: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=49)] = Field(
         "callback-outbox", min_length=3, description="name of the queue, in lower case"
     )
 

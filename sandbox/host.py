@@ -117,7 +117,7 @@ class FunctionsHost:
 
     Raises what importing or indexing the app raises, and `ValueError` for a wrong host.json. Hosts
     in one process share only `queues` and may serve from different threads. There is no scaling,
-    throttling or time-out.
+    throttling or time-out, and no clock: `invoke` runs a function with a timer.
     """
 
     functions: tuple[Function, ...]

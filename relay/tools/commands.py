@@ -1,9 +1,5 @@
-"""The commands: `python -m relay <command>`. They read the app settings as the app does.
+"""The commands: `python -m relay <command>`. They read the app settings as the app does."""
 
-Each takes the parsed options and returns an exit code.
-"""
-
-import argparse
 import base64
 import io
 import json
@@ -12,28 +8,47 @@ import os
 import secrets
 import ssl
 import sys
-import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
-import httpx
+import typer
+from typer.core import TyperGroup
 
+import relay
 from relay import log, outgoing, settings, settings_reader
 from relay.connections import Connection
+from relay.delivery import targets
 from relay.delivery.sealing import DeadLetter
 from relay.entra import clouds
-from relay.errors import InvalidResponse, Misconfigured, RelayError, Undelivered, UnknownConnection
+from relay.errors import (
+    CookieMissing,
+    InvalidResponse,
+    Misconfigured,
+    RelayError,
+    Undelivered,
+    UnknownConnection,
+)
 from relay.oauth import state as states
+from relay.oauth.authorization import AuthorizationResponse
 from relay.outcome import Outcome
-from relay.tools import discovery, local_settings, storage_queues
+from relay.tools import discovery, local_settings, storage_queues, terminal
+
+if TYPE_CHECKING:  # Azure's libraries take half a second, and few commands need them
+    from relay.tools.azure_app import App, Desk
+    from relay.tools.azure_queues import Peeked
 
 TRIAL = timedelta(minutes=10)
 """Lifetime of a state or ticket that is minted for a trial."""
 
 TIMEOUT = 20.0
 """Seconds for one operation of a request."""
+
+PROGRAM = "python -m relay"
 
 
 class Stop(Exception):
@@ -44,38 +59,197 @@ class Stop(Exception):
         self.code = code
 
 
-def doctor(options: argparse.Namespace) -> int:
-    """Run the checks, and print each finding at once."""
+@dataclass(frozen=True, slots=True)
+class Azure:
+    """What `--app` asks; by default Azure. `patience`: seconds to wait for a report."""
+
+    given: "Desk | None"
+    patience: float
+
+    @property
+    def desk(self) -> "Desk":
+        """Who asks, and whom."""
+        from relay.tools.azure_app import Desk  # noqa: PLC0415
+
+        return self.given or Desk()
+
+
+HELP = """\
+Set up and look after the OAuth callback relay for Dynamics 365.
+
+The commands read the environment and, where there is one, local.settings.json in this folder.
+Nothing they print holds a secret, but for keygen, state and ticket, whose purpose it is.
+"""
+
+
+def _examples(*lines: str) -> str:
+    return "\n".join(["\b", "examples:", *(f"  {PROGRAM} {line}".rstrip() for line in lines)])
+
+
+_EXIT_CODES = "exit codes: 0 all well, 1 something is wrong, 2 wrong usage\n\n"
+
+app = typer.Typer(
+    help=HELP,
+    epilog=_EXIT_CODES
+    + _examples("doctor", "discover https://contoso.crm4.dynamics.com", "keygen"),
+    rich_markup_mode=None,  # the same on every terminal, so that the documentation can show it
+    pretty_exceptions_enable=False,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "terminal_width": 80,
+        "max_content_width": 80,
+    },
+)
+
+Name = Annotated[str, typer.Option("--connection", metavar="NAME", help="as in /callback/NAME")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON, for machines")]
+AppName = Annotated[
+    str | None,
+    typer.Option("--app", metavar="NAME", help="a deployed app, with your sign-in of the az CLI"),
+]
+Group = Annotated[str | None, typer.Option(metavar="RG", help="where several apps have that name")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(relay.__version__)
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - its callback prints it
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """Print the help on a bare call."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+# -- doctor --------------------------------------------------------------------------------------
+
+_ALL_WELL = "Nothing. For one real authorization: docs/setup.md, step 10."
+
+
+@app.command(
+    short_help="Find out which step of the set-up is missing.",
+    epilog=_examples(
+        "doctor", "doctor --connection xero", "doctor --app contoso-relay", "doctor --json"
+    ),
+)
+def doctor(
+    context: typer.Context,
+    connection: Annotated[
+        str | None, typer.Option(metavar="NAME", help="examine this connection only")
+    ] = None,
+    app: AppName = None,
+    resource_group: Group = None,
+    write: Annotated[
+        bool,
+        typer.Option(
+            "--write",
+            help="also send one smoke record to Dynamics, and one message through the queue",
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Find out which step of the set-up is missing, and say the next one. Reads only."""
     from relay.tools import doctor as doctors  # noqa: PLC0415 - no other command needs it
 
+    if app is not None:
+        if write:
+            raise Stop("--write and --app exclude each other: the app itself only reads", 2)
+        code = _examine_app(context.obj, app, resource_group, connection, as_json=as_json)
+        raise typer.Exit(code)
     given = local_settings.read()
-    if options.connection is not None:
-        known = settings_reader.read(given).connections.by_name
-        if options.connection not in known:
-            raise Stop(f"No connection has this name. There are: {', '.join(known) or 'none'}")
-    findings = []
-    heading: str | None = ""
-    for finding in doctors.examine(given, only=options.connection, write=options.write):
-        findings.append(finding)
-        if not options.json:
-            if finding.connection != heading:
-                heading = finding.connection
-                print(f"{heading or 'the whole app'}", flush=True)
-            print(doctors.shown(finding, colour=sys.stdout.isatty()), flush=True)
-    if options.json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=2))
-    return int(any(finding.verdict is doctors.Verdict.FAIL for finding in findings))
+    known = settings_reader.read(given).connections.by_name
+    if connection is not None and connection not in known:
+        raise Stop(f"No connection has this name. There are: {', '.join(known) or 'none'}")
+    findings = doctors.examine(given, only=connection, write=write)
+    about = [f"looks at  {_source()}", *_targets(known, connection)]
+    raise typer.Exit(terminal.report(findings, about, _ALL_WELL, as_json=as_json))
 
 
-def discover(options: argparse.Namespace) -> int:
-    """Print which authority an environment trusts, and what to put into which setting."""
+def _source() -> str:
+    return "the environment" + (
+        f" and {local_settings.FILE}" if Path(local_settings.FILE).is_file() else ""
+    )
+
+
+def _targets(known: Mapping[str, Connection | Misconfigured], only: str | None) -> Iterator[str]:
+    """Say for each connection which hosts and which tenant it leads to."""
+    for name, found in known.items():
+        if only not in (None, name):
+            continue
+        if isinstance(found, Misconfigured):
+            yield f"          {name}: its settings do not validate"
+            continue
+        authority = found.credentials.authority
+        parts = urlsplit(authority or "")
+        tenant = parts.path.strip("/")
+        by = f"{parts.netloc}, tenant {tenant}" if authority else "a managed identity"
+        yield f"          {name}: {urlsplit(found.target.url).netloc}, by {by}"
+
+
+def _examine_app(
+    azure: Azure, name: str, group: str | None, connection: str | None, *, as_json: bool
+) -> int:
+    from relay.tools.remote import Examination  # noqa: PLC0415 - imports the doctor
+
+    app = _find(azure, name, group)
+    known = settings_reader.read(app.settings).connections.by_name
+    if connection is not None and connection not in known:
+        raise Stop(f"No connection has this name. There are: {', '.join(known) or 'none'}")
+    asked = Examination(app, azure.desk, connection, azure.patience)
+    patience = f"{azure.patience / 60:.0f} minutes at most"
+    about = [
+        f"looks at  {app.name} in {app.resource_group}, from inside of Azure",
+        f"waits     {patience}: a function that sleeps wakes within about two",
+    ]
+    return terminal.report(asked.findings(), about, _ALL_WELL, as_json=as_json)
+
+
+def _find(azure: Azure, name: str, group: str | None) -> "App":
+    from relay.tools.azure_app import AppUnreadable  # noqa: PLC0415
+
+    with outgoing.blocking_client(trust(local_settings.read()), timeout=TIMEOUT) as http:
+        try:
+            return azure.desk.find(name, group, http)
+        except AppUnreadable as error:
+            raise Stop(_lines(str(error), error.fix)) from None
+
+
+# -- discover and send ---------------------------------------------------------------------------
+
+
+@app.command(
+    epilog=_examples(
+        "discover https://contoso.crm4.dynamics.com",
+        "discover https://ax.contoso.com/namespaces/AXSF",
+    )
+)
+def discover(
+    url: Annotated[str, typer.Argument(help="of the environment, or its whole DYNAMICS_URL")],
+    as_json: Json = False,
+) -> None:
+    """Ask a Dynamics environment for its authority.
+
+    Sends no token and no secret, follows no redirect, and believes known login hosts and AD FS
+    only.
+    """
     try:
-        url = settings.secure_url(options.url)
+        url = settings.secure_url(url)
     except ValueError:
         raise Stop("expected an https URL, such as https://contoso.crm4.dynamics.com", 2) from None
     context = trust(local_settings.read())
-    with outgoing.blocking_client(context, timeout=TIMEOUT) as http:
+    with outgoing.blocking_client(context, timeout=TIMEOUT) as http, terminal.waiting("asking …"):
         found = discovery.discover(url, http)
+    if as_json:
+        told = {"url": found.url, "authority": found.authority, "resource": found.resource}
+        print(json.dumps({**told, "settings": found.settings()}, indent=2))
+        return
     print(f"{found.url} says:\n")
     print(f"  authority  {found.authority}")
     print(f"  resource   {found.resource or '(not told)'}")
@@ -86,136 +260,214 @@ def discover(options: argparse.Namespace) -> int:
         print("\nDYNAMICS_SCOPE is the origin of DYNAMICS_URL unless you say otherwise.")
     if clouds.is_adfs(found.authority):
         print("\nCheck that this AD FS is yours before you give it a secret.")
-    return 0
 
 
-def send(options: argparse.Namespace) -> int:
-    """Send one smoke record, and print its outcome and the next step."""
+@app.command(
+    short_help="Send one smoke record through Entra to Dynamics.",
+    epilog=_examples("send", "send --connection xero --state a-state-that-dynamics-issued"),
+)
+def send(
+    connection: Name = "default",
+    state: Annotated[
+        str | None, typer.Option(metavar="STATE", help="the record's state; else one is made up")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Send one smoke record through Entra to Dynamics, and say what became of it.
+
+    Delete it afterwards: its code is relay-smoke-test.
+    """
     from relay.entra.client import Client  # noqa: PLC0415 - imports MSAL
     from relay.tools import smoke_record  # noqa: PLC0415 - likewise
     from relay.tools.doctor import aadsts, writing  # noqa: PLC0415 - for their messages
 
     given = local_settings.read()
-    found, context = connection(options.connection, given), trust(given)
+    found, context = find_connection(connection, given), trust(given)
     try:
-        record = smoke_record.callback(found, datetime.now(UTC), options.state)
+        record = smoke_record.callback(found, datetime.now(UTC), state)
     except InvalidResponse as error:
         fix = "Give a state that this connection takes, with --state."
-        return _sent(error.outcome, reason=error.reason, wrong=str(error), fix=fix)
+        _sent(error.outcome, as_json, reason=error.reason, wrong=str(error), fix=fix)
+        raise typer.Exit(1) from None
     try:
-        token = Client(found.credentials, context).acquire()
-        receipt = smoke_record.send(record, token, context)
+        with terminal.waiting("sending …"):
+            token = Client(found.credentials, context).acquire()
+            receipt = smoke_record.send(record, token, context)
     except Undelivered as error:
         # By the reason: without an answer of Dynamics there is no status to go by.
         from_dynamics = error.reason.startswith("dynamics_")
         hint = writing.meaning(error) if from_dynamics else aadsts.hint(error.reason)
         known = {"status": error.dynamics_status, "reason": error.reason}
-        return _sent(error.outcome, **known, reference=record.reference, **hint._asdict())
+        _sent(error.outcome, as_json, **known, reference=record.reference, **hint._asdict())
+        raise typer.Exit(1) from None
     outcome = Outcome.DUPLICATE if receipt.existed else Outcome.DELIVERED
     fix = f"Delete the record in Dynamics: its code is {smoke_record.CODE}."
-    _sent(outcome, status=receipt.status, reference=record.reference, fix=fix)
-    return 0
+    _sent(outcome, as_json, status=receipt.status, reference=record.reference, fix=fix)
 
 
-def _sent(outcome: Outcome, **about: str | int | None) -> int:
-    """Print an outcome and what is known about it. Return the exit code of a failure."""
+def _sent(outcome: Outcome, as_json: bool, **about: str | int | None) -> None:
+    """Print an outcome and what is known about it."""
+    known = {name: value for name, value in about.items() if value is not None}
+    if as_json:
+        print(json.dumps({"outcome": outcome, **known}, indent=2))
+        return
     labels = {"status": "dynamics", "wrong": "that is", "fix": "next"}
     print(f"outcome    {outcome}")
-    for name, value in about.items():
-        if value is not None:
-            text = f"HTTP {value}" if name == "status" else str(value)
-            label = f"{labels.get(name, name):<10} "
-            lines = textwrap.wrap(text, 69, break_on_hyphens=False)
-            print(label + f"\n{' ' * 11}".join(lines))
-    return 1
+    for name, value in known.items():
+        text = f"HTTP {value}" if name == "status" else str(value)
+        label = f"{labels.get(name, name):<10} "
+        print(label + f"\n{' ' * 11}".join(terminal.wrapped(text, 69)))
 
 
-def keygen(_: argparse.Namespace) -> int:
-    """Print fresh keys, as the settings take them."""
+# -- keys, states, tickets -----------------------------------------------------------------------
+
+
+@app.command(epilog=_examples("keygen"))
+def keygen() -> None:
+    """Make fresh OUTBOX_KEYS and STATE_KEYS.
+
+    Put them into Key Vault, never into source control.
+    """
     kid = f"k{datetime.now(UTC):%Y%m%d}"
     print(f"OUTBOX_KEYS={base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()}")
     print(f"STATE_KEYS={kid}:{secrets.token_urlsafe(32)}")
-    return 0
 
 
-def _mint(mint: Callable[[Connection, str, datetime, timedelta], str], name: str) -> int:
+def _mint(mint: Callable[[Connection, str, datetime, timedelta], str], name: str) -> None:
     """Print what is minted for a connection, for a trial."""
-    found = connection(name, local_settings.read())
+    found = find_connection(name, local_settings.read())
     if not found.state_keys:
         raise Stop("STATE_KEYS: expected, to mint with; python -m relay keygen makes one")
     print(mint(found, secrets.token_urlsafe(16), datetime.now(UTC), TRIAL))
-    return 0
 
 
-def state(options: argparse.Namespace) -> int:
-    """Print a signed state."""
-    return _mint(states.mint, options.connection)
-
-
-def ticket(options: argparse.Namespace) -> int:
-    """Print a ticket for /authorize."""
-    return _mint(states.mint_ticket, options.connection)
-
-
-def dead_letters(options: argparse.Namespace) -> int:
-    """List the callbacks that were given up, the oldest first: those expire next."""
+@app.command(epilog=_examples("state", "state --connection xero"))
+def state(
+    connection: Name = "default",
+    check: Annotated[
+        str | None,
+        typer.Option(metavar="JWT", help="mint none: say, offline, who takes this one"),
+    ] = None,
+) -> None:
+    """Mint a signed state for trying out. It lives for ten minutes."""
+    if check is None:
+        _mint(states.mint, connection)
+        return
     given = local_settings.read()
+    find_connection(connection, given)
+    refused = False
+    for name, found in settings_reader.read(given).connections.by_name.items():
+        if isinstance(found, Connection):
+            reason = _reason(check, found)
+            refused |= name == connection and reason is not None
+            print(f"{name:<14} {reason or 'takes it'}")
+    print("\ndocs/operate.md says what each word means.")
+    raise typer.Exit(int(refused))
+
+
+def _reason(text: str, connection: Connection) -> str | None:
+    """Return why a connection refuses a state, if it does."""
+    response = AuthorizationResponse(
+        code="check",
+        state=text,
+        error=None,
+        error_description=None,
+        error_uri=None,
+        iss=connection.provider.issuer,
+        session_state=None,
+        implicit=False,
+        extra={},
+    )
+    try:
+        states.verify(response, connection)
+    except CookieMissing:
+        return None  # only the browser that began has its cookie
+    except InvalidResponse as error:
+        return error.reason
+    return None
+
+
+@app.command(epilog=_examples("ticket", "ticket --connection xero"))
+def ticket(connection: Name = "default") -> None:
+    """Mint a ticket for /authorize, for trying out. It lives for ten minutes."""
+    _mint(states.mint_ticket, connection)
+
+
+# -- dead letters --------------------------------------------------------------------------------
+
+
+@app.command(
+    "dead-letters",
+    epilog=_examples("dead-letters", "dead-letters --app contoso-relay", "dead-letters --json"),
+)
+def dead_letters(
+    context: typer.Context,
+    app: AppName = None,
+    resource_group: Group = None,
+    every: Annotated[
+        bool,
+        typer.Option("--all", help="all, not the first 32; hides each from others for 30 s"),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="all that is known, for machines; states too")
+    ] = False,
+) -> None:
+    """List the callbacks that will never reach Dynamics. Reads only.
+
+    The oldest come first: the storage deletes each after seven days.
+    """
+    azure: Azure = context.obj
+    given: Mapping[str, str] = local_settings.read()
+    if app is not None:
+        given = _find(azure, app, resource_group).settings
     queue = settings_reader.read(given).app.outbox_queue
-    dead, poison = _lost(given, queue)
+    desk = azure.desk if app is not None else None
+    dead, poison = _lost(given, queue, desk, every=every)
     letters = [letter for letter in map(_letter, dead.shown) if letter is not None]
     unreadable = len(dead.shown) - len(letters)
-    if options.json:
+    if as_json:
         found = {"dead_letters": [asdict(letter) for letter in letters], "unreadable": unreadable}
         print(json.dumps({**found, "more": dead.more, "poison": poison.count}, indent=2))
-        return 0
+        return
     _print_letters(letters)
     if unreadable:
         print(f"\n{unreadable} in {queue}-dead cannot be read: the relay did not write them.")
     if dead.more:
-        print(f"\nAbout {dead.more} more: a queue shows its first {storage_queues.PEEK} only.")
+        print(f"\nAbout {dead.more} more: a queue shows its first 32 only; --all receives them.")
     if poison.count:
         print(f"\n{queue}-poison holds about {poison.count}, sealed. The doctor says what to do.")
-    return 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Peeked:
-    """The messages of a queue: about how many there are, and the bodies of the first ones."""
-
-    count: int = 0
-    shown: tuple[bytes, ...] = ()
-
-    @property
-    def more(self) -> int:
-        return max(0, self.count - len(self.shown))
-
-
-def _lost(given: Mapping[str, str], queue: str) -> tuple[_Peeked, _Peeked]:
+def _lost(
+    given: Mapping[str, str], queue: str, desk: "Desk | None", *, every: bool
+) -> "tuple[Peeked, Peeked]":
     """Return the dead letters and the poison messages of an outbox, or raise `Stop`."""
+    from relay.tools.azure_queues import Queues, StorageUnreachable  # noqa: PLC0415
     from relay.tools.doctor import storage  # noqa: PLC0415 - for its messages
 
     try:
         account = storage_queues.account(given)
     except storage_queues.StorageUnusable as problem:
         raise Stop(_lines(str(problem), storage.EXPECTED)) from None
+    if desk is None and account.kind == "identity" and not os.environ.get("IDENTITY_ENDPOINT"):
+        fix = "For an app in Azure run python -m relay dead-letters --app NAME."
+        raise Stop(_lines("an identity opens the storage, and this machine has none", fix))
     try:
-        with outgoing.blocking_client(trust(given), timeout=TIMEOUT) as http:
-            service = storage_queues.Queues(account, http)
-            return _peek(service, f"{queue}-dead"), _peek(service, f"{queue}-poison")
-    except (storage_queues.StorageRefused, httpx.HTTPError, RelayError) as error:
+        with (
+            Queues(account, desk.credential if desk else None) as service,
+            terminal.waiting("reading …"),
+        ):
+            read = service.all if every else service.peek
+            return read(f"{queue}-dead"), service.peek(f"{queue}-poison")
+    except storage_queues.StorageRefused as error:
         finding = storage.trouble(error, account)
-        raise Stop(_lines(finding.message, finding.fix)) from None
+    except StorageUnreachable:
+        finding = storage.unreached(account)
+    raise Stop(_lines(finding.message, finding.fix))
 
 
 def _lines(problem: str, fix: str) -> str:
-    return "\n".join(textwrap.fill(text, 80) for text in (f"{problem}.", fix))
-
-
-def _peek(service: storage_queues.Queues, queue: str) -> _Peeked:
-    try:
-        return _Peeked(service.count(queue), tuple(each.body for each in service.peek(queue)))
-    except storage_queues.QueueMissing:  # the host makes it with the first message
-        return _Peeked()
+    return "\n".join(map(terminal.filled, (f"{problem}.", fix)))
 
 
 def _letter(body: bytes) -> DeadLetter | None:
@@ -251,21 +503,117 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
-def settings_table(_: argparse.Namespace) -> int:
-    """Print the table of the settings."""
+# -- settings and completion ---------------------------------------------------------------------
+
+
+class TargetName(StrEnum):
+    """Kinds of Dynamics, named as their pages in docs/."""
+
+    FINANCE_OPERATIONS = targets.FINANCE_OPERATIONS.name
+    CUSTOM_SERVICE = targets.CUSTOM_SERVICE.name
+    BUSINESS_CENTRAL = targets.BUSINESS_CENTRAL.name
+    DATAVERSE = targets.DATAVERSE.name
+
+
+@app.command(
+    "settings", epilog=_examples("settings", "settings --for business-central", "settings --json")
+)
+def settings_table(
+    target: Annotated[
+        TargetName | None,
+        typer.Option("--for", help="print the settings for this repository's objects, to paste"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print every setting with its default and its meaning."""
+    if target is not None:
+        kind = next(each for each in targets.TARGETS if each.name == target)
+        block = {"DYNAMICS_URL": kind.url, "DYNAMICS_BODY": json.dumps(kind.body)}
+        print(json.dumps(block | {"STATE_POLICY": "signed"}, indent=2))
+        return
+    if as_json:
+        print(json.dumps([_plain(row) for row in settings.table()], indent=2))
+        return
     for row in settings.table():
         print(row["setting"])
         default = row["default"] if isinstance(row["default"], str | int | float) else ""
         about = {"expected": row["expected"], "default": str(default), "also": row["article"]}
         for label, value in about.items():
             if value:
-                first = f"    {label:<9} "
-                print(textwrap.fill(value, 80, initial_indent=first, subsequent_indent=" " * 14))
+                print(f"    {label:<9} " + f"\n{' ' * 14}".join(terminal.wrapped(value, 66)))
     print(
         "\nEach may be given for one connection as CONNECTIONS__<NAME>__<SETTING>, but\n"
         f"for {', '.join(settings.names(settings.AppSettings))}."
     )
-    return 0
+
+
+def _plain(row: Mapping[str, object]) -> dict[str, object]:
+    default = row["default"]
+    return {**row, "default": default if isinstance(default, str | int | float) else None}
+
+
+class Shell(StrEnum):
+    """Shells that complete the commands."""
+
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+    POWERSHELL = "powershell"
+
+
+_COMPLETION = {
+    Shell.BASH: """\
+relay() { python -m relay "$@"; }
+_relay_words() {
+    local IFS=$'\\n'
+    COMPREPLY=($(COMP_WORDS="${COMP_WORDS[*]}" COMP_CWORD=$COMP_CWORD \\
+        _RELAY_COMPLETE=complete_bash python -m relay))
+}
+complete -o default -F _relay_words relay""",
+    Shell.ZSH: """\
+relay() { python -m relay "$@" }
+_relay_words() {
+    eval $(_TYPER_COMPLETE_ARGS="${words[1,$CURRENT]}" \\
+        _RELAY_COMPLETE=complete_zsh python -m relay)
+}
+compdef _relay_words relay""",
+    Shell.FISH: """\
+function relay; python -m relay $argv; end
+function _relay_words
+    set -lx _RELAY_COMPLETE complete_fish
+    set -lx _TYPER_COMPLETE_FISH_ACTION get-args
+    set -lx _TYPER_COMPLETE_ARGS (commandline -cp)
+    python -m relay
+end
+complete --command relay --no-files --arguments '(_relay_words)'""",
+    Shell.POWERSHELL: """\
+function relay { python -m relay @args }
+Register-ArgumentCompleter -CommandName relay -Native -ScriptBlock {
+    param($word, $command)
+    $Env:_RELAY_COMPLETE = 'complete_powershell'
+    $Env:_TYPER_COMPLETE_ARGS = $command.ToString()
+    $Env:_TYPER_COMPLETE_WORD_TO_COMPLETE = $word
+    python -m relay | ForEach-Object { ($_ -split ':::')[0] }
+    $Env:_RELAY_COMPLETE = $Env:_TYPER_COMPLETE_ARGS = $null
+    $Env:_TYPER_COMPLETE_WORD_TO_COMPLETE = $null
+}""",
+}
+
+
+@app.command(
+    short_help="Print what a shell needs to complete the commands.",
+    epilog=_examples("completion bash", "completion powershell"),
+)
+def completion(shell: Annotated[Shell, typer.Argument(help="which shell")]) -> None:
+    """Print what a shell needs to complete the commands: a short name, relay, and its words.
+
+    In bash and zsh: eval "$(python -m relay completion bash)"; in fish pipe it to source, in
+    PowerShell to Out-String and Invoke-Expression.
+    """
+    print(_COMPLETION[shell])
+
+
+# -- what several commands need ------------------------------------------------------------------
 
 
 def trust(given: Mapping[str, str]) -> ssl.SSLContext:
@@ -276,7 +624,7 @@ def trust(given: Mapping[str, str]) -> ssl.SSLContext:
         raise Stop("CA_BUNDLE: expected a PEM file, or REQUESTS_CA_BUNDLE names none") from None
 
 
-def connection(name: str, given: Mapping[str, str]) -> Connection:
+def find_connection(name: str, given: Mapping[str, str]) -> Connection:
     """Return a connection whose settings validate, or raise `Stop`."""
     connections = settings_reader.read(given).connections
     try:
@@ -288,141 +636,44 @@ def connection(name: str, given: Mapping[str, str]) -> Connection:
         raise Stop(f"No connection has this name. There are: {known}") from None
 
 
-# -- the command line ----------------------------------------------------------------------------
-
-DESCRIPTION = """\
-Set up and look after the OAuth callback relay for Dynamics 365.
-
-The commands read the environment and, where there is one, local.settings.json
-in this folder. Nothing they print holds a secret, but for keygen, state and
-ticket, whose purpose it is."""
-
-EPILOG = """\
-exit codes: 0 all well, 1 something is wrong, 2 wrong usage
-
-examples:
-  python -m relay doctor
-  python -m relay discover https://contoso.crm4.dynamics.com
-  python -m relay keygen"""
+def command_line() -> TyperGroup:
+    """Return the commands, as the command line has them."""
+    group = typer.main.get_command(app)
+    if not isinstance(group, TyperGroup):
+        raise TypeError("group")
+    # The library's own options for this install a program's name, which this is not.
+    options = ("install_completion", "show_completion")
+    group.params = [each for each in group.params if each.name not in options]
+    return group
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 all well, 1 something is wrong, 2 usage."""
+def main(
+    arguments: Sequence[str] | None = None, *, desk: "Desk | None" = None, patience: float = 300.0
+) -> int:
+    """Run one command and return its exit code: 0 all well, 1 something is wrong, 2 usage.
+
+    `desk` is what `--app` asks, by default Azure with the operator's `az` sign-in; `patience` for
+    how many seconds.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a console without our characters
     log.quiet()
     # The command prints what the app would log.
     logging.getLogger("relay").addHandler(logging.NullHandler())
-    options = parser().parse_args(arguments)
+    given = None if arguments is None else list(arguments)
+    azure = Azure(desk, patience)
     try:
-        code: int = options.run(options)
+        command_line().main(given, PROGRAM, complete_var="_RELAY_COMPLETE", obj=azure)
+    except SystemExit as end:  # how it ends always
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Stop as stop:
         print(stop, file=sys.stderr)
         return stop.code
     except (RelayError, local_settings.UnreadableError) as error:
         print(error, file=sys.stderr)
         return 1
-    return code
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
-    root = argparse.ArgumentParser(
-        "python -m relay", description=DESCRIPTION, epilog=EPILOG, formatter_class=_formatter
-    )
-    subparsers = root.add_subparsers(required=True, metavar="command", title="commands")
-
-    def command(
-        name: str, run: Callable[[argparse.Namespace], int], what: str, *examples: str
-    ) -> argparse.ArgumentParser:
-        added = subparsers.add_parser(
-            name,
-            help=what[0].lower() + what[1:].partition(".")[0],
-            description=what,
-            epilog="\n".join(["examples:", *(f"  python -m relay {each}" for each in examples)]),
-            formatter_class=_formatter,
-        )
-        added.set_defaults(run=run)
-        return added
-
-    examine = command(
-        "doctor",
-        doctor,
-        "Find out which step of the set-up is missing, and say the next one. Reads only.",
-        "doctor",
-        "doctor --connection xero",
-        "doctor --json",
-    )
-    examine.add_argument("--connection", metavar="NAME", help="examine this connection only")
-    examine.add_argument("--json", action="store_true", help="print a JSON array, for machines")
-    examine.add_argument(
-        "--write",
-        action="store_true",
-        help="also send one smoke record to Dynamics, and one message through the queue",
-    )
-
-    ask = command(
-        "discover",
-        discover,
-        "Ask a Dynamics environment for its authority. Sends no token and no secret,\n"
-        "follows no redirect, and believes known login hosts and AD FS only.",
-        "discover https://contoso.crm4.dynamics.com",
-        "discover https://ax.contoso.com/namespaces/AXSF",
-    )
-    ask.add_argument("url", help="address of the environment, or its whole DYNAMICS_URL")
-
-    smoke = command(
-        "send",
-        send,
-        "Send one smoke record through Entra to Dynamics, and say what became of it.\n"
-        "Delete it afterwards: its code is relay-smoke-test.",
-        "send",
-        "send --connection xero --state a-state-that-dynamics-issued",
-    )
-    _add_connection(smoke)
-    smoke.add_argument(
-        "--state", metavar="STATE", help="the record's state (default: one is made up)"
-    )
-
-    command(
-        "keygen",
-        keygen,
-        "Make fresh OUTBOX_KEYS and STATE_KEYS. Put them into Key Vault, never into\n"
-        "source control.",
-        "keygen",
-    )
-    what = "Mint a signed state for trying out. It lives for ten minutes."
-    _add_connection(command("state", state, what, "state", "state --connection xero"))
-    what = "Mint a ticket for /authorize, for trying out. It lives for ten minutes."
-    _add_connection(command("ticket", ticket, what, "ticket", "ticket --connection xero"))
-
-    letters = command(
-        "dead-letters",
-        dead_letters,
-        "List the callbacks that will never reach Dynamics. Reads only.\n"
-        "The oldest come first: the storage deletes each after seven days.",
-        "dead-letters",
-        "dead-letters --json",
-    )
-    letters.add_argument(
-        "--json", action="store_true", help="print all that is known, for machines; states too"
-    )
-
-    what = "Print every setting with its default and its meaning."
-    command("settings", settings_table, what, "settings")
-    return root
-
-
-def _add_connection(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--connection", default="default", metavar="NAME", help="as in /callback/NAME"
-    )
-
-
-def _formatter(prog: str, **_: Any) -> argparse.HelpFormatter:  # noqa: ANN401 - argparse's own
-    # The same on every terminal, so that the documentation can show it.
-    return argparse.RawDescriptionHelpFormatter(prog, width=80)
+    return 0
 
 
 def run() -> int:

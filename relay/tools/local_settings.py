@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,17 +19,33 @@ def read(folder: Path | None = None, environ: Mapping[str, str] = os.environ) ->
     The environment counts before `Values` of the file in `folder` (default: where the command was
     started). Raises `UnreadableError`.
     """
-    path = (folder or Path()) / FILE
+    folder = folder or Path()
+    path = folder / FILE
     if not path.is_file():
+        if (folder / f"{FILE}.txt").is_file():
+            raise UnreadableError(f"{FILE}.txt: expected the name {FILE}; Windows hides .txt")
         return dict(environ)
     try:
         # Editors on Windows begin files with a byte order mark.
         content = json.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise UnreadableError(f"{FILE} is no JSON: {error.msg} ({where})") from None
+    except UnicodeError:
+        raise UnreadableError(f"{FILE} cannot be read: save it as UTF-8") from None
+    except (OSError, RecursionError) as error:
         raise UnreadableError(f"{FILE} cannot be read: {type(error).__name__}") from None
     values = content.get("Values") if isinstance(content, dict) else None
-    if not isinstance(values, dict) or not all(isinstance(each, str) for each in values.values()):
-        raise UnreadableError(f'{FILE}: expected {{"Values": {{…}}}} with texts only')
+    if not isinstance(values, dict):
+        raise UnreadableError(f'{FILE}: expected {{"Values": {{…}}}}')
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise UnreadableError(f"{FILE}: {_shown(name)}: expected a text, in quotes")
     if content.get("IsEncrypted"):
         raise UnreadableError(f"{FILE} is encrypted; run: func settings decrypt")
     return {**values, **environ}
+
+
+def _shown(name: str) -> str:
+    """Return the name of a setting; not what somebody has put in a name's place."""
+    return name if re.fullmatch(r"[A-Za-z][A-Za-z0-9_.:]{0,126}", name) else "a name"

@@ -1,7 +1,7 @@
-"""Azure Queue Storage over REST: the operations that the commands need, without an SDK.
+"""Azure Queue Storage over REST, without an SDK: what runs inside of Azure counts and peeks.
 
-In the app the host reads and writes the outbox; commands run without a host. They find the storage
-as it does, by a connection string or by an identity
+In the app the host reads and writes the queues. The storage is found as it does, by a connection
+string or by an identity; `azure_queues` is for an operator's desk.
 (https://learn.microsoft.com/azure/azure-functions/functions-reference#connections).
 """
 
@@ -69,6 +69,8 @@ class Account:
     name: str = ""
     secret: bytes = field(default=b"", repr=False)
     identity: ManagedIdentity | None = None
+    blobs: str = ""
+    """Where the account's Blob storage is: the host keeps its keys there."""
 
     @property
     def is_emulator(self) -> bool:
@@ -83,13 +85,12 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message in a queue. `receipt` allows who received or wrote it to delete it."""
+    """A message in a queue."""
 
     message_id: str
     text: str = field(repr=False)
     inserted: datetime
     expires: datetime
-    receipt: str = field(default="", repr=False)
 
     @property
     def body(self) -> bytes:
@@ -130,16 +131,18 @@ def _of_connection_string(text: str) -> Account:
             "accountname": EMULATOR,
             "accountkey": EMULATOR_KEY,
             "queueendpoint": f"{proxy}:10001/{EMULATOR}",
+            "blobendpoint": f"{proxy}:10000/{EMULATOR}",
         }
     name, key = parts.get("accountname", ""), parts.get("accountkey")
     host = f"{name}.queue.{parts.get('endpointsuffix', 'core.windows.net')}" if name else ""
     url = parts.get("queueendpoint") or f"{parts.get('defaultendpointsprotocol', 'https')}://{host}"
     url = _address(url.rstrip("/"), f"{STORAGE} is no connection string")
+    blobs = parts.get("blobendpoint", "").rstrip("/") or url.replace(".queue.", ".blob.", 1)
     if key and name:
-        return Account(url, "key", name, _key(key))
+        return Account(url, "key", name, _key(key), blobs=blobs)
     if signature := parts.get("sharedaccesssignature"):
         _secure(url, f"{STORAGE} would send its signature in the open")
-        return Account(url, "sas", name, signature.lstrip("?").encode())
+        return Account(url, "sas", name, signature.lstrip("?").encode(), blobs=blobs)
     raise StorageUnusable(f"{STORAGE} is no connection string")
 
 
@@ -155,7 +158,8 @@ def _of_identity(section: Mapping[str, str], given: Mapping[str, str]) -> Accoun
     if {"clientsecret", "managedidentityresourceid"} & section.keys():
         raise StorageUnusable(f"{STORAGE}__… names an identity that only the host can use")
     client_id = section.get("clientid") or given.get("azure_client_id")
-    return Account(url, "identity", identity=ManagedIdentity(client_id))
+    blobs = section.get("blobserviceuri", "").rstrip("/") or url.replace(".queue.", ".blob.", 1)
+    return Account(url, "identity", identity=ManagedIdentity(client_id), blobs=blobs)
 
 
 def _key(text: str) -> bytes:
@@ -196,13 +200,9 @@ class Queues:
         self._http = http
         self._authorize = _authorize(account)
 
-    def create(self, queue: str) -> None:
-        """Create the queue unless it exists."""
-        self._ask("PUT", queue)
-
     def count(self, queue: str) -> int:
         """Return about how many messages there are, invisible ones included (Get Metadata)."""
-        response = self._ask("GET", queue, {"comp": "metadata"})
+        response = self._ask(queue, {"comp": "metadata"})
         counted = response.headers.get("x-ms-approximate-messages-count", "")
         if not counted.isdecimal():
             raise StorageRefused(response.status_code, "")  # not a queue service
@@ -211,41 +211,31 @@ class Queues:
     def peek(self, queue: str) -> list[Message]:
         """Return the first visible messages, at most `PEEK`, without receiving them."""
         asked = {"peekonly": "true", "numofmessages": str(PEEK)}
-        return _messages(self._ask("GET", f"{queue}/messages", asked))
+        return _messages(self._ask(f"{queue}/messages", asked))
 
-    def put(self, queue: str, text: str, *, hidden: int, life: int) -> Message:
-        """Write a message that is invisible for `hidden` seconds and expires after `life`.
+    def _ask(self, path: str, query: Mapping[str, str]) -> httpx.Response:
+        headers, url = {"x-ms-version": VERSION}, f"{self._url}/{path}"
+        return _checked(self._http.get(url, params=query, headers=headers, auth=self._authorize))
 
-        `text` is written as it is, and must need no escaping in XML.
-        """
-        body = f"<QueueMessage><MessageText>{text}</MessageText></QueueMessage>".encode()
-        asked = {"visibilitytimeout": str(hidden), "messagettl": str(life)}
-        response = self._ask("POST", f"{queue}/messages", asked, body)
-        found = _messages(response)
-        if len(found) != 1:
-            raise StorageRefused(response.status_code, "")
-        return found[0]
 
-    def delete(self, queue: str, message: Message) -> None:
-        """Delete a message, by its receipt."""
-        path = f"{queue}/messages/{message.message_id}"
-        self._ask("DELETE", path, {"popreceipt": message.receipt})
+def _checked(response: httpx.Response) -> httpx.Response:
+    if response.is_success:
+        return response
+    code = response.headers.get("x-ms-error-code", "")
+    code = code if re.fullmatch(r"[A-Za-z]{1,64}", code) else ""
+    if code == "QueueNotFound":
+        raise QueueMissing(response.status_code, code)
+    raise StorageRefused(response.status_code, code)
 
-    def _ask(
-        self, method: str, path: str, query: Mapping[str, str] | None = None, body: bytes = b""
-    ) -> httpx.Response:
-        headers = {"x-ms-version": VERSION} | ({"Content-Type": "application/xml"} if body else {})
-        url, auth = f"{self._url}/{path}", self._authorize
-        response = self._http.request(
-            method, url, params=query, content=body or None, headers=headers, auth=auth
-        )
-        if response.is_success:
-            return response
-        code = response.headers.get("x-ms-error-code", "")
-        code = code if re.fullmatch(r"[A-Za-z]{1,64}", code) else ""
-        if code == "QueueNotFound":
-            raise QueueMissing(response.status_code, code)
-        raise StorageRefused(response.status_code, code)
+
+def list_secrets(account: Account, http: httpx.Client) -> None:
+    """Ask the Blob storage for the host's keys, and read none. Raises as `Queues` does."""
+    url = f"{account.blobs}/azure-webjobs-secrets"
+    asked = {"restype": "container", "comp": "list", "maxresults": "1"}
+    headers, auth = {"x-ms-version": VERSION}, _authorize(account)
+    response = http.get(url, params=asked, headers=headers, auth=auth)
+    if response.headers.get("x-ms-error-code") != "ContainerNotFound":
+        _checked(response)
 
 
 def _authorize(account: Account) -> Callable[[httpx.Request], httpx.Request]:
@@ -272,8 +262,7 @@ def _sign(account: Account, request: httpx.Request) -> httpx.Request:
     parameters = sorted(parse_qsl(query, keep_blank_values=True))
     # The empty lines stand for standard headers that no request here has.
     text = (
-        f"{request.method}\n\n\n{len(request.content) or ''}\n\n{headers.get('content-type', '')}"
-        f"\n\n\n\n\n\n\nx-ms-date:{date}\nx-ms-version:{VERSION}\n/{account.name}{path}"
+        f"{request.method}\n\n\n\n\n\n\n\n\n\n\n\nx-ms-date:{date}\nx-ms-version:{VERSION}\n/{account.name}{path}"
     ) + "".join(f"\n{name}:{value}" for name, value in parameters)
     signature = base64.b64encode(hmac.digest(account.secret, text.encode(), "sha256")).decode()
     headers["x-ms-date"] = date
@@ -304,7 +293,6 @@ def _messages(response: httpx.Response) -> list[Message]:
                 text=found.get("MessageText", ""),
                 inserted=parsedate_to_datetime(found["InsertionTime"]),
                 expires=parsedate_to_datetime(found["ExpirationTime"]),
-                receipt=found.get("PopReceipt", ""),
             )
             for found in _elements(response.content)
         ]

@@ -18,7 +18,7 @@ SOURCES = [
     *sorted(each for each in (ROOT / "relay").rglob("*.py") if each.parent.name != "doctor"),
 ]
 
-AT_A_TERMINAL = ("commands.py",)
+AT_A_TERMINAL = ("commands.py", "terminal.py")
 """Commands that answer the person who typed them. They may print; in the host they never run."""
 
 FIXED = {
@@ -39,6 +39,10 @@ FIXED = {
         # Files, lines and the source's own text; never a value.
         "traceback.format_tb(error.__traceback__)",
     },
+    # Findings of the doctor: fixed texts, settings' names, words of a fixed form.
+    "examination.py": {"each.verdict", "each.check", "each.connection or '-'", "each.message"},
+    # Names of queues and numbers.
+    "gauge.py": {"type(error).__name__", "queue", "kind", "count", "max(0, oldest)"},
     # The reason is one word (`_reason`), the status a number.
     "client.py": {
         "_reason(http.asked, status, said, otherwise)",

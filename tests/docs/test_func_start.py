@@ -65,6 +65,8 @@ def decorated() -> list[Decorated]:
             [methods] = [word.value for word in route.keywords if word.arg == "methods"]
             path = ast.literal_eval(route.args[0])
             found.append(Decorated(name, "httpTrigger", path, tuple(ast.literal_eval(methods))))
+        elif "timer_trigger" in calls:
+            found.append(Decorated(name, "timerTrigger", None, ()))
         else:
             assert "queue_trigger" in calls
             found.append(Decorated(name, "queueTrigger", None, ()))
@@ -79,7 +81,7 @@ def test_the_runtime_binds_every_decorated_function_and_no_other() -> None:
         bound.append(Decorated(function.name, trigger["type"], trigger.get("route"), methods))
         if trigger["type"] == "httpTrigger":
             assert trigger["authLevel"].lower() == "anonymous"
-        else:
+        elif trigger["type"] == "queueTrigger":
             assert trigger["connection"] in SETTINGS
     assert sorted(bound, key=str) == sorted(decorated(), key=str)
 

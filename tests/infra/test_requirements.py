@@ -16,18 +16,22 @@ from sandbox.world import APP
 PROJECT = tomllib.loads((APP / "pyproject.toml").read_text("utf-8"))
 DEPENDENCIES = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
 GROUPS = {
-    name: [Requirement(line) for line in lines]
+    name: [Requirement(line) for line in lines if isinstance(line, str)]
     for name, lines in PROJECT["dependency-groups"].items()
 }
 DIRECT = {
     "requirements.txt": DEPENDENCIES,
-    "requirements-dev.txt": DEPENDENCIES + GROUPS["dev"],
+    "requirements-operator.txt": DEPENDENCIES + GROUPS["operator"],
+    "requirements-dev.txt": DEPENDENCIES + GROUPS["operator"] + GROUPS["dev"],
     "requirements-infra.txt": GROUPS["infra"],
 }
-INSTALLED_HERE = ("requirements.txt", "requirements-dev.txt")
+INSTALLED_HERE = ("requirements.txt", "requirements-operator.txt", "requirements-dev.txt")
 
 OPTIONAL = {"opentelemetry", "uvloop"}
 """What relay/ imports only where it is installed: by the operator, or by Azure's worker."""
+
+DESK = ("azure_app", "azure_queues", "commands", "terminal")
+"""Modules of relay/tools that an operator runs at a desk, and Azure never imports."""
 
 PIN = re.compile(r"(?P<name>[a-z0-9][a-z0-9.-]*)==(?P<version>[^\s;]+)(?: ; [^\\]+)? \\")
 HASH = re.compile(r"    --hash=sha256:[0-9a-f]{64}(?: \\)?")
@@ -89,13 +93,16 @@ def imported(*paths: str) -> set[str]:
     return names
 
 
+OWNERS = packages_distributions()
+"""The distributions that an installed top-level name belongs to."""
+
+
 def undeclared(names: set[str], declared: list[Requirement]) -> set[str]:
     known = {canonicalize_name(requirement.name) for requirement in declared}
-    owners = packages_distributions()
     return {
         name
         for name in names - sys.stdlib_module_names
-        if name in owners and known.isdisjoint(map(canonicalize_name, owners[name]))
+        if name in OWNERS and known.isdisjoint(map(canonicalize_name, OWNERS[name]))
     }
 
 
@@ -146,6 +153,13 @@ def test_what_is_deployed_is_the_same_wherever_it_is_packed() -> None:
 
 
 def test_what_is_imported_is_declared() -> None:
-    assert undeclared(imported("relay", "function_app.py"), DEPENDENCIES) <= OPTIONAL
+    desk = {f"relay/tools/{name}.py" for name in DESK}
+    deployed = [
+        str(path.relative_to(APP))
+        for path in (APP / "relay").rglob("*.py")
+        if str(path.relative_to(APP)) not in desk
+    ]
+    assert undeclared(imported(*deployed, "function_app.py"), DEPENDENCIES) <= OPTIONAL
+    assert undeclared(imported("relay"), DIRECT["requirements-operator.txt"]) <= OPTIONAL
     others = imported("sandbox", "tests", "benchmarks", "infra/scripts", "dev.py")
     assert undeclared(others, DIRECT["requirements-dev.txt"]) == set()

@@ -1,8 +1,11 @@
 """The smaller commands: what they print works, and what they say of a mistake helps."""
 
-import argparse
 import json
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,14 +13,16 @@ from pathlib import Path
 import httpx
 import pytest
 
+import relay
 from relay import settings, settings_reader
+from relay.delivery import targets
 from relay.delivery.callback import Callback
 from relay.delivery.sealing import Sealer
 from relay.errors import InvalidResponse
 from relay.oauth import state
-from relay.tools.commands import main, parser
+from relay.tools.commands import command_line, main
 from sandbox.world import World
-from tests.helpers import connection, response, verified
+from tests.helpers import ROOT, connection, response, verified
 
 SECRET = "canary-secret"
 STATE_KEY = "Y2FuYXJ5LWNhbmFyeS1jYW5hcnktY2FuYXJ5LWNhbmE"
@@ -31,12 +36,7 @@ SETTINGS = {
     "CONNECTIONS__XERO__CODE_TTL": "60",
     "CONNECTIONS__BROKEN__CODE_TTL": "canary",
 }
-COMMANDS = {
-    name
-    for action in parser()._actions
-    if isinstance(action, argparse._SubParsersAction)
-    for name in action.choices
-}
+COMMANDS = {*command_line().commands}
 
 type Run = Callable[..., tuple[int, str, str]]
 
@@ -55,10 +55,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Run one command, and return its exit code and what it said. No secret may be in an error."""
 
     def runs(*arguments: str) -> tuple[int, str, str]:
-        try:
-            code = main(arguments)
-        except SystemExit as stop:  # argparse's own way out
-            code = int(stop.code or 0)
+        code = main(arguments)
         said = capsys.readouterr()
         for secret in ("canary", SECRET, STATE_KEY):
             assert secret not in said.err
@@ -139,6 +136,20 @@ def test_a_minted_state_lives_for_ten_minutes_and_is_new_each_time(run: Run) -> 
     state.verify(response(state=first.strip()), default, now=soon)
     with pytest.raises(InvalidResponse):
         state.verify(response(state=first.strip()), default, now=late)
+
+
+def test_a_state_is_checked_offline_for_every_connection(run: Run) -> None:
+    minted = run("state", "--connection", "xero")[1].strip()
+    code, out, err = run("state", "--check", minted, "--connection", "xero")
+    assert (code, err) == (0, "")
+    assert re.findall(r"^(\S+) +(.+)$", out, re.MULTILINE)[:2] == [
+        ("default", "state_audience"),
+        ("xero", "takes it"),
+    ]
+    assert minted not in out
+    assert run("state", "--check", minted)[0] == 1
+    code, out, _ = run("state", "--check", "canary.canary.canary")
+    assert (code, "state_malformed" in out, "canary" in out) == (1, True, False)
 
 
 @pytest.fixture(scope="module")
@@ -263,12 +274,13 @@ def test_the_environment_counts_before_local_settings(run: Run, folder: Path) ->
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('{"Values": {"A": "canary"', "cannot be read: JSONDecodeError"),
-        ("canary", "cannot be read: JSONDecodeError"),
+        ('{"Values":\n  {"A": "canary"', "Expecting ',' delimiter (line 2, column 17)"),
+        ("canary", "is no JSON: Expecting value (line 1, column 1)"),
         ([], "expected"),
         ({}, "expected"),
         ({"Values": ["canary"]}, "expected"),
-        ({"Values": {"A": 1}}, "with texts only"),
+        ({"Values": {"DYNAMICS_TIMEOUT": 1}}, "DYNAMICS_TIMEOUT: expected a text, in quotes"),
+        ({"Values": {"canary canary": 1}}, "a name: expected a text"),
         ({"IsEncrypted": True, "Values": {"A": "canary"}}, "run: func settings decrypt"),
     ],
 )
@@ -290,7 +302,30 @@ def test_local_settings_that_are_no_text_are_named_too(run: Run, folder: Path) -
     (folder / "local.settings.json").write_bytes(b"\xff\xfe{\x00")
     code, out, err = run("state")
     assert (code, out) == (1, "")
-    assert "UnicodeDecodeError" in err
+    assert "save it as UTF-8" in err
+
+
+def test_a_file_to_which_windows_added_txt_is_recognised(run: Run, folder: Path) -> None:
+    (folder / "local.settings.json.txt").write_text("{}")
+    code, out, err = run("state")
+    assert (code, out) == (1, "")
+    assert "expected the name local.settings.json" in err
+
+
+def test_send_and_the_doctor_say_the_same_where_entra_cannot_be_reached(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENTRA_AUTHORITY", "https://127.0.0.1:1/contoso.com")
+    monkeypatch.setenv("DYNAMICS_URL", "https://127.0.0.1:1/data/OAuthCallbacks")
+    code, out, _ = run("send", "--json")
+    sent = json.loads(out)
+    assert (code, sent["outcome"], sent["reason"]) == (1, "rejected", "entra_connect")
+    code, out, _ = run("doctor", "--json", "--connection", "default")
+    found = {each["check"]: each for each in json.loads(out)}
+    assert (sent["wrong"], sent["fix"]) == (
+        found["authority"]["message"],
+        found["authority"]["fix"],
+    )
 
 
 # -- usage and exit codes --------------------------------------------------------------------------
@@ -298,7 +333,7 @@ def test_local_settings_that_are_no_text_are_named_too(run: Run, folder: Path) -
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("nonsense",), ("state", "--nonsense"), ("discover",), ("discover", "ftp://example")],
+    [("nonsense",), ("state", "--nonsense"), ("discover",), ("discover", "ftp://example")],
 )
 def test_wrong_usage_ends_with_2_and_says_so(run: Run, arguments: tuple[str, ...]) -> None:
     code, out, err = run(*arguments)
@@ -320,8 +355,90 @@ def test_every_help_fits_a_narrow_terminal_and_has_an_example(run: Run, name: st
 def test_the_help_names_every_command_and_the_exit_codes(run: Run) -> None:
     _, out, _ = run("--help")
     for name in COMMANDS:
-        assert re.search(rf"^    {name} ", out, re.MULTILINE)
+        assert re.search(rf"^  {name} ", out, re.MULTILINE)
     assert "exit codes: 0 all well, 1 something is wrong, 2 wrong usage" in out
+
+
+def test_a_bare_call_prints_the_help_and_a_version_can_be_asked_for(run: Run) -> None:
+    code, out, err = run()
+    assert (code, err) == (0, "")
+    assert out == run("--help")[1]
+    assert run("--version") == (0, f"{relay.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("docter", "doctor"), ("deadletters", "dead-letters"), ("stat", "state")]
+)
+def test_an_unknown_command_names_the_nearest_one(run: Run, typed: str, meant: str) -> None:
+    code, out, err = run(typed)
+    assert (code, out) == (2, "")
+    assert f"Did you mean '{meant}'" in err or f"'{meant}'" in err
+
+
+@pytest.mark.parametrize("name", ["settings", "discover", "send", "doctor", "dead-letters"])
+def test_what_reports_has_json(run: Run, name: str) -> None:
+    assert "--json" in run(name, "--help")[1]
+
+
+@pytest.mark.parametrize("kind", targets.TARGETS, ids=lambda kind: kind.name)
+def test_the_block_for_a_target_works_as_settings(run: Run, kind: targets.TargetKind) -> None:
+    code, out, err = run("settings", "--for", kind.name)
+    assert (code, err) == (0, "")
+    read = settings_reader.read(SETTINGS | json.loads(out)).connections.get("default")
+    found = targets.find(read.target.url)
+    assert found is not None
+    assert found[0] is kind
+
+
+def test_the_settings_are_told_to_programs_too(run: Run) -> None:
+    code, out, _ = run("settings", "--json")
+    assert code == 0
+    listed = json.loads(out)
+    assert [each["setting"] for each in listed] == [row["setting"] for row in settings.table()]
+    assert next(each for each in listed if each["setting"] == "CODE_TTL")["default"] == 300
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
+def test_every_shell_is_told_how_to_complete(run: Run, shell: str) -> None:
+    code, out, err = run("completion", shell)
+    assert (code, err) == (0, "")
+    assert f"complete_{shell}" in out
+    assert "python -m relay" in out
+
+
+def test_bash_completes_an_option(run: Run) -> None:
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("bash is not on PATH")
+    python = f'python() {{ {shlex.quote(sys.executable)} "$@"; }}\n'
+    asked = """
+COMP_WORDS=(relay doctor --conn); COMP_CWORD=2; _relay_words; echo "${COMPREPLY[@]}"
+"""
+    done = subprocess.run(
+        [bash, "--noprofile", "--norc", "-c", python + run("completion", "bash")[1] + asked],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert done.stdout.split() == ["--connection"]
+
+
+def test_with_the_apps_packages_alone_it_says_what_to_install_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    # As where requirements.txt alone is installed: a package of the desk cannot be imported.
+    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError('x', name='typer')")
+    done = subprocess.run(
+        [sys.executable, "-m", "relay"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "", "PATH": ""},
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "First: python -m pip install -r requirements-operator.txt\n"
 
 
 def test_a_bundle_that_is_no_file_is_named_by_every_command_that_needs_trust(
@@ -329,7 +446,7 @@ def test_a_bundle_that_is_no_file_is_named_by_every_command_that_needs_trust(
 ) -> None:
     monkeypatch.setenv("CA_BUNDLE", "canary.pem")
     monkeypatch.setenv("AzureWebJobsStorage", "UseDevelopmentStorage=true")
-    for name in (("discover", "https://localhost:1"), ("dead-letters",)):
+    for name in (("discover", "https://localhost:1"), ("send",)):
         code, out, err = run(*name)
         assert (code, out) == (1, "")
         assert "CA_BUNDLE" in err

@@ -127,9 +127,13 @@ def test_how_many_more_there_are_is_said_because_a_queue_shows_its_first_only(
     assert main(["dead-letters"]) == 0
     out = capsys.readouterr().out
     assert out.count("dynamics_403") == PEEK
-    assert "About 3 more: a queue shows its first 32 only." in out
+    assert "About 3 more: a queue shows its first 32 only; --all receives them." in out
     assert main(["dead-letters", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["more"] == 3
+    assert main(["dead-letters", "--all"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("dynamics_403") == PEEK + 3
+    assert "more" not in out
 
 
 def test_the_poison_is_counted_and_stays_sealed(

@@ -210,7 +210,7 @@ def dead(stage: Stage) -> None:
         (unreachable, "fail", "storage", "cannot be reached", "DNS"),
         (nothing_here, "fail", "storage", "nothing answers", "Start Azurite"),
         (emulator_in_azure, "fail", "storage", "Azure does not have", "accountName"),
-        (no_identity_here, "warn", "storage", "this machine has none", "runs in Azure"),
+        (no_identity_here, "skip", "storage", "this machine has none", "doctor --app NAME"),
         (no_keys, "warn", "outbox", "OUTBOX_KEYS is not set", "python -m relay keygen"),
         (poisoned, "warn", "poison", "gave up 2 callbacks", "OUTBOX_KEYS"),
         (dead, "warn", "dead", "1 callback will never reach", "python -m relay dead-letters"),
@@ -246,8 +246,8 @@ class Storage:
         self.asked.append((request.method, dict(request.query_params)))
         if self.hangs:
             return Hang()
-        if request.method == "DELETE" and not self.deletes:
-            return Response(status_code=503)
+        if request.method == "DELETE":
+            return Response(status_code=204 if self.deletes else 503)
         if self.status != 200:
             headers = {"x-ms-error-code": self.code} if self.code else {}
             return Response("<Error>canary</Error>", self.status, headers)
@@ -257,8 +257,12 @@ class Storage:
                 "\ufeff<QueueMessagesList><QueueMessage><MessageId>1</MessageId>"
                 f"<InsertionTime>{inserted}</InsertionTime>"
                 f"<ExpirationTime>{inserted}</ExpirationTime><PopReceipt>r</PopReceipt>"
-                "<MessageText>canary</MessageText></QueueMessage></QueueMessagesList>"
+                "<MessageText>canary</MessageText></QueueMessage></QueueMessagesList>",
+                status_code=201 if request.method == "POST" else 200,
+                media_type="application/xml",
             )
+        if request.method == "PUT":
+            return Response(status_code=201)
         held = "0" if request.url.path.endswith(("-poison", "-dead")) else "1"
         return Response(headers={"x-ms-approximate-messages-count": held})
 

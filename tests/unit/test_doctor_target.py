@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from relay import log
 from relay.tools import doctor, smoke_record
 from relay.tools.doctor import Finding, Verdict, metadata, probe
+from relay.tools.terminal import shown
 from sandbox import business_central as bc
 from sandbox import custom_service as custom
 from sandbox import dataverse as dv
@@ -63,6 +64,8 @@ ORDER = {
     "dataverse": ["access", "entity", "properties", "length", "key", "permission"],
 }
 """What the doctor looks at after `ALWAYS`, in this order."""
+WELL = {Verdict.OK, Verdict.SKIP}
+"""Verdicts of which a healthy set-up may have both."""
 
 
 class Place:
@@ -200,8 +203,8 @@ def examine(stage: Stage, settings: Mapping[str, str], *, write: bool = False) -
     for words in ("Infolog", "CorrelationId", "Principal user", "No HTTP resource"):
         assert words not in told
     for finding in findings:
-        assert bool(finding.fix) is (finding.verdict is not Verdict.OK)
-        assert all(len(line) <= 80 for line in doctor.shown(finding).splitlines())
+        assert bool(finding.fix) is (finding.verdict not in WELL)
+        assert all(len(line) <= 80 for line in shown(finding).plain.splitlines())
     return findings
 
 
@@ -215,7 +218,7 @@ def checks(findings: list[Finding]) -> list[str]:
 @pytest.mark.parametrize("kind", ORDER)
 def test_a_healthy_target_is_told_to_be_well_in_everything(stage: Stage, kind: str) -> None:
     findings = examine(stage, stage.play(kind))
-    assert [finding for finding in findings if finding.verdict is not Verdict.OK] == []
+    assert [finding for finding in findings if finding.verdict not in WELL] == []
     further = [] if kind == "dataverse" else ["permission"]
     assert checks(findings) == [*ALWAYS, *ORDER[kind], *further]
 
@@ -237,7 +240,7 @@ def test_on_premises_is_healthy_too(stage: Stage) -> None:
         DYNAMICS_URL=f"{stage.server.url}{NAMESPACE}/data/OAuthCallbacks",
     )
     findings = examine(stage, settings)
-    assert {finding.verdict for finding in findings} == {Verdict.OK}
+    assert {finding.verdict for finding in findings} <= WELL
     assert "company" in checks(findings)
 
 
@@ -247,7 +250,7 @@ def test_an_identity_by_itself_is_taken_where_it_is_registered(stage: Stage) -> 
     for name in ("ENTRA_AUTHORITY", "ENTRA_CLIENT_ID", "ENTRA_CLIENT_SECRET"):
         del settings[name]
     findings = examine(stage, settings)
-    assert {finding.verdict for finding in findings} == {Verdict.OK}
+    assert {finding.verdict for finding in findings} <= WELL
     assert checks(findings)[-1] == "permission"
 
 
@@ -447,7 +450,9 @@ PROVIDER = {
     "PROVIDER_AUTHORIZATION_ENDPOINT": "https://provider.example/authorize",
     "PROVIDER_CLIENT_ID": "dynamics",
     "PROVIDER_REDIRECT_URI": "https://relay.example/callback",
-    "DYNAMICS_BODY": json.dumps({"code": "{code}", "state": "{state}", "codeVerifier": "{code_verifier}"}),
+    "DYNAMICS_BODY": json.dumps(
+        {"code": "{code}", "state": "{state}", "codeVerifier": "{code_verifier}"}
+    ),
 }
 FAIL, WARN = Verdict.FAIL, Verdict.WARN
 
@@ -811,7 +816,7 @@ ROWS = {
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 def test_the_one_mistake_is_named_and_all_before_it_is_well(stage: Stage, row: Row) -> None:
     findings = examine(stage, row.make(stage))
-    wrong = [finding for finding in findings if finding.verdict is not Verdict.OK]
+    wrong = [finding for finding in findings if finding.verdict not in WELL]
     assert [(finding.verdict, finding.check) for finding in wrong] == [(row.verdict, row.check)]
     for word in row.message:
         assert word in wrong[0].message
@@ -849,25 +854,25 @@ def test_a_target_of_another_kind_is_examined_as_far_as_all_are_alike(stage: Sta
     assert [(each.verdict, each.check) for each in findings[4:]] == [
         (Verdict.OK, "target"),
         (WARN, "entity"),
-        (Verdict.OK, "permission"),
+        (Verdict.SKIP, "permission"),
     ]
     assert "/data/<collection>" in findings[5].fix
 
 
 def test_an_operation_that_is_listed_but_not_described_is_there(stage: Stage) -> None:
     findings = examine(stage, instead("service", "/receive$", 500)(stage))
-    assert {finding.verdict for finding in findings} == {Verdict.OK}
+    assert {finding.verdict for finding in findings} <= WELL
     assert "properties" not in checks(findings)
 
 
 def test_a_text_of_several_lines_is_long_enough_for_a_code(stage: Stage) -> None:
     findings = examine(stage, with_memo(2048)(stage))
-    assert {finding.verdict for finding in findings} == {Verdict.OK}
+    assert {finding.verdict for finding in findings} <= WELL
 
 
 def test_companies_that_cannot_be_read_are_no_warning(stage: Stage) -> None:
     findings = examine(stage, stage.play("finance", Dynamics(stage.entra)))
-    assert {finding.verdict for finding in findings} == {Verdict.OK}
+    assert {finding.verdict for finding in findings} <= WELL
     company = next(finding for finding in findings if finding.check == "company")
     assert "may not read" in company.message
 
@@ -876,7 +881,7 @@ def test_an_entity_for_all_companies_needs_none(stage: Stage) -> None:
     target = FinanceWithCompanies(stage.entra, further=())
     text = body(code="{code}", state="{state}")
     findings = examine(stage, stage.play("finance", target, DYNAMICS_BODY=text))
-    assert {finding.verdict for finding in findings} == {Verdict.OK}
+    assert {finding.verdict for finding in findings} <= WELL
     assert "company" not in checks(findings)
 
 
@@ -894,7 +899,7 @@ def test_what_leads_to_other_entities_and_what_tells_a_type_are_no_properties(
     target = Related(stage.entra, further=("dataAreaId", "Realm"))
     settings = stage.play("finance", target, DYNAMICS_BODY=json.dumps(members))
     findings = examine(stage, settings)
-    assert {finding.verdict for finding in findings} == {Verdict.OK}
+    assert {finding.verdict for finding in findings} <= WELL
 
 
 def test_several_mistakes_of_the_body_are_all_named(stage: Stage) -> None:
@@ -908,7 +913,7 @@ def test_several_mistakes_of_the_body_are_all_named(stage: Stage) -> None:
 def test_a_hash_of_a_signed_state_needs_no_longer_key(stage: Stage, kind: str) -> None:
     text = json.dumps(BODIES[kind]).replace("{state}", "{state_hash}")
     findings = examine(stage, signed(kind)(stage) | {"DYNAMICS_BODY": text})
-    assert {finding.verdict for finding in findings} == {Verdict.OK}
+    assert {finding.verdict for finding in findings} <= WELL
 
 
 def test_the_length_asked_for_is_that_of_the_longest_state_the_relay_makes(stage: Stage) -> None:
@@ -931,7 +936,7 @@ def test_a_smoke_record_is_stored_once_and_recognised_the_second_time(
 ) -> None:
     target = HEALTHY[kind](stage)
     findings = examine(stage, stage.play(kind, target), write=True)
-    assert {finding.verdict for finding in findings} == {Verdict.OK}
+    assert {finding.verdict for finding in findings} <= WELL
     assert checks(findings)[-2:] == ["write", "duplicates"]
     assert smoke_record.CODE in findings[-2].message
     (row,) = target.rows.values()
@@ -1028,7 +1033,7 @@ def test_a_signed_state_is_minted_for_the_smoke_record(stage: Stage) -> None:
     target = FinanceWithCompanies(stage.entra, key_length=1024, further=("codeVerifier",))
     settings = signed("finance", lambda _: target)(stage) | PROVIDER
     findings = examine(stage, settings, write=True)
-    assert {finding.verdict for finding in findings} == {Verdict.OK}
+    assert {finding.verdict for finding in findings} <= WELL
     (state,) = target.rows
     assert state.count(".") == 2
     assert state not in repr(findings)
@@ -1142,9 +1147,9 @@ def test_metadata_of_megabytes_is_read_in_little_memory(stage: Stage) -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert {finding.verdict for finding in findings} == {Verdict.OK}
+    assert {finding.verdict for finding in findings} <= WELL
     assert target.size > 3_000_000
-    assert peak < 1_500_000
+    assert peak < 2_000_000
 
 
 def test_metadata_without_an_end_is_not_read_to_the_end(

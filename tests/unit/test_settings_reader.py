@@ -220,6 +220,11 @@ def test_white_space_around_a_value_is_no_part_of_it() -> None:
             "https://login.microsoftonline.com/x.com",
             id="a-pasted-endpoint",
         ),
+        pytest.param(
+            {"ENTRA_AUTHORITY": "https://login.microsoftonline.com/x.com/v2.0"},
+            "https://login.microsoftonline.com/x.com",
+            id="a-pasted-issuer",
+        ),
     ],
 )
 def test_the_authority_is_found_in_what_people_have(given: dict[str, str], authority: str) -> None:

@@ -91,12 +91,6 @@ def test_a_queue_that_nobody_made_is_missing_and_nothing_worse(queues: Queues, n
         queues.peek(name)
 
 
-def test_a_queue_may_be_made_twice(queues: Queues, name: str) -> None:
-    queues.create(name)
-    queues.create(name)
-    assert queues.count(name) == 0
-
-
 def test_what_microsofts_client_wrote_is_read_with_its_times(
     queues: Queues, sdk: QueueClient, name: str
 ) -> None:
@@ -133,15 +127,12 @@ def test_one_request_shows_the_first_messages_and_the_count_tells_of_all(
     assert queues.count(name) == PEEK + 3
 
 
-def test_a_hidden_message_is_seen_by_nobody_and_deleted_by_its_receipt(
+def test_a_hidden_message_is_counted_and_not_shown(
     queues: Queues, sdk: QueueClient, name: str
 ) -> None:
-    message = queues.put(name, "aGlkZGVu", hidden=600, life=601)
+    sdk.send_message("aGlkZGVu", visibility_timeout=600)
     assert queues.peek(name) == []
-    assert list(sdk.receive_messages()) == []
     assert queues.count(name) == 1
-    queues.delete(name, message)
-    assert queues.count(name) == 0
 
 
 @pytest.mark.parametrize("text", ["eyJhIjogMX0=", '{"a": 1}'])
@@ -170,7 +161,6 @@ def test_a_shared_access_signature_opens_the_queues(
     sdk.send_message("signed")
     queues = opened(signed(azurite, "rwdlacup", question_mark), http)
     assert queues.peek(name)[0].text == "signed"
-    queues.delete(name, queues.put(name, "eA==", hidden=60, life=61))
     assert queues.count(name) == 1
 
 
@@ -178,7 +168,7 @@ def test_a_signature_without_the_permission_is_refused(
     azurite: Azurite, sdk: QueueClient, http: httpx.Client, name: str
 ) -> None:
     with pytest.raises(StorageRefused) as refused:
-        opened(signed(azurite, "r"), http).put(name, "eA==", hidden=60, life=61)
+        opened(signed(azurite, "w"), http).peek(name)
     assert refused.value.code == "AuthorizationPermissionMismatch"
 
 

@@ -5,56 +5,71 @@ all share. After a failure the checks that depend on it are left out.
 """
 
 import ssl
-import textwrap
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import httpx
 
-from relay import outgoing, settings_reader
+from relay import outgoing
 from relay.connections import Connection
 from relay.errors import Misconfigured
-from relay.tools.doctor import entra, host_json, provider, storage, target
-from relay.tools.doctor.finding import Finding, Verdict, fail, ok, warn
+from relay.tools.doctor import (
+    app_settings,
+    entra,
+    health,
+    host_json,
+    provider,
+    storage,
+    target,
+)
+from relay.tools.doctor.finding import Finding, Verdict, ok
 
-__all__ = ["Finding", "Verdict", "examine", "shown"]
+__all__ = ["Finding", "Verdict", "examine"]
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 """Seconds for each operation; Finance & Operations makes tens of megabytes of metadata."""
 
 
 def examine(
-    environ: Mapping[str, str], *, only: str | None = None, write: bool = False
+    environ: Mapping[str, str],
+    *,
+    only: str | None = None,
+    write: bool = False,
+    folder: Path | None = None,
+    deadline: float | None = None,
 ) -> Iterator[Finding]:
     """Examine a relay with these app settings; yield each finding at once.
 
     `only`: one connection, and nothing else. `write`: send one smoke record to each target, and one
-    message through the queue. Every client is new, because MSAL replays failures.
+    message through the queue. `folder`: where host.json is, by default here. `deadline`: the app
+    itself asks, and no request waits beyond this time of `time.monotonic`. Every client is new,
+    because MSAL replays failures.
     """
-    read = settings_reader.read(environ)
-    connections = read.connections
-    try:
-        context = outgoing.trust(read.app.ca_bundle, environ)
-    except OSError:
-        yield fail(
-            "settings",
-            "CA_BUNDLE or REQUESTS_CA_BUNDLE names no PEM file",
-            "Give the path of a PEM file with CA certificates that is deployed with the app.",
-        )
-        return
-    if not connections.by_name:
-        yield from _problems(connections.problems)
-    for warning in read.warnings:
-        yield warn("settings", *_split(warning))
-    with outgoing.blocking_client(context, timeout=TIMEOUT) as http:
-        for name, connection in connections.by_name.items():
+    reading = app_settings.read(environ)
+    yield from reading.findings
+    with outgoing.blocking_client(reading.trust, timeout=TIMEOUT) as http:
+        if deadline is not None:
+            http.event_hooks["request"] = [partial(_limit, deadline)]
+        for name, connection in reading.connections.items():
             if only in (None, name):
-                for finding in _connection(connection, http, context, environ, write=write):
+                for finding in _connection(connection, http, reading.trust, environ, write=write):
                     yield replace(finding, connection=name)
         if only is None:
-            yield from storage.examine(read.app, environ, http, write=write)
-            yield from host_json.examine(Path(), environ)
+            keys = "OUTBOX_KEYS" not in reading.faulty
+            yield from storage.examine(reading.app, environ, http, write=write, keys=keys)
+            yield from host_json.examine(folder or Path(), environ)
+            if deadline is not None:
+                yield from health.examine(environ, http)
+
+
+def _limit(deadline: float, request: httpx.Request) -> None:
+    """Let no operation of a request wait beyond the deadline."""
+    left = max(0.1, deadline - time.monotonic())
+    given = request.extensions["timeout"]
+    request.extensions["timeout"] = {name: min(left, each or left) for name, each in given.items()}
 
 
 def _connection(
@@ -66,40 +81,9 @@ def _connection(
     write: bool,
 ) -> Iterator[Finding]:
     if isinstance(connection, Misconfigured):
-        yield from _problems(connection.problems)
+        yield from app_settings.examine(connection)
         return
     yield ok("settings", "they validate")
     token = yield from entra.examine(connection.credentials, http, context)
     yield from target.examine(connection, http, token, context, write=write)
     yield from provider.examine(connection, http, environ)
-
-
-def _problems(problems: tuple[str, ...]) -> Iterator[Finding]:
-    for problem in problems:
-        yield fail("settings", *_split(problem))
-
-
-def _split(problem: str) -> tuple[str, str]:
-    setting, _, expected = problem.partition(": ")
-    return setting, f"{expected[:1].upper()}{expected[1:]}."
-
-
-_COLOUR = {Verdict.OK: "32", Verdict.WARN: "33", Verdict.FAIL: "31"}
-_WIDTH, _INDENT = 80, " " * 21
-
-
-def shown(finding: Finding, *, colour: bool = False) -> str:
-    """Return a finding as text of at most 80 columns: the verdict, the check, the next step."""
-    verdict = f"{finding.verdict:<4}"
-    if colour:
-        verdict = f"\x1b[{_COLOUR[finding.verdict]}m{verdict}\x1b[0m"
-    first, *rest = _wrapped(finding.message, _WIDTH - len(_INDENT))
-    lines = [f"  {verdict}  {finding.check:<12} {first}", *(_INDENT + line for line in rest)]
-    if finding.fix:
-        step, *more = _wrapped(finding.fix, _WIDTH - len(_INDENT) - 2)
-        lines += [f"{_INDENT}> {step}", *(f"{_INDENT}  {line}" for line in more)]
-    return "\n".join(lines)
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, break_on_hyphens=False) or [""]

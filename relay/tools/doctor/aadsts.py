@@ -130,7 +130,8 @@ _OTHERS = {
     "identity_missing": Hint(
         "this machine has no managed identity",
         "In Azure, assign one to the Function App (Identity). A developer's machine has none: "
-        "there use a secret or a certificate.",
+        "there use a secret or a certificate, or run python -m relay doctor --app NAME, which has "
+        "the app itself examine its set-up.",
     ),
     "identity_400": Hint(
         "the Function App does not have this managed identity",
@@ -140,6 +141,15 @@ _OTHERS = {
     "identity_500": Hint(
         "the platform gives no token for this resource",
         "Check DYNAMICS_SCOPE, and that the resource exists in the identity's tenant.",
+    ),
+    "entra_connect": Hint(
+        "Entra cannot be reached",
+        "Check the host's name, DNS and firewalls from where the relay runs.",
+    ),
+    "entra_timeout": Hint("Entra does not answer in time", "Check networks and firewalls."),
+    "entra_tls": Hint(
+        "the certificate of Entra is not trusted",
+        "Put the private CA that signed it into a PEM file and name it in CA_BUNDLE.",
     ),
     "entra_invalid_resource": Hint(
         "AD FS does not know the resource (MSIS9602)",

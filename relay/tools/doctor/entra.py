@@ -16,7 +16,7 @@ from relay.entra.client import Client
 from relay.errors import CredentialRefused, Unavailable
 from relay.ports import AccessToken
 from relay.tools.doctor.aadsts import hint
-from relay.tools.doctor.finding import Finding, fail, ok, warn
+from relay.tools.doctor.finding import Finding, fail, ok, skip, warn
 
 SOON = timedelta(days=30)
 """A certificate that expires within this time gets a warning."""
@@ -163,7 +163,7 @@ def _token(token: AccessToken, credentials: ClientCredentials, metadata: Claims)
     """Compare the claims of the token with what Dynamics requires. Prints nothing of it."""
     claims = claims_of(token)
     if not claims:
-        return warn("token", "it cannot be read here", "Nothing to do: only Dynamics must read it.")
+        return skip("token", "it cannot be read here", "Nothing to do: only Dynamics must read it.")
     if "aud" in claims and not _is_for(claims["aud"], credentials.resource):
         return fail(
             "token",

@@ -5,9 +5,13 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """`FAIL`: callbacks are not delivered, or not kept secret. `WARN`: that may happen."""
+    """`FAIL`: callbacks are not delivered, or not kept secret. `WARN`: that may happen.
+
+    `SKIP`: it was not examined, or cannot be from here; the message says why.
+    """
 
     OK = "ok"
+    SKIP = "skip"
     WARN = "warn"
     FAIL = "fail"
 
@@ -30,6 +34,11 @@ class Finding:
 def ok(check: str, message: str) -> Finding:
     """Return that a check passed."""
     return Finding(Verdict.OK, check, message)
+
+
+def skip(check: str, message: str, fix: str = "") -> Finding:
+    """Return that something was not examined, why, and what would."""
+    return Finding(Verdict.SKIP, check, message, fix)
 
 
 def warn(check: str, message: str, fix: str) -> Finding:

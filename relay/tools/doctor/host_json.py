@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from relay import pages
-from relay.tools.doctor.finding import Finding, fail, ok, warn
+from relay.tools.doctor.finding import Finding, fail, ok, skip, warn
 
 FILE = "host.json"
 OVERRIDE = "azurefunctionsjobhost"
@@ -93,7 +93,7 @@ def examine(folder: Path, environ: Mapping[str, str]) -> Iterator[Finding]:
 
 def _host_json(file: Path, environ: Mapping[str, str]) -> Iterator[Finding]:
     if not file.is_file():
-        yield warn(
+        yield skip(
             FILE,
             "it is not in this folder, and was not examined",
             "Run the doctor in the folder of the app, where function_app.py is.",
@@ -250,7 +250,7 @@ def _platform(folder: Path, environ: Mapping[str, str]) -> Iterator[Finding]:
             "the Function App is not one for Python",
             "Make a Function App with the runtime stack Python 3.13.",
         )
-    for name in ("callback", "redeliver", "authorize"):
+    for name in ("callback", "redeliver", "authorize", "examine", "gauge"):
         if is_on(f"AzureWebJobs.{name}.Disabled") or is_on(f"AzureWebJobs_{name}_Disabled"):
             yield fail(
                 "platform",

@@ -1,6 +1,5 @@
 """Checks of the outbox: its keys, its storage, and what was given up."""
 
-import base64
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 
@@ -11,13 +10,11 @@ from relay.settings import AppSettings
 from relay.tools import storage_queues
 from relay.tools.doctor.aadsts import Hint, hint
 from relay.tools.doctor.entra import unreachable
-from relay.tools.doctor.finding import Finding, fail, ok, warn
+from relay.tools.doctor.finding import Finding, fail, ok, skip, warn
 from relay.tools.storage_queues import STORAGE, Account, QueueMissing, Queues
 
 OLD = timedelta(minutes=5)
 """A callback that is held longer gets a warning: the host tries each several times a minute."""
-HIDDEN = 600
-"""Seconds for which the doctor's own message is invisible."""
 
 EXPECTED = (
     f"Set {STORAGE} to the connection string of the Function App's storage account, or "
@@ -72,10 +69,19 @@ _REFUSALS: Mapping[tuple[str, str], Hint] = {
 
 
 def examine(
-    app: AppSettings, environ: Mapping[str, str], http: httpx.Client, *, write: bool
+    app: AppSettings,
+    environ: Mapping[str, str],
+    http: httpx.Client,
+    *,
+    write: bool,
+    keys: bool = True,
 ) -> Iterator[Finding]:
-    """Examine the outbox and its storage. Reads only, unless `write`."""
-    yield _keys(app)
+    """Examine the outbox and its storage. Reads only, unless `write`.
+
+    Not `keys`: OUTBOX_KEYS has been named as wrong already.
+    """
+    if keys:
+        yield _keys(app)
     try:
         account = storage_queues.account(environ)
     except storage_queues.StorageUnusable as problem:
@@ -91,7 +97,7 @@ def examine(
         yield _poison(service, app.outbox_queue)
         yield _dead(service, app.outbox_queue)
         if write:
-            yield _written(service, app.outbox_queue)
+            yield _written(account, app.outbox_queue)
     except (storage_queues.StorageRefused, httpx.HTTPError, RelayError) as error:
         yield trouble(error, account)
 
@@ -101,19 +107,15 @@ def trouble(error: Exception, account: Account) -> Finding:
     if isinstance(error, storage_queues.StorageRefused):
         return _refused(error, account)
     if isinstance(error, httpx.HTTPError):
-        if account.is_local and not isinstance(error, httpx.TimeoutException):
-            return fail(
-                "storage",
-                f"nothing answers where {STORAGE} leads, on this machine",
-                "Start Azurite: npx azurite.",
-            )
-        return unreachable("storage", "the storage account", error)
+        if isinstance(error, httpx.TimeoutException) or not account.is_local:
+            return unreachable("storage", "the storage account", error)
+        return unreached(account)
     reason = error.reason if isinstance(error, RelayError) else ""
     if reason == "identity_missing":
-        return warn(
+        return skip(
             "storage",
             "an identity opens it, and this machine has none",
-            "Nothing, if the app runs in Azure: run the doctor there. On this machine take "
+            "For an app in Azure run python -m relay doctor --app NAME. On this machine take "
             f"{STORAGE}=UseDevelopmentStorage=true.",
         )
     if reason == "identity_400":
@@ -124,6 +126,17 @@ def trouble(error: Exception, account: Account) -> Finding:
         )
     wrong, fix = hint(reason)
     return fail("storage", f"no token for the storage: {wrong}", fix)
+
+
+def unreached(account: Account) -> Finding:
+    """Return that nothing answers at the account's address, and the next step."""
+    if account.is_local:
+        return fail(
+            "storage",
+            f"nothing answers where {STORAGE} leads, on this machine",
+            "Start Azurite: npx azurite.",
+        )
+    return unreachable("storage", "the storage account", httpx.ConnectError(""))
 
 
 def _refused(error: storage_queues.StorageRefused, account: Account) -> Finding:
@@ -203,12 +216,15 @@ def _dead(service: Queues, name: str) -> Finding:
     )
 
 
-def _written(service: Queues, name: str) -> Finding:
+def _written(account: Account, name: str) -> Finding:
     """Write a message that no function receives, and delete it at once."""
-    text = base64.b64encode(b"doctor").decode()
-    service.create(name)
-    # It expires when it would become visible: if deleting fails, no function receives it.
-    service.delete(name, service.put(name, text, hidden=HIDDEN, life=HIDDEN + 1))
+    from relay.tools import azure_queues  # noqa: PLC0415 - not deployed
+
+    try:
+        with azure_queues.Queues(account) as queues:
+            queues.try_writing(name)
+    except azure_queues.StorageUnreachable:
+        return unreached(account)
     return ok("message", "one could be written and deleted")
 
 

@@ -17,7 +17,7 @@ from relay.tools.doctor import (
     finance_operations,
     writing,
 )
-from relay.tools.doctor.finding import Finding, Verdict, fail, ok, warn
+from relay.tools.doctor.finding import Finding, Verdict, fail, ok, skip, warn
 from relay.tools.doctor.probe import Probe, broken
 
 type Check = Callable[[Probe, Address], Iterator[Finding]]
@@ -59,7 +59,7 @@ def examine(
     if sound and write:
         yield from writing.examine(connection, token, context)
     elif sound and "permission" not in found:
-        yield ok("permission", "whether records may be created only --write can tell")
+        yield skip("permission", "whether records may be created only --write can tell")
 
 
 def _reach(probe: Probe) -> Finding:
