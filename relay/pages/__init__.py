@@ -87,8 +87,8 @@ class _Look(NamedTuple):
 
     `tone` is a class of page.css, `mark` the path of an SVG icon. `report`: the reference is to be
     given to the administrator. `in_place`: a callback is answered without a redirect. Its URL holds
-    no code (`declined`, `ended`, `bare`, `method`), the browser discards the page (`prefetch`), or a
-    reload has to send the response again (`keys`).
+    no code (`declined`, `ended`, `bare`, `method`), the browser discards the page (`prefetch`), or
+    a reload has to send the response again (`keys`).
     """
 
     tone: str
