@@ -23,6 +23,8 @@ LEVEL = {
     Outcome.REJECTED: logging.ERROR,
     Outcome.MISCONFIGURED: logging.ERROR,
 }
+BARE = logging.DEBUG
+"""The level for a GET without parameters."""
 
 
 @dataclass(slots=True)
@@ -82,7 +84,7 @@ def write(line: Line, outcome: Outcome) -> None:
     values = line.values()
     shown = " ".join(f"{name}={'-' if value is None else value}" for name, value in values.items())
     # Nobody sent anything: health probes and people who try the address.
-    level = logging.DEBUG if line.reason == "bare" else LEVEL.get(outcome, logging.INFO)
+    level = BARE if line.reason == "bare" else LEVEL.get(outcome, logging.INFO)
     logger.log(level, "callback %s %s", outcome, shown, extra=line.known())
 
 
