@@ -79,9 +79,7 @@ def app(environ: Mapping[str, str] = os.environ, *, ahead: bool = False) -> App:
         logger.warning("setting %s", warning)
     for each in connections.by_name.values():
         if isinstance(each, Connection) and each.state_policy is StatePolicy.OPAQUE:
-            logger.warning(
-                "connection %s: STATE_POLICY is opaque, strangers can write rows", each.name
-            )
+            logger.warning("setting STATE_POLICY: is opaque at %s, strangers write rows", each.name)
 
     from relay.delivery.dynamics import DynamicsClient  # noqa: PLC0415 - likewise
     from relay.delivery.sealing import Sealer  # noqa: PLC0415

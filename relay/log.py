@@ -32,6 +32,8 @@ LEVEL = {
     Outcome.REJECTED: logging.ERROR,
     Outcome.MISCONFIGURED: logging.ERROR,
 }
+BARE = logging.DEBUG
+"""The level for a GET without parameters."""
 
 
 @dataclass(slots=True)

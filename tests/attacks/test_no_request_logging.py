@@ -23,7 +23,7 @@ AT_A_TERMINAL = ("commands.py", "terminal.py")
 
 FIXED = {
     # Names of settings and what is expected; test_settings_reader.py holds them free of values.
-    "bootstrap.py": {"connections.problems", "read.warnings"},
+    "bootstrap.py": {"connections.problems", "read.warnings", "each.name"},
     # The fields of a line, each of them filled in by `flow` alone, with what it is allowed below.
     "log.py": {
         "LEVEL.get(outcome, logging.INFO)",

@@ -44,7 +44,7 @@ KEYS = "k1:QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE"
 IDENTITY = Identity(
     "66666666-7777-8888-9999-000000000000", "aaaaaaaa-0000-0000-0000-000000000002", system=True
 )
-BODIES = {
+BODIES: dict[str, dict[str, object]] = {
     "finance": {"code": "{code}", "state": "{state}", "dataAreaId": "usmf"},
     "service": {"_contract": {"Code": "{code}", "State": "{state}"}},
     "bc": {"code": "{code}", "state": "{state}"},
@@ -321,7 +321,9 @@ def begun_here(key_length: int = 255) -> Make:
     """Return what makes an F&O whose flows begin at the relay, with a key of that length."""
 
     def make(stage: Stage) -> dict[str, str]:
-        target = FinanceWithCompanies(stage.entra, key_length=key_length, further=("codeVerifier",))
+        target = FinanceWithCompanies(
+            stage.entra, key_length=key_length, further=("dataAreaId", "codeVerifier")
+        )
         return signed("finance", lambda _: target)(stage) | PROVIDER
 
     return make
@@ -1030,7 +1032,9 @@ def test_nothing_is_written_where_reading_found_a_failure(stage: Stage) -> None:
 
 
 def test_a_signed_state_is_minted_for_the_smoke_record(stage: Stage) -> None:
-    target = FinanceWithCompanies(stage.entra, key_length=1024, further=("codeVerifier",))
+    target = FinanceWithCompanies(
+        stage.entra, key_length=1024, further=("dataAreaId", "codeVerifier")
+    )
     settings = signed("finance", lambda _: target)(stage) | PROVIDER
     findings = examine(stage, settings, write=True)
     assert {finding.verdict for finding in findings} <= WELL

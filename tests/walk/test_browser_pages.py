@@ -416,9 +416,7 @@ def test_a_response_in_the_fragment_reaches_dynamics_and_leaves_the_address_bar(
         assert "canary" not in tab.url
 
 
-def test_an_error_in_the_fragment_is_shown_with_the_providers_words(
-    browser: Browser, world: World
-) -> None:
+def test_an_error_in_the_fragment_is_shown(browser: Browser, world: World) -> None:
     with tab_of(browser) as tab:
         tab.goto(f"{world.redirect_uri}#error=access_denied&error_description=No%20way&state=s")
         tab.wait_for_selector("blockquote")

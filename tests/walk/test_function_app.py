@@ -90,7 +90,7 @@ def indexed() -> Indexed:
 @pytest.mark.parametrize(
     ("name", "route", "methods"),
     [
-        ("callback", "callback/{connection?}", ["GET", "POST"]),
+        ("callback", "callback/{connection?}", ["GET", "HEAD", "OPTIONS", "POST"]),
         ("authorize", "authorize/{connection}", ["GET"]),
         ("done", "done/{outcome}", ["GET", "HEAD"]),
         ("health", "health", ["GET"]),

@@ -108,7 +108,7 @@ def test_without_its_keys_the_host_answers_each_code_in_a_query_itself(
 def test_without_its_keys_the_host_passes_on_what_has_no_code_in_its_query(keyless: World) -> None:
     refused = ask(keyless, params={"error": "access_denied", "state": "a-state"})
     assert (refused.status_code, refused.json()["outcome"]) == (400, "declined")
-    assert ask(keyless, params={"code": "", "state": "a-state"}).json()["outcome"] == "invalid"
+    assert ask(keyless, params={"code": "", "state": ""}).json()["outcome"] == "invalid"
     posted = ask(keyless, method="POST", data=CALLBACK)
     assert posted.json()["outcome"] == "delivered"
     assert keyless.dynamics.rows == {"a-state": CALLBACK}

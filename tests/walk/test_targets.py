@@ -221,6 +221,7 @@ def test_connections_that_share_a_client_and_a_scope_share_one_token(stage: Stag
         "ENTRA_CLIENT_ID": CLIENT_ID,
         "ENTRA_CLIENT_SECRET": CLIENT_SECRET,
         "CA_BUNDLE": stage.world.settings["CA_BUNDLE"],
+        "STATE_POLICY": "opaque",
     }
     url = stage.world.settings["DYNAMICS_URL"]
     settings |= {f"CONNECTIONS__C{number}__DYNAMICS_URL": url for number in range(3)}

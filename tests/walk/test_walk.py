@@ -264,7 +264,6 @@ def test_declined_is_shown_in_place_and_without_words_that_nobody_signed(
         "status": 400,
         "detail": "The provider did not grant the authorization.",
         "error": "access_denied",
-        "error_description": "<b>No</b>  really",
     }
 
 
