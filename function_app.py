@@ -126,7 +126,7 @@ async def done(req: func.HttpRequest) -> func.HttpResponse:
 
 
 @app.function_name("health")
-@app.route("health", methods=["GET"])
+@app.route("health", methods=["GET", "HEAD"])
 async def health(req: func.HttpRequest) -> func.HttpResponse:  # noqa: ARG001 - bound by its name
     """Return 200 if the settings validate, else 503. No I/O."""
     healthy = not _relay.connections.problems

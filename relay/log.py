@@ -32,8 +32,6 @@ LEVEL = {
     Outcome.REJECTED: logging.ERROR,
     Outcome.MISCONFIGURED: logging.ERROR,
 }
-BARE = logging.DEBUG
-"""The level for a GET without parameters."""
 
 
 @dataclass(slots=True)

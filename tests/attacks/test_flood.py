@@ -27,6 +27,7 @@ def signed() -> str:
 
 
 def test_a_flood_of_junk_at_an_unsigned_neighbour_costs_a_signed_code_nothing() -> None:
+    """CWE-770: resources of all connections that one of them can use up."""
     settings = SETTINGS | {"CONNECTIONS__BANK__DYNAMICS_URL": ""}
     with World(settings) as world, world.client(headers={"accept": "application/json"}) as program:
         said, bank = [], f"{world.redirect_uri}/bank"

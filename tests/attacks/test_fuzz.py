@@ -41,7 +41,7 @@ import relay
 from relay import pages, settings_reader
 from relay.delivery.single_flight import SingleFlight
 from relay.errors import CredentialRefused, KeysUnavailable, Rejected, Unauthorized, Unavailable
-from relay.oauth.authorization import REGISTERED
+from relay.oauth.error_codes import REGISTERED
 from relay.outcome import Answer, Outcome, Page
 from relay.ports import Receipt
 from sandbox.loops import new_event_loop
@@ -298,7 +298,6 @@ STATUSES = {
     "misconfigured": {500},
 }
 FITTING = {
-    "bare": 200,
     "method": 405,
     "prefetch": 503,
     "bare": 200,

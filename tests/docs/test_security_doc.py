@@ -25,7 +25,12 @@ def cases_of(file: Path) -> dict[str, str]:
     }
 
 
-ATTACKS = cases_of(ROOT / "tests" / "attacks" / "test_attacks.py")
+FILES = ("test_attacks.py", "test_flood.py")
+ATTACKS = {
+    name: said
+    for file in FILES
+    for name, said in cases_of(ROOT / "tests" / "attacks" / file).items()
+}
 
 
 def table() -> dict[str, list[str]]:

@@ -210,7 +210,7 @@ def test_consent_denied_is_told_in_the_providers_words_and_stores_nothing(
     page.get_by_text("access_denied").wait_for()
     assert heading(page) == "Authorization not granted"
     # Only of a signed state the words are the provider's for sure.
-    signed = "/callback/bound" in page.url
+    signed = re.search(r"/callback/(bound|posted|secured)\b", page.url) is not None
     assert ("End-User aborted interaction" in page.inner_text("main")) is signed
     assert stage.world.dynamics.posts == 0
     assert ada.relay_cookies == []

@@ -204,7 +204,9 @@ def examine(stage: Stage, settings: Mapping[str, str], *, write: bool = False) -
         assert words not in told
     for finding in findings:
         assert bool(finding.fix) is (finding.verdict not in WELL)
-        assert all(len(line) <= 80 for line in shown(finding).plain.splitlines())
+        # A URL that is too long is not broken.
+        lines = [line for line in shown(finding).plain.splitlines() if len(line.split()) > 1]
+        assert [line for line in lines if len(line) > 80] == []
     return findings
 
 
@@ -452,9 +454,7 @@ PROVIDER = {
     "PROVIDER_AUTHORIZATION_ENDPOINT": "https://provider.example/authorize",
     "PROVIDER_CLIENT_ID": "dynamics",
     "PROVIDER_REDIRECT_URI": "https://relay.example/callback",
-    "DYNAMICS_BODY": json.dumps(
-        {"code": "{code}", "state": "{state}", "codeVerifier": "{code_verifier}"}
-    ),
+    "DYNAMICS_BODY": json.dumps(BODIES["finance"] | {"codeVerifier": "{code_verifier}"}),
 }
 FAIL, WARN = Verdict.FAIL, Verdict.WARN
 

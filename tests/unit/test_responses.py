@@ -1306,19 +1306,18 @@ async def hold_against(
     answer = await relay.receive("table", request)
 
     (line,) = [vars(record) for record in caplog.records if record.name == "relay"]
+    usual = {"declined": {"error": "access_denied"}, "delivered": {"code": "{code}"}}
+    meant = {"state": "{state}", **usual.get(verdict.outcome, {}), **row.values}
+    values = {name: fill(value, texts_of(policy)) for name, value in meant.items()}
     reason = line.get("reason")
     if verdict == DECLINED:
         # The error itself where it is a word of a standard, and no text of anybody else's.
-        assert reason == (answer.error if answer.error in error_codes.REGISTERED else "other")
-        assert (answer.page == "fault") is (answer.error not in DECIDED)
+        assert reason == (values["error"] if values["error"] in error_codes.REGISTERED else "other")
+        assert (answer.page == "fault") is (values["error"] not in DECIDED)
         reason = None
     found = Verdict(answer.outcome, reason, answer.status)
     assert found == verdict, (row.source, request.method, policy)
     assert (line["levelname"] == "DEBUG") == (verdict == BARE)
-
-    usual = {"declined": {"error": "access_denied"}, "delivered": {"code": "{code}"}}
-    meant = {"state": "{state}", **usual.get(verdict.outcome, {}), **row.values}
-    values = {name: fill(value, texts_of(policy)) for name, value in meant.items()}
     delivered = verdict == DELIVERED or (verdict == DECLINED and row.at == "told")
     assert [posted.body for posted in dynamics.posted] == ([values] if delivered else [])
     assert len(entra.asked) == len(dynamics.posted)

@@ -93,7 +93,7 @@ def indexed() -> Indexed:
         ("callback", "callback/{connection?}", ["GET", "HEAD", "OPTIONS", "POST"]),
         ("authorize", "authorize/{connection}", ["GET"]),
         ("done", "done/{outcome}", ["GET", "HEAD"]),
-        ("health", "health", ["GET"]),
+        ("health", "health", ["GET", "HEAD"]),
         ("unknown", "{*path}", ["GET", "HEAD"]),
     ],
 )
@@ -400,7 +400,8 @@ def test_a_setting_that_is_right_is_not_in_the_log(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    assert Indexed(GOOD, monkeypatch).problems == ()
+    signed = {"STATE_POLICY": "signed", "STATE_KEYS": f"k1:{'0' * 43}"}
+    assert Indexed({**GOOD, **signed}, monkeypatch).problems == ()
     assert "setting" not in caplog.text
 
 

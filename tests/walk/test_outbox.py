@@ -182,6 +182,8 @@ def test_the_bindings_name_the_queue_itself_because_the_host_resolves_no_missing
         ("callback", "outbox"): ("queue", queue),
         ("redeliver", "message"): ("queueTrigger", queue),
         ("redeliver", "dead"): ("queue", f"{queue}-dead"),
+        ("examine", "message"): ("queueTrigger", f"{queue}-doctor"),
+        ("examine", "report"): ("queue", f"{queue}-doctor-report"),
     }
     assert {
         binding["connection"]

@@ -71,7 +71,7 @@ def test_without_storage_callbacks_are_delivered_and_an_empty_500_when_they_had_
     None
 ):
     with World({**KEYS, STORAGE: ""}) as world:
-        assert list(world.relay_host.errors) == ["redeliver"]
+        assert list(world.relay_host.errors) == ["redeliver", "examine"]
         assert ask(world, params=CALLBACK).json()["outcome"] == "delivered"
         world.dynamics.mode = dynamics.Fault.UNAVAILABLE
         assert brief(ask(world, params={"code": "b", "state": "b"})) == EMPTY_500
