@@ -137,17 +137,18 @@ def _anchored(value: str) -> re.Pattern[str]:
         pattern = re.compile(value)
     except (re.error, OverflowError, RecursionError):
         raise ValueError("pattern") from None
-    if _backtracks(value):
+    if _backtracks(value) or _trades(value):
         raise ValueError(BACKTRACKS)
-    printable = "".join(map(chr, range(0x20, 0x7F)))
-    if pattern.fullmatch("") or pattern.fullmatch(printable):
+    if pattern.fullmatch("") or pattern.fullmatch(_PRINTABLE):
         raise ValueError(MATCHES_ALL)
     return pattern
 
 
 BACKTRACKS = (
-    "a repeated group holds a quantifier or alternatives: a stranger's state could take hours"
+    "a repeated group holds a quantifier or alternatives, or three open repeats share a character: "
+    "a stranger's state could take seconds or hours; bound them, such as {1,64}, or write ++"
 )
+_PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 MATCHES_ALL = "it matches the empty state or any state"
 # A text: it is compiled where a pattern is set.
 _PARTS = r"""(?x)
@@ -156,7 +157,7 @@ _PARTS = r"""(?x)
     | \((?:\?(?:P?<\w+>|P=\w+|\(\w+\)|<?[=!]|[a-zA-Z-]*:|[>#]))?   # the beginning of a group
     | \)                                         # the end of one
     | [*+?]\+?\?? | \{\d*,?\d*\}[+?]?           # a quantifier
-    | \|
+    | \| | .                                      # an alternative, or any other character
     """
 
 
@@ -183,6 +184,29 @@ def _backtracks(pattern: str) -> bool:
             varies[-1] = True
         elif group and part[0] in "*+{":
             return True
+    return False
+
+
+def _trades(pattern: str) -> bool:
+    """Tell whether three repeats without an end can hand characters to one another.
+
+    A state of 1,024 characters then takes seconds (`^.+-.+-.+$`). What stands between two of them
+    and is in neither keeps them apart (`^[a-z]+-[a-z]+-[a-z]+$`).
+    """
+    atom: set[str] = set()
+    shared, number = set(_PRINTABLE), 0
+    for part in re.findall(_PARTS, pattern[1:-1]):
+        if part in ("*", "+", "*?", "+?") or re.fullmatch(r"\{\d*,\}\??", part):
+            shared, number = (shared & atom, number + 1) if shared & atom else (atom, 1)
+            if number > 2:  # noqa: PLR2004 - two take milliseconds
+                return True
+        elif part[0] not in "(){?|*+":
+            if not shared & atom:  # the part before this one stands once
+                shared, number = set(_PRINTABLE), 0
+            try:
+                atom = {each for each in _PRINTABLE if re.fullmatch(part, each)}
+            except re.error:  # a reference to a group
+                atom = set(_PRINTABLE)
     return False
 
 

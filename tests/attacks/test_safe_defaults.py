@@ -121,6 +121,8 @@ def test_a_pattern_is_not_run_on_a_state_of_any_length() -> None:
     "pattern",
     [
         "^([a-z]+)+$",
+        "^.+-.+-.+$",
+        "^[a-z-]*x[a-z-]*y[a-z-]*$",
         "^(?:[a-z]*-?)*$",
         "^(a|aa)+$",
         "^(a?){50}$",
