@@ -149,6 +149,8 @@ def test_a_pattern_that_hangs_or_lets_everything_pass_is_refused_by_name(pattern
         r"^(?P<env>dev|uat)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}$",
         r"^cb\(\d+\)[+*(]{1,3}$",
         "^(?:[a-z]++-)+x$",
+        "^[a-z]+-[a-z]+-[a-z]+$",
+        r"^\w+\.\w+\.\w+$",
     ],
 )
 def test_usual_patterns_are_taken(pattern: str) -> None:
