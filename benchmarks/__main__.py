@@ -3,6 +3,7 @@
     python3 dev.py bench            11 minutes; its numbers go into docs/performance.md
     python3 dev.py bench --quick    two minutes, to see that all of it works
     python3 dev.py bench --cold     the start alone, nine rounds
+    python3 dev.py bench refusals   the processor time of refusals at the limits of size
     python3 dev.py bench imports    what the start imports, and how long each module takes
 
 Rounds are interleaved: each takes every contestant once, beginning with another one each time, so
@@ -27,7 +28,7 @@ from typing import Any
 import certifi
 from cryptography.fernet import Fernet
 
-from benchmarks import burst, imports, report
+from benchmarks import burst, imports, refusals, report
 from benchmarks.arithmetic import METRICS, medians, rotated
 from benchmarks.lineup import (
     LINEUP,
@@ -53,9 +54,12 @@ BUSY = 0.5
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and write; return 1 when a contestant failed or a callback was lost."""
-    if list(sys.argv[1:] if arguments is None else arguments) == ["imports"]:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given == ["imports"]:
         print(imports.measure())
         return 0
+    if given == ["refusals"]:
+        return refusals.main()
     options = _options(arguments)
     refuse_in_azure(os.environ)
     if sys.platform == "win32":

@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import imports, report
+from benchmarks import imports, refusals, report
 from benchmarks.arithmetic import (
     GOALS,
     METRICS,
@@ -626,3 +626,13 @@ def test_the_start_imports_what_is_listed_and_nothing_else(apps: Apps) -> None:
     listed = set(IMPORTED.read_text("utf-8").split())
     assert sorted(loaded - listed) == [], "new"
     assert sorted(listed - loaded) == [], "no longer imported"
+
+
+def test_every_refusal_is_measured_and_is_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(refusals, "ROUNDS", 1)
+    monkeypatch.setattr(refusals, "MOST_TIMES", 1_000)  # how long it takes is not looked at here
+    assert command.main(["refusals"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(list(refusals.requests()))
