@@ -86,9 +86,14 @@ async def milliseconds(relay: Relay, name: str, request: Request) -> float:
 
 async def _measure() -> dict[str, float]:
     key = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
-    relay = bootstrap.app(SETTINGS | {"OUTBOX_KEYS": key}).relay
-    logging.getLogger("relay").setLevel(logging.CRITICAL)
-    return {what: await milliseconds(relay, name, request) for what, name, request in requests()}
+    logger = logging.getLogger("relay")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        relay = bootstrap.app(SETTINGS | {"OUTBOX_KEYS": key}).relay
+        return {what: await milliseconds(relay, name, asked) for what, name, asked in requests()}
+    finally:
+        logger.setLevel(level)
 
 
 def main() -> int:
