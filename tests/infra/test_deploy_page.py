@@ -22,6 +22,11 @@ TARGETS = {
     name: (ROOT / "docs" / f"{name}.md").read_text("utf-8")
     for name in ("finance-operations", "custom-service", "business-central", "dataverse")
 }
+[BY_HAND] = {
+    block
+    for page in TARGETS.values()
+    for block in re.findall(r"```powershell\n(az .+?)```", page, re.DOTALL)
+}
 OF_TARGETS = [re.findall(r"```sh\n(azd .+?)```", page, re.DOTALL)[0] for page in TARGETS.values()]
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the stand-ins are POSIX scripts")
@@ -59,6 +64,9 @@ SHAPES = [
     command(["keyvault", "list-deleted"], "--resource-type", "--query", "--output"),
     command(["keyvault", "recover"], "--name", "--resource-group"),
     command(["group", "create"], "--name", "--location"),
+    command(
+        ["functionapp", "config", "appsettings", "set"], "--resource-group", "--name", "--settings"
+    ),
     command(["rest"], "--method", "--url", "--output"),
 ]
 arguments = [one for one in sys.argv[1:] if one != "--only-show-errors"]
@@ -98,8 +106,8 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "block",
-    [*BLOCKS, *OF_TARGETS],
-    ids=[*(block.splitlines()[-1][:40] for block in BLOCKS), *TARGETS],
+    [*BLOCKS, *OF_TARGETS, BY_HAND],
+    ids=[*(block.splitlines()[-1][:40] for block in BLOCKS), *TARGETS, "by hand"],
 )
 def test_a_block_runs_as_it_stands(folder: Path, block: str) -> None:
     lines = [line for line in block.splitlines() if not line.startswith("git clone ")]
