@@ -17,6 +17,7 @@ from cryptography.fernet import Fernet
 
 from sandbox import azurite
 from sandbox.azurite import Azurite
+from sandbox.queues import STORAGE
 from sandbox.serving import connect_to_loopback_directly
 from sandbox.world import APP, PASSWORD, USER, World
 
@@ -52,7 +53,13 @@ def main() -> int:
             world = stack.enter_context(
                 World(settings, browser=True, port=options.port, storage=storage)
             )
-            stack.enter_context(settings_file(world.settings))
+            settings = dict(world.settings)
+            if not storage:
+                # No other process reaches queues in memory: an identity, which no machine but
+                # Azure's has, makes the commands leave them out.
+                del settings[STORAGE]
+                settings[f"{STORAGE}__accountName"] = "memory"
+            stack.enter_context(settings_file(settings))
             start = world.consumer.start()
             print(f"relay      {world.redirect_uri}")
             print(f"provider   {world.provider_server.url}   (user {USER}, password {PASSWORD})")

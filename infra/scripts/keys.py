@@ -1,9 +1,9 @@
 """The keys in Key Vault: mint the missing ones, rotate, retire, put. No key is ever printed.
 
-keys.py mint            make OUTBOX_KEYS and STATE_KEYS where the vault has none; azd runs it
-keys.py rotate SETTING  put a new key before the first one, and drop the others
-keys.py retire SETTING  keep the first key only
-keys.py put SETTING     store a secret: typed, from a pipe, or with --file, as certificates must be
+mint            make OUTBOX_KEYS and STATE_KEYS where the vault has none; azd runs it
+rotate SETTING  put a new key before the first one, and drop the others
+retire SETTING  keep the first key only
+put SETTING     store a secret: typed, from a pipe, or with --file, as certificates must be
 
 Secrets are written through Azure Resource Manager: that needs no right to read them, and works
 when the vault cannot be reached from this machine. `rotate` and `retire` read one, and need the

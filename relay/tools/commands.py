@@ -9,7 +9,7 @@ import secrets
 import ssl
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -60,25 +60,40 @@ class Stop(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Azure:
-    """What `--app` asks; by default Azure. `patience`: seconds to wait for a report."""
+class Call:
+    """What holds for every command of one call of the program.
+
+    `patience`: seconds to wait for a report of `--app`. `file`: what `--settings` names.
+    """
 
     given: "Desk | None"
     patience: float
+    file: Path | None = None
 
     @property
     def desk(self) -> "Desk":
-        """Who asks, and whom."""
+        """Whom `--app` asks, and as whom; by default Azure."""
         from relay.tools.azure_app import Desk  # noqa: PLC0415
 
         return self.given or Desk()
+
+    def settings(self) -> dict[str, str]:
+        """Return the app settings. Raises `local_settings.UnreadableError`."""
+        return local_settings.read(self.file)
+
+    @property
+    def source(self) -> str:
+        """Where the app settings come from."""
+        file = self.file or Path(local_settings.FILE)
+        return f"the environment and {file}" if file.is_file() else "the environment"
 
 
 HELP = """\
 Set up and look after the OAuth callback relay for Dynamics 365.
 
-The commands read the environment and, where there is one, local.settings.json in this folder.
-Nothing they print holds a secret, but for keygen, state and ticket, whose purpose it is.
+The commands read the environment and, where there is one, local.settings.json in this folder, or
+the file that --settings names. The environment counts first. Nothing they print holds a secret,
+but for keygen, state and ticket, whose purpose it is.
 """
 
 
@@ -122,8 +137,19 @@ def root(
     version: Annotated[  # noqa: ARG001 - its callback prints it
         bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
     ] = False,
+    settings_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--settings",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="read this file in place of local.settings.json",
+        ),
+    ] = None,
 ) -> None:
     """Print the help on a bare call."""
+    context.obj = replace(context.obj, file=settings_file)
     if context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -163,19 +189,14 @@ def doctor(
             raise Stop("--write and --app exclude each other: the app itself only reads", 2)
         code = _examine_app(context.obj, app, resource_group, connection, as_json=as_json)
         raise typer.Exit(code)
-    given = local_settings.read()
+    call: Call = context.obj
+    given = call.settings()
     known = settings_reader.read(given).connections.by_name
     if connection is not None and connection not in known:
         raise Stop(f"No connection has this name. There are: {', '.join(known) or 'none'}")
     findings = doctors.examine(given, only=connection, write=write)
-    about = [f"looks at  {_source()}", *_targets(known, connection)]
+    about = [f"looks at  {call.source}", *_targets(known, connection)]
     raise typer.Exit(terminal.report(findings, about, _ALL_WELL, as_json=as_json))
-
-
-def _source() -> str:
-    return "the environment" + (
-        f" and {local_settings.FILE}" if Path(local_settings.FILE).is_file() else ""
-    )
 
 
 def _targets(known: Mapping[str, Connection | Misconfigured], only: str | None) -> Iterator[str]:
@@ -194,16 +215,16 @@ def _targets(known: Mapping[str, Connection | Misconfigured], only: str | None) 
 
 
 def _examine_app(
-    azure: Azure, name: str, group: str | None, connection: str | None, *, as_json: bool
+    call: Call, name: str, group: str | None, connection: str | None, *, as_json: bool
 ) -> int:
     from relay.tools.remote import Examination  # noqa: PLC0415 - imports the doctor
 
-    app = _find(azure, name, group)
+    app = _find(call, name, group)
     known = settings_reader.read(app.settings).connections.by_name
     if connection is not None and connection not in known:
         raise Stop(f"No connection has this name. There are: {', '.join(known) or 'none'}")
-    asked = Examination(app, azure.desk, connection, azure.patience)
-    patience = f"{azure.patience / 60:.0f} minutes at most"
+    asked = Examination(app, call.desk, connection, call.patience)
+    patience = f"{call.patience / 60:.0f} minutes at most"
     about = [
         f"looks at  {app.name} in {app.resource_group}, from inside of Azure",
         f"waits     {patience}: a function that sleeps wakes within about two",
@@ -211,12 +232,12 @@ def _examine_app(
     return terminal.report(asked.findings(), about, _ALL_WELL, as_json=as_json)
 
 
-def _find(azure: Azure, name: str, group: str | None) -> "App":
+def _find(call: Call, name: str, group: str | None) -> "App":
     from relay.tools.azure_app import AppUnreadable  # noqa: PLC0415
 
-    with outgoing.blocking_client(trust(local_settings.read()), timeout=TIMEOUT) as http:
+    with outgoing.blocking_client(trust(call.settings()), timeout=TIMEOUT) as http:
         try:
-            return azure.desk.find(name, group, http)
+            return call.desk.find(name, group, http)
         except AppUnreadable as error:
             raise Stop(_lines(str(error), error.fix)) from None
 
@@ -231,6 +252,7 @@ def _find(azure: Azure, name: str, group: str | None) -> "App":
     )
 )
 def discover(
+    context: typer.Context,
     url: Annotated[str, typer.Argument(help="of the environment, or its whole DYNAMICS_URL")],
     as_json: Json = False,
 ) -> None:
@@ -243,8 +265,9 @@ def discover(
         url = settings.secure_url(url)
     except ValueError:
         raise Stop("expected an https URL, such as https://contoso.crm4.dynamics.com", 2) from None
-    context = trust(local_settings.read())
-    with outgoing.blocking_client(context, timeout=TIMEOUT) as http, terminal.waiting("asking …"):
+    call: Call = context.obj
+    trusted = trust(call.settings())
+    with outgoing.blocking_client(trusted, timeout=TIMEOUT) as http, terminal.waiting("asking …"):
         found = discovery.discover(url, http)
     if as_json:
         told = {"url": found.url, "authority": found.authority, "resource": found.resource}
@@ -267,6 +290,7 @@ def discover(
     epilog=_examples("send", "send --connection xero --state a-state-that-dynamics-issued"),
 )
 def send(
+    context: typer.Context,
     connection: Name = "default",
     state: Annotated[
         str | None, typer.Option(metavar="STATE", help="the record's state; else one is made up")
@@ -281,8 +305,9 @@ def send(
     from relay.tools import smoke_record  # noqa: PLC0415 - likewise
     from relay.tools.doctor import aadsts, writing  # noqa: PLC0415 - for their messages
 
-    given = local_settings.read()
-    found, context = find_connection(connection, given), trust(given)
+    call: Call = context.obj
+    given = call.settings()
+    found, trusted = find_connection(connection, given), trust(given)
     try:
         record = smoke_record.callback(found, datetime.now(UTC), state)
     except InvalidResponse as error:
@@ -291,8 +316,8 @@ def send(
         raise typer.Exit(1) from None
     try:
         with terminal.waiting("sending …"):
-            token = Client(found.credentials, context).acquire()
-            receipt = smoke_record.send(record, token, context)
+            token = Client(found.credentials, trusted).acquire()
+            receipt = smoke_record.send(record, token, trusted)
     except Undelivered as error:
         # By the reason: without an answer of Dynamics there is no status to go by.
         from_dynamics = error.reason.startswith("dynamics_")
@@ -333,9 +358,11 @@ def keygen() -> None:
     print(f"STATE_KEYS={kid}:{secrets.token_urlsafe(32)}")
 
 
-def _mint(mint: Callable[[Connection, str, datetime, timedelta], str], name: str) -> None:
+def _mint(
+    mint: Callable[[Connection, str, datetime, timedelta], str], name: str, call: Call
+) -> None:
     """Print what is minted for a connection, for a trial."""
-    found = find_connection(name, local_settings.read())
+    found = find_connection(name, call.settings())
     if not found.state_keys:
         raise Stop("STATE_KEYS: expected, to mint with; python -m relay keygen makes one")
     print(mint(found, secrets.token_urlsafe(16), datetime.now(UTC), TRIAL))
@@ -343,6 +370,7 @@ def _mint(mint: Callable[[Connection, str, datetime, timedelta], str], name: str
 
 @app.command(epilog=_examples("state", "state --connection xero"))
 def state(
+    context: typer.Context,
     connection: Name = "default",
     check: Annotated[
         str | None,
@@ -350,10 +378,11 @@ def state(
     ] = None,
 ) -> None:
     """Mint a signed state for trying out. It lives for ten minutes."""
+    call: Call = context.obj
     if check is None:
-        _mint(states.mint, connection)
+        _mint(states.mint, connection, call)
         return
-    given = local_settings.read()
+    given = call.settings()
     find_connection(connection, given)
     refused = False
     for name, found in settings_reader.read(given).connections.by_name.items():
@@ -388,9 +417,9 @@ def _reason(text: str, connection: Connection) -> str | None:
 
 
 @app.command(epilog=_examples("ticket", "ticket --connection xero"))
-def ticket(connection: Name = "default") -> None:
+def ticket(context: typer.Context, connection: Name = "default") -> None:
     """Mint a ticket for /authorize, for trying out. It lives for ten minutes."""
-    _mint(states.mint_ticket, connection)
+    _mint(states.mint_ticket, connection, context.obj)
 
 
 # -- dead letters --------------------------------------------------------------------------------
@@ -416,12 +445,12 @@ def dead_letters(
 
     The oldest come first: the storage deletes each after seven days.
     """
-    azure: Azure = context.obj
-    given: Mapping[str, str] = local_settings.read()
+    call: Call = context.obj
+    given: Mapping[str, str] = call.settings()
     if app is not None:
-        given = _find(azure, app, resource_group).settings
+        given = _find(call, app, resource_group).settings
     queue = settings_reader.read(given).app.outbox_queue
-    desk = azure.desk if app is not None else None
+    desk = call.desk if app is not None else None
     dead, poison = _lost(given, queue, desk, every=every)
     letters = [letter for letter in map(_letter, dead.shown) if letter is not None]
     unreadable = len(dead.shown) - len(letters)
@@ -662,9 +691,9 @@ def main(
     # The command prints what the app would log.
     logging.getLogger("relay").addHandler(logging.NullHandler())
     given = None if arguments is None else list(arguments)
-    azure = Azure(desk, patience)
+    call = Call(desk, patience)
     try:
-        command_line().main(given, PROGRAM, complete_var="_RELAY_COMPLETE", obj=azure)
+        command_line().main(given, PROGRAM, complete_var="_RELAY_COMPLETE", obj=call)
     except SystemExit as end:  # how it ends always
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Stop as stop:

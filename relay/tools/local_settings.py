@@ -10,19 +10,18 @@ FILE = "local.settings.json"
 
 
 class UnreadableError(Exception):
-    """`local.settings.json` exists and cannot be used. The message says why, without values."""
+    """The file of settings exists and cannot be used. The message says why, without values."""
 
 
-def read(folder: Path | None = None, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+def read(file: Path | None = None, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the app settings as Core Tools would give them to the app.
 
-    The environment counts before `Values` of the file in `folder` (default: where the command was
-    started). Raises `UnreadableError`.
+    The environment counts before `Values` of `file`, which is by default `local.settings.json`
+    where the command was started, if there is one. Raises `UnreadableError`.
     """
-    folder = folder or Path()
-    path = folder / FILE
-    if not path.is_file():
-        if (folder / f"{FILE}.txt").is_file():
+    path = file or Path(FILE)
+    if file is None and not path.is_file():
+        if Path(f"{FILE}.txt").is_file():
             raise UnreadableError(f"{FILE}.txt: expected the name {FILE}; Windows hides .txt")
         return dict(environ)
     try:
@@ -30,19 +29,19 @@ def read(folder: Path | None = None, environ: Mapping[str, str] = os.environ) ->
         content = json.loads(path.read_text("utf-8-sig"))
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise UnreadableError(f"{FILE} is no JSON: {error.msg} ({where})") from None
+        raise UnreadableError(f"{path} is no JSON: {error.msg} ({where})") from None
     except UnicodeError:
-        raise UnreadableError(f"{FILE} cannot be read: save it as UTF-8") from None
+        raise UnreadableError(f"{path} cannot be read: save it as UTF-8") from None
     except (OSError, RecursionError) as error:
-        raise UnreadableError(f"{FILE} cannot be read: {type(error).__name__}") from None
+        raise UnreadableError(f"{path} cannot be read: {type(error).__name__}") from None
     values = content.get("Values") if isinstance(content, dict) else None
     if not isinstance(values, dict):
-        raise UnreadableError(f'{FILE}: expected {{"Values": {{…}}}}')
+        raise UnreadableError(f'{path}: expected {{"Values": {{…}}}}')
     for name, value in values.items():
         if not isinstance(value, str):
-            raise UnreadableError(f"{FILE}: {_shown(name)}: expected a text, in quotes")
+            raise UnreadableError(f"{path}: {_shown(name)}: expected a text, in quotes")
     if content.get("IsEncrypted"):
-        raise UnreadableError(f"{FILE} is encrypted; run: func settings decrypt")
+        raise UnreadableError(f"{path} is encrypted; run: func settings decrypt")
     return {**values, **environ}
 
 

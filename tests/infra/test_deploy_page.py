@@ -1,8 +1,10 @@
-"""Every command of docs/deploy.md runs, against stand-ins of `az` and `azd` that check arguments.
+"""Every command of docs/deploy.md, and of azd on the target pages, runs against stand-ins of `az`
+and `azd` that check arguments.
 
 What they do in Azure is not tried: the page says so.
 """
 
+import json
 import os
 import re
 import shutil
@@ -16,6 +18,16 @@ from tests.helpers import ROOT
 
 PAGE = (ROOT / "docs" / "deploy.md").read_text("utf-8")
 BLOCKS = re.findall(r"```sh\n(.+?)```", PAGE, re.DOTALL)
+TARGETS = {
+    name: (ROOT / "docs" / f"{name}.md").read_text("utf-8")
+    for name in ("finance-operations", "custom-service", "business-central", "dataverse")
+}
+[BY_HAND] = {
+    block
+    for page in TARGETS.values()
+    for block in re.findall(r"```powershell\n(az .+?)```", page, re.DOTALL)
+}
+OF_TARGETS = [re.findall(r"```sh\n(azd .+?)```", page, re.DOTALL)[0] for page in TARGETS.values()]
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the stand-ins are POSIX scripts")
 
@@ -25,6 +37,7 @@ arguments = sys.argv[1:]
 known = [
     ["auth", "login"], ["up"], ["provision"], ["deploy"], ["down"],
     ["env", "get-values", "--output", "json"],
+    ["env", "new", "prod"],
 ]
 if arguments[:2] == ["env", "set"]:
     variables = json.loads({variables!r})
@@ -51,6 +64,9 @@ SHAPES = [
     command(["keyvault", "list-deleted"], "--resource-type", "--query", "--output"),
     command(["keyvault", "recover"], "--name", "--resource-group"),
     command(["group", "create"], "--name", "--location"),
+    command(
+        ["functionapp", "config", "appsettings", "set"], "--resource-group", "--name", "--settings"
+    ),
     command(["rest"], "--method", "--url", "--output"),
 ]
 arguments = [one for one in sys.argv[1:] if one != "--only-show-errors"]
@@ -88,7 +104,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: str(block).splitlines()[-1][:40])
+@pytest.mark.parametrize(
+    "block",
+    [*BLOCKS, *OF_TARGETS, BY_HAND],
+    ids=[*(block.splitlines()[-1][:40] for block in BLOCKS), *TARGETS, "by hand"],
+)
 def test_a_block_runs_as_it_stands(folder: Path, block: str) -> None:
     lines = [line for line in block.splitlines() if not line.startswith("git clone ")]
     # A placeholder is for the reader to fill in.
@@ -111,6 +131,30 @@ def test_a_block_runs_as_it_stands(folder: Path, block: str) -> None:
         },
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_azd_and_by_hand_lead_to_the_same_settings(name: str) -> None:
+    """The deployment knows the body of a target by the end of its URL."""
+    page = TARGETS[name]
+    shown = [json.loads(text) for text in re.findall(r"```json\n(.+?)```", page, re.DOTALL)]
+    body, by_hand = shown[0], {one["name"]: one["value"] for one in shown[1]}
+    (block,) = (one for one in OF_TARGETS if one in page)
+    by_azd = dict(re.findall(r"azd env set (\w+) \"?([^\"\n]+)", block))
+    assert by_azd.keys() >= {"DYNAMICS_URL", "STATE_POLICY", "CODE_TTL"}
+    assert by_azd == {setting: by_hand[setting] for setting in by_azd}
+    assert ("DYNAMICS_SCOPE" in by_hand) == ("DYNAMICS_SCOPE" in by_azd)
+    bodies = json.loads((ROOT / "infra" / "bodies.json").read_text())
+    given = [each for end, each in bodies.items() if by_azd["DYNAMICS_URL"].lower().endswith(end)]
+    assert given == [body] == [json.loads(by_hand["DYNAMICS_BODY"])]
+
+
+@pytest.mark.parametrize("page", TARGETS.values(), ids=TARGETS)
+def test_a_page_begins_with_what_it_needs_and_ends_with_a_callback(page: str) -> None:
+    titles = re.findall(r"^## (.+)$", page, re.MULTILINE)
+    assert titles[:2] == ["What you need", "1. Entra"]
+    tests = page.partition("## 5. Test each step")[2].partition("\n## ")[0]
+    assert "/callback/<connection>?code=test&state=<it>" in tests.rpartition("|\n")[2]
 
 
 def test_the_page_has_its_commands_in_blocks() -> None:

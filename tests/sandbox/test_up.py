@@ -1,10 +1,13 @@
 """`dev.py demo` and `dev.py up`, as a person starts them."""
 
+import os
+import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import httpx
@@ -52,11 +55,12 @@ class Terminal:
             stream.close()
 
 
-@pytest.fixture
-def up() -> Iterator[Terminal]:
+@contextmanager
+def running_up(environ: Mapping[str, str]) -> Iterator[Terminal]:
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "sandbox.up", "--port", "0"],
         cwd=APP,
+        env=environ,
         text=True,
         encoding="utf-8",
         stdin=subprocess.PIPE,
@@ -69,6 +73,46 @@ def up() -> Iterator[Terminal]:
         yield terminal
     finally:
         terminal.close()
+
+
+@pytest.fixture(scope="module")
+def up() -> Iterator[Terminal]:
+    with running_up(os.environ) as terminal:
+        yield terminal
+
+
+def printed_commands(said: str) -> list[str]:
+    """Return what `up` prints to be run in another terminal."""
+    return re.findall(r"^    \S*python (-m relay .+)$", said, re.MULTILINE)
+
+
+def run_printed(command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command.split()],
+        cwd=APP,
+        text=True,
+        encoding="utf-8",
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_commands_that_up_prints_find_nothing_that_fails(up: Terminal) -> None:
+    doctor, send = map(run_printed, printed_commands(up.said))
+    assert doctor.returncode == 0, doctor.stdout
+    assert re.findall(r"^  (?:fail|skip) +(\w+)", doctor.stdout, re.MULTILINE) == ["permission"]
+    assert (send.returncode, send.stderr) == (0, "")
+    assert "outcome    delivered" in send.stdout
+
+
+def test_without_node_too_the_doctor_finds_nothing_that_fails() -> None:
+    """Queues in memory cannot be examined from another process, and are left out."""
+    with running_up({**os.environ, "PATH": ""}) as up:
+        doctor = run_printed(printed_commands(up.said)[0])
+    assert "in memory (Node.js is not on PATH)" in up.said
+    assert doctor.returncode == 0, doctor.stdout
+    assert "  skip  storage " in doctor.stdout
 
 
 def authorize(url: str) -> httpx.Response:

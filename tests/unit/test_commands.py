@@ -298,11 +298,44 @@ def test_local_settings_that_cannot_be_used_are_named_without_their_values(
     assert err.count("\n") == 1
 
 
-def test_local_settings_that_are_no_text_are_named_too(run: Run, folder: Path) -> None:
-    (folder / "local.settings.json").write_bytes(b"\xff\xfe{\x00")
+@pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
+def test_local_settings_in_another_encoding_are_named_too(
+    run: Run, folder: Path, encoding: str
+) -> None:
+    """PowerShell 5.1 writes the first, other programs on Windows the second."""
+    local_settings(folder, '{"Values": {"PAGE_ORGANIZATION": "Müller"}}', encoding)
     code, out, err = run("state")
     assert (code, out) == (1, "")
     assert "save it as UTF-8" in err
+
+
+def test_settings_names_a_file_in_place_of_local_settings(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in SETTINGS:
+        monkeypatch.delenv(name)
+    local_settings(folder, "canary")
+    (folder / "other.json").write_text(json.dumps({"Values": SETTINGS}))
+    code, out, _ = run("--settings", "other.json", "state")
+    assert code == 0
+    state.verify(
+        response(state=out.strip()), settings_reader.read(SETTINGS).connections.get("default")
+    )
+
+
+def test_the_environment_counts_before_the_file_of_settings(run: Run, folder: Path) -> None:
+    (folder / "other.json").write_text(json.dumps({"Values": {"STATE_KEYS": "canary"}}))
+    assert run("--settings", "other.json", "state")[0] == 0
+
+
+def test_a_file_of_settings_that_cannot_be_used_is_named(run: Run, folder: Path) -> None:
+    code, out, err = run("--settings", "other.json", "state")
+    assert (code, out) == (2, "")
+    assert "file 'other.json' does not exist" in err
+    (folder / "other.json").write_text("canary")
+    code, out, err = run("--settings", "other.json", "state")
+    assert (code, out) == (1, "")
+    assert err.startswith("other.json is no JSON")
 
 
 def test_a_file_to_which_windows_added_txt_is_recognised(run: Run, folder: Path) -> None:

@@ -134,7 +134,7 @@ def unreached(account: Account) -> Finding:
         return fail(
             "storage",
             f"nothing answers where {STORAGE} leads, on this machine",
-            "Start Azurite: npx azurite.",
+            "Start Azurite with npx azurite, on Windows with npx.cmd azurite.",
         )
     return unreachable("storage", "the storage account", httpx.ConnectError(""))
 
