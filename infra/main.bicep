@@ -110,8 +110,8 @@ param heldMinutes int = 15
 @description('Milliseconds: an alert when the slowest twentieth of the deliveries takes longer.')
 param slowMilliseconds int = 5000
 
-@allowed(['never', 'PT1H', 'PT2H', 'PT3H', 'PT4H', 'PT5H', 'PT6H', 'P1D', 'P2D'])
-@description('How long there may be no delivered callback before an alert. never: for a relay that is rarely used.')
+@allowed(['never', 'PT1H', 'PT2H', 'PT3H', 'PT4H', 'PT5H', 'PT6H', 'P1D'])
+@description('How long there may be no delivered callback, after one, before an alert. never: for a relay that is rarely used.')
 param silentWindow string = 'P1D'
 
 @minValue(30)

@@ -677,6 +677,13 @@ def test_there_is_something_to_do_for_every_alert() -> None:
     assert names == [rule["title"] for rule in rules]
 
 
+def test_each_alert_begins_with_something_to_run() -> None:
+    # Whether the commands are accepted is tested with those of all pages.
+    for title, first, *_ in rows(section(MONITORING, "The alerts")):
+        begins = ("`python -m relay ", "[outcomes.kql]", "[latency.kql]")
+        assert first.startswith(begins), title
+
+
 # -- the rest of what an administrator reads -------------------------------------------------------
 
 

@@ -907,6 +907,8 @@ def test_every_step_of_azd_up_has_its_hook() -> None:
         "postprovision": "infra/scripts/mint.py",
         "postup": "infra/scripts/checklist.py",
     }
+    # Without it a hook has no terminal to ask at.
+    assert dict(hooks())["preprovision"]["interactive"] is True
 
 
 def test_there_is_no_script_for_one_kind_of_shell() -> None:
