@@ -28,6 +28,8 @@ from starlette.routing import Route
 
 from relay import errors, settings
 from relay.delivery.sealing import DeadLetter
+from relay.delivery.targets import Refusal, is_transient
+from relay.entra.client import TRANSIENT_CODES, TRANSIENT_ERRORS
 from relay.flow import DEADLINE, ENTRA_DEADLINE
 from relay.log import LEVEL, Line
 from relay.outcome import STATUS, Outcome
@@ -646,6 +648,36 @@ def test_every_number_of_entra_that_the_doctor_knows_is_explained_in_its_words()
         for number in re.findall(r"\d+", numbers):
             explained[int(number)] = (wrong, fix)
     assert explained == {number: (hint.wrong, hint.fix) for number, hint in HINTS.items()}
+
+
+def passing(who: str) -> str:
+    """Return the cells of the refusals that pass, of whoever begins like this."""
+    table = rows(section(OPERATE, "Refusals that pass"))
+    return " ".join(answer for name, answer in table if name.startswith(who))
+
+
+def test_every_number_of_entra_that_passes_is_told() -> None:
+    told = {int(number) for number in re.findall(r"\b\d{5,}\b", passing("Entra"))}
+    assert told == TRANSIENT_CODES
+    assert set(re.findall(r"`(\w+)`", passing("Entra"))) == TRANSIENT_ERRORS
+
+
+@pytest.mark.parametrize(
+    ("who", "form"),
+    [("Dataverse", r"0[xX][0-9A-Fa-f]{8}"), ("Business", r"[A-Z][A-Za-z]+_[A-Z]\w+")],
+)
+def test_every_code_of_dynamics_that_passes_is_told(who: str, form: str) -> None:
+    source = text_of(APP / "relay" / "delivery" / "targets.py")
+    texts = ["", "Sql Number: 1205"]  # one code of Dataverse's passes with such a message only
+    found = set(re.findall(rf'"({form})"', source))
+    passes = {
+        code.lower()
+        for code in found
+        for text in texts
+        if is_transient(Refusal(400, {"error": {"code": code, "message": text}}, ()))
+    }
+    assert len(passes) > 3
+    assert {code.lower() for code in re.findall(form, passing(who))} == passes
 
 
 def test_every_line_that_the_relay_logs_is_told() -> None:
