@@ -39,7 +39,7 @@ from relay.tools.commands import PROGRAM, command_line, main
 from relay.tools.doctor.aadsts import HINTS
 from relay.tools.doctor.host_json import FILE
 from relay.tracing import SWITCHES
-from sandbox import azurite
+from sandbox import azurite, terminals
 from sandbox.azure_storage import AzureQueues
 from sandbox.azurite import Azurite
 from sandbox.target import Fault
@@ -432,6 +432,15 @@ def test_every_run_is_shown_and_every_command_that_tells_much_has_one() -> None:
     assert {name for _, name, _, _ in shown()} == set(SETTINGS)
     told = {line.split()[0] for page, _, line, _ in shown() if page == COMMANDS}
     assert told == {"doctor", "discover", "send", "dead-letters", "settings"}
+
+
+def test_the_pictures_of_the_terminal_show_these_runs() -> None:
+    drawn = terminals.pictures()
+    assert len(drawn) == 4
+    for name, svg in drawn.items():
+        assert text_of(DOCS / "images" / name) == svg, f"{name}: python3 dev.py shots --readme"
+        assert "url(http" not in svg
+        assert f"(images/{name})" in text_of(COMMANDS)
 
 
 def checks() -> set[str]:
