@@ -191,7 +191,7 @@ def advisories() -> tuple[bool, str]:
 
 
 def shots(arguments: list[str]) -> int:
-    """Take screenshots of the pages, for a visual check."""
+    """Take screenshots of the pages and of the terminal, for a visual check."""
     return run("-m", "sandbox.screenshots", *arguments)
 
 

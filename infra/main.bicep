@@ -101,14 +101,17 @@ param alwaysReadyRedeliver int = 0
 @description('E-mail addresses that alerts go to. Empty: alerts are only seen in the portal.')
 param alertEmails string[] = []
 
+@description('Object id of the Entra group whose members may run `doctor --app` and `dead-letters --app`. Empty: nobody gets a role.')
+param operatorsGroupId string = ''
+
 @description('Minutes that a callback may be held before an alert.')
 param heldMinutes int = 15
 
 @description('Milliseconds: an alert when the slowest twentieth of the deliveries takes longer.')
 param slowMilliseconds int = 5000
 
-@allowed(['never', 'PT1H', 'PT2H', 'PT3H', 'PT4H', 'PT5H', 'PT6H', 'P1D', 'P2D'])
-@description('How long there may be no delivered callback before an alert. never: for a relay that is rarely used.')
+@allowed(['never', 'PT1H', 'PT2H', 'PT3H', 'PT4H', 'PT5H', 'PT6H', 'P1D'])
+@description('How long there may be no delivered callback, after one, before an alert. never: for a relay that is rarely used.')
 param silentWindow string = 'P1D'
 
 @minValue(30)
@@ -185,6 +188,7 @@ var wrongOutbox = wrongHyphen || (length(outbox) < 3) || (length(outbox) > 49) |
 var cloud = environment().name
 var secretOfNobody = hasOwnSecret && empty(entraClientId)
 var twoClients = identityIsClient && (hasOwnSecret || !empty(entraClientId))
+var wrongGroupId = !empty(operatorsGroupId) && (length(operatorsGroupId) != 36)
 var problems = concat(
   wrongGroup ? ['The resource group cannot be called ${groupName}: letters, digits, hyphens, no dot at the end.'] : [],
   empty(strangeInDomain) ? [] : ['CUSTOM_DOMAIN: letters, digits, hyphens and dots, such as callback.contoso.com.'],
@@ -192,6 +196,7 @@ var problems = concat(
   empty(strangeInSecretNames) ? [] : ['VAULT_SETTINGS: names of settings, such as CONNECTIONS__XERO__STATE_KEYS.'],
   secretOfNobody ? ['VAULT_SETTINGS names a secret of the client: ENTRA_CLIENT_ID has to say whose it is.'] : [],
   twoClients ? ['IDENTITY_IS_CLIENT: then there is no ENTRA_CLIENT_ID, and no secret of it in VAULT_SETTINGS.'] : [],
+  wrongGroupId ? ['OPERATORS_GROUP_ID: the object id of a group in Entra, not its name.'] : [],
   (cloud == 'AzureCloud') ? [] : ['This cloud is not supported: Flex Consumption is in the public one.']
 )
 // `fail` ends the deployment with these sentences. The resource group bears this tag, so it is first.
@@ -414,6 +419,18 @@ module alerts 'modules/alerts.bicep' = {
     slowMilliseconds: slowMilliseconds
     silentWindow: silentWindow
     availabilityTest: availabilityTest
+  }
+}
+
+module operators 'modules/operators.bicep' = if (!empty(operatorsGroupId)) {
+  name: 'operators'
+  scope: group
+  params: {
+    token: token
+    groupId: operatorsGroupId
+    appName: app.outputs.name
+    storageName: storage.outputs.name
+    outbox: outbox
   }
 }
 

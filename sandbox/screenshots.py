@@ -3,9 +3,10 @@
 python -m sandbox.screenshots [--folder DIR]
 python -m sandbox.screenshots --readme
 
-Writes each page in light, in dark, 320 px wide, and once in each language; or what the repository
-holds: the two pictures that the README shows, into docs/images, and docs/pages.html, one page that
-shows every page in every language and theme.
+Writes the pictures of the terminal, and each page in light, in dark, 320 px wide, and once in each
+language; or what the repository holds: the pictures of the terminal and the two that the README
+shows, into docs/images, and docs/pages.html, one page that shows every page in every language and
+theme.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from relay import pages, settings_reader
 from relay.connections import Connection
 from relay.outcome import STATUS, Answer, Outcome
 from relay.pages.translations import DEFAULT, LANGUAGES
+from sandbox import terminals
 from sandbox.browser import chromium, unavailable
 from sandbox.serving import Server
 
@@ -228,10 +230,12 @@ def main(arguments: list[str]) -> int:
     )
     chosen = parser.parse_args(arguments)
     folder: Path = IMAGES if chosen.readme else chosen.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, svg in terminals.pictures().items():
+        (folder / name).write_text(svg, "utf-8", newline="\n")
     if (reason := unavailable()) is not None:
         print(f"No pictures can be taken: {reason}.", file=sys.stderr)
         return 1
-    folder.mkdir(parents=True, exist_ok=True)
     if chosen.readme:
         STORYBOOK.write_text(storybook(), "utf-8", newline="\n")
     with Server(gallery()) as server, chromium() as browser:

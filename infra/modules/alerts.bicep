@@ -16,6 +16,8 @@ param silentWindow string
 @description('There is an availability test to watch.')
 param availabilityTest bool
 
+// An ISO 8601 duration as KQL writes it.
+var silence = (silentWindow == 'never') ? '1d' : toLower(replace(replace(silentWindow, 'PT', ''), 'P', ''))
 var callbacks = loadTextContent('../queries/callbacks.kql')
 var rules = [
   {
@@ -142,15 +144,17 @@ var rules = [
     name: 'silent'
     title: 'No callback has been delivered'
     text: 'Not one in ${silentWindow}. Perhaps nobody needed it; perhaps the provider has dropped the redirect URI.'
-    query: '${callbacks}\n${loadTextContent('../queries/silent.kql')}'
-    measure: 'delivered'
+    query: '${callbacks}\nlet silence = ${silence};\n${loadTextContent('../queries/silent.kql')}'
+    measure: 'silent'
     aggregation: 'Total'
-    operator: 'LessThan'
-    threshold: 1
+    operator: 'GreaterThan'
+    threshold: 0
     dimensions: []
     severity: 3
     every: 'PT1H'
-    window: (silentWindow == 'never') ? 'P1D' : silentWindow
+    window: 'P1D'
+    // It has to see when it was not silent yet; Azure looks no further back.
+    lookBack: 'P2D'
     enabled: silentWindow != 'never'
   }
   {
@@ -202,6 +206,7 @@ module alert 'br/public:avm/res/insights/scheduled-query-rule:0.6.0' = [
       autoMitigate: true
       evaluationFrequency: rule.every
       windowSize: rule.window
+      queryTimeRange: rule.?lookBack ?? ''
       scopes: [workspaceId]
       // A table without any row yet is no error in the query.
       skipQueryValidation: true

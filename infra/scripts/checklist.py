@@ -32,6 +32,10 @@ NAMES = (
     "RELAY_APP_NAME",
     "RELAY_STATE_POLICY",
 )
+BUSINESS_CENTRAL = "996def3d-b36c-4153-8607-a6fd3c01b89f"
+"""The application id of Dynamics 365 Business Central, the same in every tenant."""
+API_READ_WRITE_ALL = "a42b0b75-311e-488d-b67e-8fe84f924341"
+"""Its application role API.ReadWrite.All."""
 OF_A_DOMAIN = ("RELAY_DOMAIN", "RELAY_DOMAIN_VALIDATION", "RELAY_ENDPOINT_HOST")
 
 DOMAIN = """\
@@ -57,9 +61,10 @@ In Dynamics, let the client in. Its client id is
    Finance & Operations: System administration > Setup > Microsoft Entra ID applications, with a
    user who may create records of the entity and nothing else, and whose language is en-US.
    Dataverse: an application user with such a role.
-   Business Central: a Microsoft Entra application card, the permission API.ReadWrite.All at the
-   registration, and an administrator's consent to it:
-     {consent}"""
+   Business Central: a Microsoft Entra application card, and the permission API.ReadWrite.All, which
+   an administrator adds to the registration and grants:
+     az ad app permission add --id {RELAY_CLIENT_ID} --api {api} --api-permissions {role}=Role
+     az ad app permission admin-consent --id {RELAY_CLIENT_ID}"""
 
 KEYS = """\
 Give Dynamics the key that it signs states with. Whoever has the role Key Vault Secrets User reads
@@ -173,11 +178,11 @@ def derived(values: dict[str, str]) -> dict[str, str]:
         "subject": values["RELAY_IDENTITY_PRINCIPAL_ID"],
         "audiences": [values["RELAY_FEDERATION_AUDIENCE"]],
     }
-    tenant = values["RELAY_FEDERATION_ISSUER"].removesuffix("/v2.0")
     return {
         "uris": "\n".join(f"     {values['RELAY_URL']}{path}" for path in paths),
         "credential": json.dumps(credential),
-        "consent": f"{tenant}/adminconsent?client_id={values['RELAY_CLIENT_ID']}",
+        "api": BUSINESS_CENTRAL,
+        "role": API_READ_WRITE_ALL,
     }
 
 

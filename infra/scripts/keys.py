@@ -140,8 +140,8 @@ def write(vault_id: str, setting: str, value: str) -> None:
     arm("put", path, {"properties": {"value": value, "contentType": f"{setting} of the relay"}})
 
 
-def refresh(app_id: str, wait: float) -> list[dict[str, Any]]:
-    """Make the app read its Key Vault references again, and return those that it could not read.
+def refresh(app_id: str, wait: float) -> dict[str, str]:
+    """Make the app read its Key Vault references again; return the status of those it could not.
 
     Retried, because a new role assignment takes some minutes. Without the request the app reads its
     references once a day.
@@ -149,19 +149,29 @@ def refresh(app_id: str, wait: float) -> list[dict[str, Any]]:
     """
     path = f"{app_id}/config/configreferences/appsettings/refresh?api-version={SITE_API}"
     for attempt in range(6):
-        answer = arm("post", path)
-        unread = [one for one in answer["value"] if one["properties"].get("status") != "Resolved"]
-        if not unread or {one["name"] for one in unread}.isdisjoint(MINTED):
+        found = statuses(arm("post", path))
+        unread = {name: status for name, status in found.items() if status != "Resolved"}
+        if unread.keys().isdisjoint(MINTED):
             return unread
         if attempt < 5:  # noqa: PLR2004 - the last one
             time.sleep(wait)
     return unread
 
 
-def tell(unread: list[dict[str, Any]], settings: list[str]) -> int:
+def statuses(answer: dict[str, Any]) -> dict[str, str]:
+    """Return the status of each reference by its setting.
+
+    Azure's description has two forms of the answer: a list of resources, and one resource whose
+    property `keyToReferenceStatuses` has an object for each setting.
+    """
+    listed = {one["name"]: one["properties"] for one in answer.get("value", [])}
+    keyed = answer.get("properties", {}).get("keyToReferenceStatuses", {})
+    return {name: one.get("status", "unknown") for name, one in (listed | keyed).items()}
+
+
+def tell(unread: dict[str, str], settings: list[str]) -> int:
     """Print which settings the app cannot read yet, and the next step for each."""
-    for one in unread:
-        name, status = one["name"], one["properties"].get("status", "unknown")
+    for name, status in unread.items():
         if name in MINTED:
             advice = "azd hooks run postprovision"
             print(f"{name}: the app cannot read it yet ({status}). Run: {advice}")

@@ -19,7 +19,8 @@ from rich.text import Text
 from relay.tools.doctor.finding import Finding, Verdict
 
 WIDTH = 80
-_STYLE = {Verdict.OK: "green", Verdict.SKIP: "cyan", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
+STYLE = {Verdict.OK: "green", Verdict.SKIP: "cyan", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
+"""The colour of each verdict."""
 _INDENT = " " * 21
 
 
@@ -101,7 +102,7 @@ def shown(finding: Finding) -> Text:
     """Return a finding as text: the verdict, the check, the next step."""
     first, *rest = wrapped(finding.message, WIDTH - len(_INDENT))
     text = Text("  ")
-    text.append(f"{finding.verdict:<4}", _STYLE[finding.verdict])
+    text.append(f"{finding.verdict:<4}", STYLE[finding.verdict])
     lines = [f"  {finding.check:<12} {first}", *(_INDENT + line for line in rest)]
     if finding.fix:
         step, *more = wrapped(finding.fix, WIDTH - len(_INDENT) - 2)

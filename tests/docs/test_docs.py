@@ -28,6 +28,8 @@ from starlette.routing import Route
 
 from relay import errors, settings
 from relay.delivery.sealing import DeadLetter
+from relay.delivery.targets import Refusal, is_transient
+from relay.entra.client import TRANSIENT_CODES, TRANSIENT_ERRORS
 from relay.flow import DEADLINE, ENTRA_DEADLINE
 from relay.log import LEVEL, Line
 from relay.outcome import STATUS, Outcome
@@ -37,7 +39,7 @@ from relay.tools.commands import PROGRAM, command_line, main
 from relay.tools.doctor.aadsts import HINTS
 from relay.tools.doctor.host_json import FILE
 from relay.tracing import SWITCHES
-from sandbox import azurite
+from sandbox import azurite, terminals
 from sandbox.azure_storage import AzureQueues
 from sandbox.azurite import Azurite
 from sandbox.target import Fault
@@ -432,6 +434,15 @@ def test_every_run_is_shown_and_every_command_that_tells_much_has_one() -> None:
     assert told == {"doctor", "discover", "send", "dead-letters", "settings"}
 
 
+def test_the_pictures_of_the_terminal_show_these_runs() -> None:
+    drawn = terminals.pictures()
+    assert len(drawn) == 4
+    for name, svg in drawn.items():
+        assert text_of(DOCS / "images" / name) == svg, f"{name}: python3 dev.py shots --readme"
+        assert "url(http" not in svg
+        assert f"(images/{name})" in text_of(COMMANDS)
+
+
 def checks() -> set[str]:
     """Return the name of every check of the doctor."""
     found = {FILE}
@@ -648,6 +659,36 @@ def test_every_number_of_entra_that_the_doctor_knows_is_explained_in_its_words()
     assert explained == {number: (hint.wrong, hint.fix) for number, hint in HINTS.items()}
 
 
+def passing(who: str) -> str:
+    """Return the cells of the refusals that pass, of whoever begins like this."""
+    table = rows(section(OPERATE, "Refusals that pass"))
+    return " ".join(answer for name, answer in table if name.startswith(who))
+
+
+def test_every_number_of_entra_that_passes_is_told() -> None:
+    told = {int(number) for number in re.findall(r"\b\d{5,}\b", passing("Entra"))}
+    assert told == TRANSIENT_CODES
+    assert set(re.findall(r"`(\w+)`", passing("Entra"))) == TRANSIENT_ERRORS
+
+
+@pytest.mark.parametrize(
+    ("who", "form"),
+    [("Dataverse", r"0[xX][0-9A-Fa-f]{8}"), ("Business", r"[A-Z][A-Za-z]+_[A-Z]\w+")],
+)
+def test_every_code_of_dynamics_that_passes_is_told(who: str, form: str) -> None:
+    source = text_of(APP / "relay" / "delivery" / "targets.py")
+    texts = ["", "Sql Number: 1205"]  # one code of Dataverse's passes with such a message only
+    found = set(re.findall(rf'"({form})"', source))
+    passes = {
+        code.lower()
+        for code in found
+        for text in texts
+        if is_transient(Refusal(400, {"error": {"code": code, "message": text}}, ()))
+    }
+    assert len(passes) > 3
+    assert {code.lower() for code in re.findall(form, passing(who))} == passes
+
+
 def test_every_line_that_the_relay_logs_is_told() -> None:
     formats = set()
     for path in [*served(), APP / "function_app.py"]:
@@ -675,6 +716,13 @@ def test_there_is_something_to_do_for_every_alert() -> None:
     rules = Evaluation(APP / "infra" / "modules" / "alerts.bicep", {}).value("rules")
     names = [row[0] for row in rows(section(MONITORING, "The alerts"))]
     assert names == [rule["title"] for rule in rules]
+
+
+def test_each_alert_begins_with_something_to_run() -> None:
+    # Whether the commands are accepted is tested with those of all pages.
+    for title, first, *_ in rows(section(MONITORING, "The alerts")):
+        begins = ("`python -m relay ", "[outcomes.kql]", "[latency.kql]")
+        assert first.startswith(begins), title
 
 
 # -- the rest of what an administrator reads -------------------------------------------------------

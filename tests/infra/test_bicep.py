@@ -37,6 +37,7 @@ MONITORING = INFRA / "modules" / "monitoring.bicep"
 PROFILE = INFRA / "modules" / "front-door-profile.bicep"
 ROUTE = INFRA / "modules" / "front-door-route.bicep"
 NETWORK = INFRA / "modules" / "network.bicep"
+OPERATORS = INFRA / "modules" / "operators.bicep"
 
 SITE = "avm/res/web/site"
 ACCOUNT = "avm/res/storage/storage-account"
@@ -73,6 +74,8 @@ VERSIONS = {
     "Microsoft.ApiManagement/service/apis/operations": "2024-05-01",
     "Microsoft.ApiManagement/service/apis/operations/policies": "2024-05-01",
     "Microsoft.ApiManagement/service/namedValues": "2024-05-01",
+    "Microsoft.Authorization/roleAssignments": "2022-04-01",
+    "Microsoft.Authorization/roleDefinitions": "2022-04-01",
     "Microsoft.Cdn/profiles": "2025-12-01",
     "Microsoft.Cdn/profiles/afdEndpoints": "2025-12-01",
     "Microsoft.Cdn/profiles/afdEndpoints/routes": "2025-12-01",
@@ -87,6 +90,10 @@ VERSIONS = {
     "Microsoft.Insights/workbooks": "2023-06-01",
     "Microsoft.KeyVault/vaults": "2026-02-01",
     "Microsoft.Resources/resourceGroups": "2025-04-01",
+    "Microsoft.Storage/storageAccounts": "2024-01-01",
+    "Microsoft.Storage/storageAccounts/queueServices": "2024-01-01",
+    "Microsoft.Storage/storageAccounts/queueServices/queues": "2024-01-01",
+    "Microsoft.Web/sites": "2024-04-01",
 }
 """What was checked against the published types and modules, on 21 November 2026."""
 
@@ -96,6 +103,7 @@ ROLES = {
     "2a2b9908-6ea1-4ae2-8e65-a410df84e7d1": "Storage Blob Data Reader",
     "974c5e8b-45b9-4653-ba55-5f855dd0fb88": "Storage Queue Data Contributor",
     "c6a89b2d-59bc-44d0-9896-0f6e12d7b80a": "Storage Queue Data Message Sender",
+    "8a0f0c08-91a1-4084-bc3d-661d67233fed": "Storage Queue Data Message Processor",
     "19e7f393-937e-4f77-808e-94535e297925": "Storage Queue Data Reader",
     "0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3": "Storage Table Data Contributor",
     "4633458b-17de-408a-b874-0445c86b69e6": "Key Vault Secrets User",
@@ -350,6 +358,7 @@ def test_nothing_but_the_target_has_to_be_given() -> None:
             {"identityIsClient": True, "vaultSettings": ["ENTRA_CLIENT_SECRET"]},
             "IDENTITY_IS_CLIENT: then there is no",
         ),
+        ({"operatorsGroupId": "relay operators"}, "OPERATORS_GROUP_ID: the object id of a group"),
         ({"cloud": "AzureUSGovernment"}, "This cloud is not supported"),
     ],
 )
@@ -749,6 +758,35 @@ def test_the_app_takes_messages_from_the_queues_that_it_is_triggered_by_and_no_o
     }
 
 
+def test_operators_get_the_rights_that_the_page_names_and_no_others() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text("utf-8")
+    table = page.partition("| you need | for |")[2].partition("\n\n")[0]
+    told = {
+        (queue, role)
+        for role, queues in re.findall(r"^\| \*(.+?)\* on (.+?) \|", table, re.MULTILINE)
+        for queue in re.findall(r"`<OUTBOX_QUEUE>(.+?)`", queues)
+    }
+    granted = Evaluation(OPERATORS, {"outbox": ""}).value("grants")
+    assert len(told) == 5
+    assert told == {(one["queue"], ROLES[one["role"]]) for one in granted}
+    on_the_app = Evaluation(OPERATORS, {}).value("readsSettings")
+    assert on_the_app == re.findall(r"`(Microsoft\.Web/[^`]+)`", table)
+    # Who may write the outbox has the app write rows.
+    assert "" not in {one["queue"] for one in granted}
+
+
+def test_operators_get_their_roles_on_single_queues_and_on_the_app() -> None:
+    scopes = {
+        name: (one["config"].get("config") or one["config"])["scope"]
+        for name, one in resources(OPERATORS).items()
+        if one["type"].endswith("/roleAssignments")
+    }
+    assert set(scopes) == {"onQueues", "onApp"}
+    assert scopes["onApp"] == "site"
+    assert scopes["onQueues"]["operator"]["operands"]["operand_1"] == "queues"
+    assert parsed(MAIN)["parameters"]["operatorsGroupId"]["default"] == ""
+
+
 # -- logs -----------------------------------------------------------------------------------------
 
 
@@ -870,6 +908,8 @@ def test_every_step_of_azd_up_has_its_hook() -> None:
         "postprovision": "infra/scripts/mint.py",
         "postup": "infra/scripts/checklist.py",
     }
+    # Without it a hook has no terminal to ask at.
+    assert dict(hooks())["preprovision"]["interactive"] is True
 
 
 def test_there_is_no_script_for_one_kind_of_shell() -> None:

@@ -63,6 +63,9 @@ if arguments[0] == "rest":
               name.lower().replace("_", "-") in vault["secrets"] else "SecretNotFound"}}}}
             for name in vault["settings"]
         ]}}
+        if vault["keyed"]:
+            found = {{one["name"]: one["properties"] for one in answer["value"]}}
+            answer = {{"properties": {{"keyToReferenceStatuses": found}}}}
     print(json.dumps(answer))
 elif arguments[:2] == ["provider", "register"]:
     assert given("--namespace") == "Microsoft.App" and "--wait" in arguments
@@ -83,7 +86,7 @@ class Azure:
         program.write_text(AZ.format(python=sys.executable, state=str(self.state)))
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
         self.settings = ["OUTBOX_KEYS", "STATE_KEYS"]
-        self.change(secrets={}, late=0, broken=False)
+        self.change(secrets={}, late=0, broken=False, keyed=False)
 
     def change(self, **values: Any) -> None:
         before = json.loads(self.state.read_text()) if self.state.exists() else {}
@@ -231,6 +234,13 @@ def test_a_role_that_does_not_arrive_ends_no_deployment(azure: Azure) -> None:
     assert "OUTBOX_KEYS: the app cannot read it yet (SecretNotFound)" in done.stdout
 
 
+def test_both_forms_of_azures_answer_are_read(azure: Azure) -> None:
+    azure.change(late=1, keyed=True)
+    done = azure.run("keys.py", "--wait", "0", "mint")
+    assert azure.now["refreshed"] == 2
+    assert "The app reads OUTBOX_KEYS, STATE_KEYS from the vault." in done.stdout
+
+
 def test_a_secret_that_a_person_must_bring_is_asked_for(azure: Azure) -> None:
     azure.settings = [*azure.settings, "ENTRA_CLIENT_SECRET"]
     azure.change()
@@ -356,6 +366,37 @@ def test_what_the_private_network_needs_is_registered(
         assert call[-3:] == ["--subscription", "sub", "--only-show-errors"]
 
 
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        ("a@contoso.com, b@contoso.com\n", ["a@contoso.com", "b@contoso.com"]),
+        ("\n", []),
+        ("a\na@contoso.com\n", ["a@contoso.com"]),
+    ],
+)
+def test_whom_the_alerts_tell_is_asked_once(azure: Azure, typed: str, kept: list[str]) -> None:
+    azd = azure.bin / "azd"
+    azd.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > "$0.told"\n')
+    azd.chmod(0o755)
+    terminal, stdin = os.openpty()
+    os.write(terminal, typed.encode())
+    hook = [sys.executable, str(SCRIPTS / "prepare.py")]
+    done = subprocess.run(
+        hook, check=False, capture_output=True, text=True, stdin=stdin, env=azure.environ()
+    )
+    os.close(stdin)
+    os.close(terminal)
+    assert done.returncode == 0, done.stderr
+    *command, emails = (azure.bin / "azd.told").read_text().splitlines()
+    assert command == ["env", "set", "ALERT_EMAILS"]
+    assert json.loads(emails) == kept
+
+
+def test_whom_the_alerts_tell_is_not_asked_where_nobody_answers_or_it_is_set(azure: Azure) -> None:
+    assert "The alerts tell nobody: ALERT_EMAILS" in azure.run("prepare.py").stdout
+    assert azure.run("prepare.py", ALERT_EMAILS="[]").stdout == ""
+
+
 def test_a_deployment_of_an_older_template_is_not_told_to_wait_for_azd_up(azure: Azure) -> None:
     done = azure.run("keys.py", "mint", RELAY_VAULT_SETTINGS="")
     assert "Run: azd provision" in done.stderr
@@ -464,6 +505,9 @@ def test_the_checklist_has_the_exact_values_and_no_secret(azure: Azure, relay: R
     assert f"{relay.url}/callback/xero" in lines
     assert VALUES["RELAY_CLIENT_ID"] in lines
     assert "{" not in done.stdout
+    # Entra's page for consent needs a redirect URI, which this registration does not have.
+    assert "adminconsent?" not in done.stdout
+    assert f"az ad app permission admin-consent --id {VALUES['RELAY_CLIENT_ID']}" in lines
     assert "CNAME" not in done.stdout
     assert "federated-credential" not in done.stdout
     assert not shown(azure, done)

@@ -43,15 +43,30 @@ class Stage(NamedTuple):
     desk: Desk
     identity: dict[str, str]
     served: list[Server]
+    right: list[Site]
 
-    def deploy(self, **changes: str) -> Site:
-        """Deploy an app with these settings, and leave its doctor's queues as Bicep makes them."""
+    def describe(self, **changes: str) -> Site:
+        """Describe an app with these settings and its queues as Bicep makes them; start none."""
         outbox = f"outbox-{next(NUMBERS)}"
         settings = self.world.settings | {"OUTBOX_QUEUE": outbox} | changes
         self.queues.create(f"{outbox}-doctor")
         self.queues.create(f"{outbox}-doctor-report")
-        self.served.append(self.world.serve(settings))
         site = Site(APP, settings)
+        self.manager.sites = [site]
+        return site
+
+    def deploy(self, **changes: str) -> Site:
+        """Describe an app with these settings, and start it."""
+        site = self.describe(**changes)
+        self.served.append(self.world.serve(site.settings))
+        return site
+
+    def use(self) -> Site:
+        """Return an app whose settings are right. It is started once."""
+        if not self.right:
+            self.right.append(self.describe())
+            self.world.serve(self.right[0].settings)
+        site = Site(APP, dict(self.right[0].settings))
         self.manager.sites = [site]
         return site
 
@@ -71,7 +86,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         desk = Desk(SignedIn(), world.add(manager.app).url)
         endpoint = IdentityEndpoint(world.entra, [IDENTITY])
         identity = endpoint.environment(world.add(endpoint.app, tls=False).url)
-        yield Stage(world, queues, manager, desk, identity, [])
+        yield Stage(world, queues, manager, desk, identity, [], [])
 
 
 @pytest.fixture
@@ -107,16 +122,15 @@ class Row(NamedTuple):
 
 
 def stopped(stage: Stage) -> None:
-    stage.deploy().state = "Stopped"
+    stage.describe().state = "Stopped"
 
 
 def without_queue(stage: Stage) -> None:
-    site = stage.deploy()
-    site.settings["OUTBOX_QUEUE"] = "another"
+    stage.describe().settings["OUTBOX_QUEUE"] = "another"
 
 
 def forbidden(stage: Stage) -> None:
-    site = stage.deploy()
+    site = stage.describe()
     text = site.settings["AzureWebJobsStorage"]
     wrong = "AccountKey=" + base64.b64encode(b"canary").decode()
     site.settings["AzureWebJobsStorage"] = ";".join(
@@ -131,7 +145,7 @@ def asleep(stage: Stage) -> None:
 def dynamics(fault: Fault) -> Callable[[Stage], None]:
     def broken(stage: Stage) -> None:
         stage.world.dynamics.faults.extend([fault] * 20)
-        stage.deploy()
+        stage.use()
 
     return broken
 
@@ -193,7 +207,7 @@ TABLE = {
         asleep, "fail", "platform", "the function examine is disabled", "Enable it",
     ),
     "no storage": Row(
-        lambda stage: stage.deploy().settings.pop("AzureWebJobsStorage"),
+        lambda stage: stage.describe().settings.pop("AzureWebJobsStorage"),
         "fail", "storage", "AzureWebJobsStorage is not set", "accountName",
     ),
 }  # fmt: skip
@@ -220,7 +234,7 @@ def test_each_mistake_of_a_deployed_app_is_named_at_the_desk(
 def test_a_person_reads_one_report_in_its_frame(
     stage: Stage, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stage.deploy()
+    stage.use()
     assert main(["doctor", "--app", APP], desk=stage.desk) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"looks at  {APP} in relay, from inside of Azure"
@@ -271,7 +285,7 @@ def test_without_a_sign_in_it_says_how_to_sign_in(
 def test_two_operators_at_once_get_their_own_report_and_leave_no_message(
     stage: Stage, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    outbox = stage.deploy().settings["OUTBOX_QUEUE"]
+    outbox = stage.use().settings["OUTBOX_QUEUE"]
     # What others left, and what is no report, is in nobody's way.
     for text in (*parts("f" * 16, [Finding(Verdict.FAIL, "x", "of another")]), "canary", "{}"):
         stage.queues.send(f"{outbox}-doctor-report", base64.b64encode(text.encode()).decode())
@@ -296,7 +310,7 @@ def test_two_operators_at_once_get_their_own_report_and_leave_no_message(
 def test_the_dead_letters_of_an_app_are_read_with_the_operators_rights(
     stage: Stage, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    outbox = stage.deploy().settings["OUTBOX_QUEUE"]
+    outbox = stage.describe().settings["OUTBOX_QUEUE"]
     stamp = "2026-11-21T12:00:00Z"
     letter = DeadLetter(
         reference="0123456789abcdef",

@@ -9,6 +9,7 @@ import re
 import secrets
 import threading
 import time
+from collections import UserDict
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -216,28 +217,51 @@ def test_a_dynamics_that_hangs_ends_the_examination_with_what_it_has() -> None:
         assert any("does not answer in time" in each["message"] for each in findings(part))
 
 
+PATIENCE = 30
+"""Seconds after which a test that waits in vain fails."""
+
+
+class Watched(UserDict[str, str]):
+    """App settings that tell when an examination begins to read them, and `held` keep it there."""
+
+    def __init__(self, *, held: bool) -> None:
+        super().__init__(SETTINGS)
+        self.begun, self.free = threading.Event(), threading.Event()
+        if not held:
+            self.free.set()
+
+    def __iter__(self) -> Iterator[str]:
+        self.begun.set()
+        self.free.wait(PATIENCE)
+        return super().__iter__()
+
+
 def test_two_operators_at_once_each_get_a_report_and_one_examination_runs_at_a_time() -> None:
-    running: list[str] = []
+    first, second = Watched(held=True), Watched(held=False)
 
-    async def both(limit: float) -> list[list[str]]:
-        one = asyncio.Lock()
-        now = datetime.now(UTC)
+    async def both() -> list[list[str]]:
+        one, now = asyncio.Lock(), datetime.now(UTC)
 
-        async def ask(request_id: str) -> list[str]:
-            body = examination.Request(request_id).to_json().encode()
-            parts = await examination.run(
-                body, SETTINGS, one, dequeued=1, inserted=now, limit=limit
-            )
-            running.extend(each.name for each in threading.enumerate() if each.name == "doctor")
-            return parts
+        def ask(settings: Watched) -> asyncio.Task[list[str]]:
+            body = examination.Request(secrets.token_hex(8)).to_json().encode()
+            run = examination.run(body, settings, one, dequeued=1, inserted=now, limit=60)
+            return asyncio.create_task(run)
 
-        return await asyncio.gather(*(ask(secrets.token_hex(8)) for _ in range(2)))
+        try:
+            earlier = ask(first)
+            assert await asyncio.to_thread(first.begun.wait, PATIENCE)
+            later = ask(second)
+            # Long enough for an examination that does not wait for its turn.
+            assert not await asyncio.to_thread(second.begun.wait, 0.2)
+        finally:
+            first.free.set()
+        return [await earlier, await later]
 
-    first, second = asyncio.run(both(60))
-    assert findings(first[0]) == findings(second[0])
-    assert len(findings(first[0])) > 5
-    assert json.loads(first[0])["id"] != json.loads(second[0])["id"]
-    assert len(running) <= 2
+    (one,), (other,) = asyncio.run(both())
+    assert second.begun.is_set()
+    assert findings(one) == findings(other)
+    assert len(findings(one)) > 5
+    assert json.loads(one)["id"] != json.loads(other)["id"]
 
 
 def test_who_has_to_wait_too_long_is_told_so() -> None:
