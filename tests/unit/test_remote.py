@@ -78,10 +78,13 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
             pytest.fail(reason)
         pytest.skip(reason)
     with (
+        pytest.MonkeyPatch.context() as environment,
         Azurite(tmp_path_factory.mktemp("azurite")) as azurite,
         World(QUICK, storage=azurite.connection_string) as world,
         closing(AzureQueues(azurite.connection_string)) as queues,
     ):
+        # Each app and each command would read the machine's own authorities, and need none.
+        environment.setenv("SSL_CERT_FILE", world.settings["CA_BUNDLE"])
         manager = ResourceManager()
         desk = Desk(SignedIn(), world.add(manager.app).url)
         endpoint = IdentityEndpoint(world.entra, [IDENTITY])
