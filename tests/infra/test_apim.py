@@ -21,6 +21,7 @@ import pytest
 from relay import pages
 from relay.delivery import targets
 from relay.delivery.callback import Callback, iso
+from relay.pages.translations import LANGUAGES
 from tests.helpers import CODE as REFUSED_CODE
 from tests.helpers import STATE as REFUSED_STATE
 from tests.helpers import connection, verified
@@ -627,6 +628,15 @@ def test_a_program_gets_json(compiled: Expressions, outcome: str) -> None:
         assert f"<title>{document.pop('title')}</title>" in (page.body or "")
         assert document == {"status": answer.status}
     check_headers(answer)
+
+
+@pytest.mark.parametrize(
+    "outcome", ["delivered", "duplicate", "declined", "invalid", "rejected", "unknown"]
+)
+def test_a_page_has_the_title_of_the_functions(compiled: Expressions, outcome: str) -> None:
+    page = World(compiled).gateway.request("GET", f"/done/{outcome}")
+    title = LANGUAGES["en"].pages[outcome].title.replace("\N{NO-BREAK SPACE}", " ")
+    assert f"<title>{title}</title>" in (page.body or "")
 
 
 def break_it(values: dict[str, str]) -> dict[str, str]:
