@@ -2,7 +2,8 @@
 """The commands of this project's developers. Needs Python 3.13 or later, nothing else.
 
 python3 dev.py demo     run one callback from end to end on this machine and print it; with
-                        --package it runs from the folder that is deployed
+                        --package it runs from the folder that is deployed, with
+                        --environments with two Dynamics behind one redirect URI
 python3 dev.py up       run the same servers for a browser, until Ctrl+C
 python3 dev.py test     lint, types, imports, bandit, advisories, all tests; more goes to pytest
 python3 dev.py mutants  find changes of the code that no test notices; takes minutes

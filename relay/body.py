@@ -22,6 +22,7 @@ PLACEHOLDERS = (
     "code_verifier",
     "redirect_uri",
     "connection",
+    "environment",
     "delivery_id",
     "state_hash",
     "state_jti",

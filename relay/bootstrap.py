@@ -68,8 +68,9 @@ def app(environ: Mapping[str, str] = os.environ, *, ahead: bool = False) -> App:
         connections = Connections(
             dict.fromkeys(connections.by_name, Misconfigured(problems)), problems
         )
-    usable = connections.by_name.values()
-    configured = [each.credentials for each in usable if isinstance(each, Connection)]
+    usable = [each for each in connections.by_name.values() if isinstance(each, Connection)]
+    routes = [route for each in usable for route in each.targets]
+    configured = [route.credentials for route in routes if isinstance(route, Connection)]
     tokens.retain(configured)
     if ahead:
         tokens.fetch_ahead(configured)
@@ -77,8 +78,8 @@ def app(environ: Mapping[str, str] = os.environ, *, ahead: bool = False) -> App:
         logger.error("setting %s", problem)
     for warning in read.warnings:
         logger.warning("setting %s", warning)
-    for each in connections.by_name.values():
-        if isinstance(each, Connection) and each.state_policy is StatePolicy.OPAQUE:
+    for each in usable:
+        if each.state_policy is StatePolicy.OPAQUE:
             logger.warning("setting STATE_POLICY: is opaque at %s, strangers write rows", each.name)
 
     from relay.delivery.dynamics import DynamicsClient  # noqa: PLC0415 - likewise

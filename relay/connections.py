@@ -1,14 +1,14 @@
 """A connection: one registered redirect URI, its OAuth provider, and its Dynamics target."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
 
 from relay.body import Template
 from relay.branding import Branding
-from relay.errors import Misconfigured, UnknownConnection
+from relay.errors import Misconfigured, UnknownConnection, UnknownEnvironment
 
 DEFAULT = "default"
 """The connection of `/callback` without a name."""
@@ -126,10 +126,27 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Environment:
+    """Another Dynamics behind the same redirect URI, for states that name it.
+
+    `state_keys`: the keys that are good for this environment alone.
+    """
+
+    credentials: ClientCredentials
+    target: Target
+    state_keys: Mapping[str, bytes] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Connection:
     """One redirect URI. `code_ttl`: lifetime of this provider's authorization codes.
 
     `state_keys`: HMAC keys by key id (`kid`); the first signs, all verify.
+
+    `environments`: other targets by name; `Misconfigured` in place of one whose settings are wrong.
+    `environment`: the one that `credentials`, `target` and `state_keys` are of; `None`: they are
+    the connection's own. `has_target`: whether it has its own; if not, they stand in for those of
+    its environments, which have them in common with one of them, and nothing is delivered there.
     """
 
     name: str
@@ -141,6 +158,48 @@ class Connection:
     credentials: ClientCredentials
     target: Target
     branding: Branding = field(default_factory=Branding)
+    environments: Mapping[str, Environment | Misconfigured] = field(default_factory=dict)
+    environment: str | None = None
+    has_target: bool = True
+
+    def at(self, environment: str | None) -> "Connection":
+        """Return the connection as it delivers to one environment, `None` for its own target.
+
+        Raises `UnknownEnvironment`, and the environment's `Misconfigured`.
+        """
+        if environment is None:
+            if not self.has_target:
+                raise UnknownEnvironment
+            return self
+        found = self.environments.get(environment)
+        if found is None:
+            raise UnknownEnvironment
+        if isinstance(found, Misconfigured):
+            raise Misconfigured(found.problems)
+        return replace(
+            self,
+            credentials=found.credentials,
+            target=found.target,
+            state_keys=found.state_keys,
+            environment=environment,
+            has_target=True,
+        )
+
+    @property
+    def targets(self) -> Iterator["Connection | Misconfigured"]:
+        """The connection as it delivers to its own target, then to each environment."""
+        if self.has_target:
+            yield self
+        for name, found in self.environments.items():
+            yield found if isinstance(found, Misconfigured) else self.at(name)
+
+    @property
+    def bodies(self) -> Iterator[Template]:
+        """The body templates of all its targets: a state tells later which of them is meant."""
+        yield self.target.body
+        for found in self.environments.values():
+            if isinstance(found, Environment):
+                yield found.target.body
 
     @property
     def signed(self) -> bool:

@@ -4,7 +4,8 @@ RelayError
 ├── Misconfigured               settings do not validate
 ├── UnknownConnection           no such redirect URI
 ├── InvalidResponse             the authorization response or its state is invalid
-│   └── CookieMissing           the state is valid, but the cookie it is bound to is missing
+│   ├── CookieMissing           the state is valid, but the cookie it is bound to is missing
+│   └── UnknownEnvironment      the state names no environment of the connection
 ├── Unopenable                  an outbox message that no key decrypts
 └── Undelivered                 the callback was not delivered to Dynamics
     ├── Unavailable             Entra or Dynamics is unavailable: retry
@@ -90,14 +91,30 @@ class CookieMissing(InvalidResponse):
         )
 
 
+class UnknownEnvironment(InvalidResponse):
+    """The connection has no environment of the name, or no target of its own for a state without.
+
+    Never a reason to deliver elsewhere.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "state_environment",
+            "The state was not issued for this address and this browser, or it has expired.",
+        )
+
+
 class Unopenable(RelayError):
-    """An outbox message cannot be decrypted. The host retries it, then moves it to poison."""
+    """An outbox message has no way to Dynamics. The host retries it, then moves it to poison.
+
+    No key decrypts it, or the environment that it is for is gone or leads elsewhere.
+    """
 
     outcome = Outcome.REJECTED
 
     def __init__(self, reason: str) -> None:
         super().__init__(
-            reason, "The outbox holds a message that none of OUTBOX_KEYS opens, or a newer relay's."
+            reason, "The outbox holds a message that these settings cannot open or deliver."
         )
 
 

@@ -121,6 +121,7 @@ class Relay:
             if answer.outcome is Outcome.INVALID and answer.page is None:
                 return replace(answer, page="ticket")
             return answer
+        invocation.line.environment = started.environment
         log.started(invocation.line)
         return started
 
@@ -247,6 +248,9 @@ class _Reception(_Invocation):
             if response.error is not None:
                 raise
             return self._answer_again(delivery_id(connection.name, response))
+        # Which of the connection's environments does the state name?
+        connection = connection.at(verified.environment)
+        self.line.environment = connection.environment
         # Is it from this issuer, and is it a code or an error as RFC 6749 defines them?
         verified = authorization.check(verified, connection)
         clear = authorize.end(verified)
@@ -327,6 +331,7 @@ class _Redelivery(_Invocation):
         self.line.reference, self.line.delivery_id = callback.reference, callback.delivery_id
         connection = callback.connection
         self.line.connection, self.line.unsigned = connection.name, not connection.signed
+        self.line.environment = connection.environment
         if callback.response.code is not None and self.relay.now() >= callback.deliver_by:
             if not callback.wants_error:
                 return self._give_up(callback, "expired")

@@ -38,7 +38,8 @@ LEVEL = {
 class Line:
     """The log line of one callback; `flow` fills it in.
 
-    `connection`: a configured name, never text from the URL. `reason`: the error's fixed word.
+    `connection`, `environment`: configured names, never text from the URL. `reason`: the error's
+    fixed word.
     `unsigned`: its states are not signed, so that anybody may have sent it.
     """
 
@@ -49,6 +50,7 @@ class Line:
     dynamics_status: int | None = None
     reason: str | None = None
     unsigned: bool = False
+    environment: str | None = None
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -66,6 +68,8 @@ class Line:
             "duration_ms": round(self.elapsed * 1000),
             "dynamics_status": self.dynamics_status,
         }
+        if self.environment is not None:
+            values["environment"] = self.environment
         if self.reason is not None:
             if self.unsigned:
                 values["states"] = "unsigned"
@@ -104,7 +108,10 @@ def write(line: Line, outcome: Outcome) -> None:
 def started(line: Line) -> None:
     """Write that /authorize has started a flow."""
     values = {"connection": line.connection, "reference": line.reference}
-    logger.info("authorize started connection=%(connection)s reference=%(reference)s", values)
+    if line.environment is not None:
+        values["environment"] = line.environment
+    shown = " ".join(f"{name}={value}" for name, value in values.items())
+    logger.info("authorize started %s", shown)
 
 
 def crash(error: BaseException, reference: str) -> None:

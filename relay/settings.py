@@ -260,8 +260,16 @@ def _return_url(value: str) -> str:
     return value
 
 
-class ConnectionSettings(BaseModel):
-    """Settings of one connection. A `description` is what problems say is expected."""
+_STATE_KEYS = Field(
+    None,
+    repr=False,
+    description="kid:key[,kid:key…], each key 32 random bytes in base64url; "
+    "the first mints, all verify",
+)
+
+
+class TargetSettings(BaseModel):
+    """Settings of one Dynamics. A `description` is what problems say is expected."""
 
     model_config = ConfigDict(
         alias_generator=str.upper,
@@ -312,12 +320,24 @@ class ConnectionSettings(BaseModel):
         None,
         description="scope of the token: the resource without a slash at its end, and /.default",
     )
-    dynamics_body: Annotated[Template, BeforeValidator(Template)] = Field(
+    # Parsed once for all that have the same.
+    dynamics_body: Annotated[Template, BeforeValidator(cache(Template))] = Field(
         Template('{"code": "{code}", "state": "{state}"}'), description="JSON template of the body"
     )
     dynamics_timeout: float = Field(
         20, gt=0, le=60, description="seconds for one attempt, up to 60"
     )
+
+
+class EnvironmentSettings(TargetSettings):
+    """Settings of another Dynamics environment behind the redirect URI of a connection."""
+
+    state_keys: Annotated[Keys, BeforeValidator(_keys)] | None = _STATE_KEYS
+
+
+class ConnectionSettings(TargetSettings):
+    """Settings of one connection."""
+
     code_ttl: int = Field(
         300, gt=0, le=86_400, description="seconds an authorization code of this provider lives"
     )
@@ -326,12 +346,7 @@ class ConnectionSettings(BaseModel):
     state_pattern: Annotated[re.Pattern[str], BeforeValidator(_anchored)] | None = Field(
         None, description="regular expression from ^ to $, for STATE_POLICY=pattern"
     )
-    state_keys: Annotated[Keys, BeforeValidator(_keys)] | None = Field(
-        None,
-        repr=False,
-        description="kid:key[,kid:key…], each key 32 random bytes in base64url; "
-        "the first mints, all verify",
-    )
+    state_keys: Annotated[Keys, BeforeValidator(_keys)] | None = _STATE_KEYS
     provider_issuer: Annotated[str, AfterValidator(secure_url)] | None = Field(
         None, description="issuer URL of the provider, exactly as its metadata has it"
     )

@@ -6,10 +6,11 @@ answers `misconfigured`, and other connections keep working.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
@@ -23,6 +24,7 @@ from relay.connections import (
     Connection,
     Connections,
     Credential,
+    Environment,
     ManagedIdentity,
     Provider,
     StatePolicy,
@@ -36,13 +38,16 @@ from relay.settings import (
     MATCHES_ALL,
     AppSettings,
     ConnectionSettings,
+    EnvironmentSettings,
+    TargetSettings,
     authority,
     names,
 )
 
 PREFIX = "CONNECTIONS__"
 ENVIRONMENTS = "ENVIRONMENTS__"
-"""Settings that begin so are for states which name an environment: those are signed."""
+"""Settings of other Dynamics environments behind the same redirect URI: of all connections or,
+behind `CONNECTIONS__<NAME>__`, of one."""
 
 CREDENTIALS = (
     "ENTRA_CLIENT_SECRET",
@@ -58,7 +63,12 @@ SYSTEM = "system"
 MISSPELT = 2
 """Letters by which the name of a setting may differ from what was given."""
 
+MAX_ENVIRONMENT = 64
+"""Characters of an environment's name, as in a state."""
+
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_OF_ENVIRONMENT = frozenset(names(TargetSettings)) - {"DYNAMICS_URL"}
+"""Settings that an environment inherits. Its URL and its keys make it another environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +88,12 @@ def read(environ: Mapping[str, str]) -> Settings:
     inherited = _inherited(given)
     warnings = list(_misspelt(given))
     by_name: dict[str, Connection | Misconfigured] = {}
-    for name, own in sorted(_own(given, problems).items()):
-        source = _Source(name, own, given)
-        connection = _connection(source.with_policy(_merge(inherited, own)), source, inherited)
-        if isinstance(connection, Misconfigured):
-            problems += connection.problems
-        else:
-            warnings += _warnings(connection, source)
-        by_name[name] = connection
+    plain, owners = _owners(given, problems)
+    for name, own in sorted(owners.items()):
+        reading = _Reading(name, own, plain, given, inherited)
+        by_name[name] = reading.connection()
+        problems += reading.problems
+        warnings += reading.warnings
     if not by_name:
         problems.append(f"DYNAMICS_URL: missing; expected {_expected('DYNAMICS_URL')}")
     elif app is None:
@@ -136,112 +144,349 @@ def _merge(outer: Mapping[str, str], inner: Mapping[str, str]) -> dict[str, str]
     return merged
 
 
-def _own(given: Mapping[str, str], problems: list[str]) -> dict[str, dict[str, str]]:
-    """Return each connection's own settings by its name."""
-    found: dict[str, dict[str, str]] = {}
-    if "DYNAMICS_URL" in given or "URISTRING" in given:
-        found[DEFAULT] = {}
-    unknown: list[tuple[str, str, str]] = []
+class _Layer(NamedTuple):
+    """Some settings, and what their full names begin with."""
+
+    prefix: str
+    settings: dict[str, str]
+
+    def spelled(self, setting: str) -> str:
+        """Return the full name of a setting in this layer."""
+        return f"{self.prefix}{setting}"
+
+
+@dataclass(slots=True)
+class _Own:
+    """A connection's own settings, and those of its environments by their names."""
+
+    settings: dict[str, str] = field(default_factory=dict)
+    environments: dict[str, _Layer] = field(default_factory=dict)
+
+    def add(self, full: str, setting: str, value: str) -> bool:
+        """Add a setting of an environment; return whether its name has the form of one."""
+        label, _, inner = setting.removeprefix(ENVIRONMENTS).partition("__")
+        name = _name(label)
+        if name is None or len(name) > MAX_ENVIRONMENT:
+            return False
+        layer = self.environments.get(name)
+        if layer is None:
+            layer = self.environments[name] = _Layer(full.removesuffix(inner), {})
+        # An unknown setting too: the model reports it as a problem of this environment.
+        layer.settings[inner] = value
+        return True
+
+
+def _owners(given: Mapping[str, str], problems: list[str]) -> tuple[_Own, dict[str, _Own]]:
+    """Return the environments that all connections inherit, and the connections by name."""
+    plain, connections = _Own(), _Connections()
     for full, value in given.items():
-        if not full.startswith(PREFIX):
-            continue
+        if full.startswith(ENVIRONMENTS):
+            if not plain.add(full, full, value):
+                problems.append(_unnamed(ENVIRONMENTS))
+        elif full.startswith(PREFIX) and not connections.add(full, value):
+            problems.append(_unnamed(PREFIX))
+    targets = [*(each.settings for each in plain.environments.values()), given]
+    if "URISTRING" in given or any("DYNAMICS_URL" in each for each in targets):
+        connections.found.setdefault(DEFAULT, _Own())
+    for name, setting, value in connections.unknown:
+        if name in connections.found:
+            # The model reports it as a problem of this connection.
+            connections.found[name].settings[setting] = value
+        else:
+            problems.append(_unknown(f"{_prefix(name)}{setting}", setting))
+    return plain, connections.found
+
+
+class _Connections:
+    """Connections by name: every known setting makes one."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, _Own] = {}
+        self.unknown: list[tuple[str, str, str]] = []
+
+    def add(self, full: str, value: str) -> bool:
+        """Add a setting; return whether its name has the form of one of a connection."""
         label, _, setting = full.removeprefix(PREFIX).partition("__")
-        name = label.lower().replace("_", "-")
-        if not _NAME.fullmatch(name):
-            problems.append(
-                f"{PREFIX}…: expected {PREFIX}<NAME>__<SETTING>, a name of letters, digits and _"
-            )
-        elif setting in names(ConnectionSettings):
-            found.setdefault(name, {})[setting] = value
-        else:
-            unknown.append((name, setting, value))
-    for name, setting, value in unknown:
-        if name in found:
-            found[name][setting] = value  # the model reports it as a problem of this connection
-        else:
-            spelled = _Source(name, {setting: value}, given).spell(setting)
-            problems.append(_unknown(spelled, setting))
-    return found
+        name = _name(label)
+        if name is None:
+            return False
+        own = self.found.get(name) or _Own()
+        if setting in names(ConnectionSettings):
+            own.settings[setting] = value
+        elif not setting.startswith(ENVIRONMENTS) or not own.add(full, setting, value):
+            self.unknown.append((name, setting, value))
+            return True
+        self.found[name] = own
+        return True
 
 
-@dataclass(frozen=True, slots=True)
+@cache
+def _name(label: str) -> str | None:
+    """Return the name of a connection or an environment as the settings spell it, if it is one."""
+    name = label.lower().replace("_", "-")
+    return name if _NAME.fullmatch(name) else None
+
+
+def _unnamed(prefix: str) -> str:
+    return f"{prefix}…: expected {prefix}<NAME>__<SETTING>, a name of letters, digits and _"
+
+
+def _prefix(name: str) -> str:
+    return f"{PREFIX}{name.upper().replace('-', '_')}__"
+
+
+@dataclass(slots=True)
 class _Source:
-    """Where a connection's settings come from: its `own`, or the ones that all inherit."""
+    """Where settings come from: `layers`, the innermost first, then what is inherited.
 
-    name: str
-    own: Mapping[str, str]
+    `home`: what the name of a missing setting begins with. `outer`: whose settings are inherited;
+    `None`: the plain ones.
+    """
+
+    layers: tuple[_Layer, ...]
     given: Mapping[str, str]
+    home: str
+    outer: "_Source | None" = None
 
-    def spell(self, setting: str) -> str:
-        """Return the name under which a setting was given, or should be given."""
-        own = self.spelled(setting)
-        if setting in self.own:
-            return own
+    def find(self, setting: str) -> str | None:
+        """Return the name under which a setting was given, or `None`."""
+        for layer in self.layers:
+            if setting in layer.settings:
+                return layer.spelled(setting)
+        if self.outer is not None:
+            return self.outer.find(setting) if setting in _OF_ENVIRONMENT else None
         if setting in self.given:
             return setting
         for old, ours in ARTICLE.items():
             if ours == setting and old.upper() in self.given:
                 return old
-        return setting if self.name == DEFAULT else own
+        return None
 
-    def with_policy(self, values: dict[str, str]) -> dict[str, str]:
+    def spell(self, setting: str) -> str:
+        """Return the name under which a setting was given, or should be given."""
+        return self.find(setting) or f"{self.home}{setting}"
+
+    def spelled(self, faults: Iterable[tuple[str, str]]) -> list[str]:
+        """Return problems: what is wrong with each setting, under its name."""
+        return [f"{self.spell(name)}: {problem}" for name, problem in faults]
+
+
+class _Reading:
+    """The reading of one connection and its environments: what is wrong, and what is suspicious."""
+
+    def __init__(
+        self,
+        name: str,
+        own: _Own,
+        plain: _Own,
+        given: Mapping[str, str],
+        inherited: Mapping[str, str],
+    ) -> None:
+        self.problems: list[str] = []
+        self.warnings: list[str] = []
+        self._name, self._own, self._plain, self._given = name, own, plain, given
+        self._inherited = inherited
+        self._sources: dict[str, _Source] = {}
+        self._layer = _Layer(_prefix(name), own.settings)
+        self._source = _Source((self._layer,), given, "" if name == DEFAULT else self._layer.prefix)
+        plainly = name == DEFAULT and ("DYNAMICS_URL" in given or "URISTRING" in given)
+        self._has_target = plainly or "DYNAMICS_URL" in own.settings
+
+    def connection(self) -> Connection | Misconfigured:
+        """Return the connection, or what is wrong with it."""
+        merged = _merge(self._inherited, self._own.settings)
+        named = sorted({*self._plain.environments, *self._own.environments})
+        values = merged if named else self._with_policy(merged)
+        if named and (fault := _unreachable(values)):
+            if self._own.environments or self._name == DEFAULT:
+                self.problems += self._source.spelled([fault])
+                return Misconfigured(tuple(self.problems))
+            named = []  # those of all connections are none of one whose states cannot name them
+        environments, stand_in = self._environments(named, values)
+        has_target = self._has_target or not named
+        if not has_target:
+            if not stand_in:
+                return Misconfigured(tuple(self.problems))
+            # Its own are of no target; with them there could be two credentials.
+            kept = {name: v for name, v in values.items() if name not in _OF_ENVIRONMENT}
+            values = {**kept, **stand_in, "STATE_KEYS": values.get("STATE_KEYS", "")}
+            values = {name: value for name, value in values.items() if value}
+        connection = self._checked(values, merged, environments, has_target=has_target)
+        if isinstance(connection, Misconfigured):
+            self.problems += connection.problems
+        else:
+            self._warn(connection)
+        return connection
+
+    def _environments(
+        self, named: Iterable[str], values: Mapping[str, str]
+    ) -> tuple[dict[str, Environment | Misconfigured], Mapping[str, str]]:
+        """Return the environments, and the settings of the first that is right.
+
+        `values`: the settings of the connection.
+        """
+        before = {name: value for name, value in values.items() if name in _OF_ENVIRONMENT}
+        signed = values.get("STATE_POLICY", StatePolicy.SIGNED) == StatePolicy.SIGNED
+        made: dict[str, Environment | Misconfigured] = {}
+        first: Mapping[str, str] = {}
+        for name in named:
+            self._sources[name] = self._source_of(name)
+            made[name], own = self._environment(self._sources[name], before, signed=signed)
+            found = made[name]
+            if isinstance(found, Misconfigured):
+                self.problems += found.problems
+            else:
+                first = first or own
+        return made, first
+
+    def _warn(self, connection: Connection) -> None:
+        routes = [(connection.credentials, connection.target, self._source)]
+        for name, each in connection.environments.items():
+            if isinstance(each, Environment):
+                routes.append((each.credentials, each.target, self._sources[name]))
+        for route in routes if connection.has_target else routes[1:]:
+            self.warnings += _cloud_warnings(*route)
+        self.warnings += _warnings(connection, self._source)
+
+    def _with_policy(self, values: dict[str, str]) -> dict[str, str]:
         """Return the merged settings, with the state policy of the article's C# function.
 
         That is `opaque`, and only for a target that the article's own setting names while nothing
         speaks of signed states: a misspelt or lost setting must not let strangers in.
         """
-        articles = "DYNAMICS_URL" not in self.own and "DYNAMICS_URL" not in self.given
-        named = {"STATE_POLICY", "STATE_KEYS", "STATE_PATTERN"} & values.keys()
-        environments = any(
-            name.removeprefix(self.spelled("")).startswith(ENVIRONMENTS) for name in self.given
-        )
-        if not articles or named or environments:
+        articles = "DYNAMICS_URL" not in self._own.settings and "DYNAMICS_URL" not in self._given
+        if not articles or {"STATE_POLICY", "STATE_KEYS", "STATE_PATTERN"} & values.keys():
             return values
         return {**values, "STATE_POLICY": StatePolicy.OPAQUE}
 
-    def spelled(self, setting: str) -> str:
-        """Return the name of a setting that is this connection's own."""
-        return f"{PREFIX}{self.name.upper().replace('-', '_')}__{setting}"
+    def _source_of(self, environment: str) -> _Source:
+        """Return where an environment's settings come from."""
+        layers = tuple(
+            owner.environments[environment]
+            for owner in (self._own, self._plain)
+            if environment in owner.environments
+        )
+        return _Source(layers, self._given, layers[0].prefix, self._source)
+
+    def _environment(
+        self, source: _Source, before: Mapping[str, str], *, signed: bool
+    ) -> tuple[Environment | Misconfigured, Mapping[str, str]]:
+        """Return an environment, and its settings as they were given and inherited.
+
+        `before`: what it inherits of its connection.
+        """
+        values, steps = before, []
+        for layer in reversed(source.layers):
+            steps.append(values)
+            values = _merge(values, layer.settings)
+        faults = [*_credential_problems(values), *_unresolved_references(values)]
+        try:
+            settings = EnvironmentSettings.model_validate(values)
+        except ValidationError as error:
+            problems = _problems(error, EnvironmentSettings, source.spell)
+            return Misconfigured((*problems, *source.spelled(faults))), values
+        if signed and settings.state_keys is None:
+            faults.append(("STATE_KEYS", "expected its own; those of others are not good for it"))
+        inner: dict[str, str] = {}
+        for layer, inherited in zip(source.layers, reversed(steps), strict=True):
+            inner = {**layer.settings, **inner} if inner else layer.settings
+            faults += _wrong_hosts(settings, source, _Layer(layer.prefix, inner), inherited, values)
+        if faults:
+            return Misconfigured(tuple(dict.fromkeys(source.spelled(faults)))), values
+        return Environment(*_target(settings, self._name), settings.state_keys or {}), values
+
+    def _checked(
+        self,
+        values: Mapping[str, str],
+        merged: Mapping[str, str],
+        environments: Mapping[str, Environment | Misconfigured],
+        *,
+        has_target: bool,
+    ) -> Connection | Misconfigured:
+        """Validate the settings of the connection itself."""
+        source = self._source
+        faults = [*_credential_problems(values), *_unresolved_references(values)]
+        try:
+            settings = ConnectionSettings.model_validate(values)
+        except ValidationError as error:
+            problems = _problems(error, ConnectionSettings, source.spell)
+            return Misconfigured((*problems, *source.spelled(faults)))
+        faults += _contradictions(settings, has_target=has_target)
+        if has_target:
+            faults += _wrong_hosts(settings, source, self._layer, self._inherited, merged)
+        problems = source.spelled(faults)
+        problems += self._clashes(settings, environments)
+        if problems:
+            return Misconfigured(tuple(problems))
+        credentials, target = _target(settings, self._name)
+        return Connection(
+            name=self._name,
+            # Each PROVIDER_… and PAGE_… setting is the field of the same name.
+            provider=Provider(**_fields(settings, "provider_")),
+            state_policy=settings.state_policy,
+            state_pattern=settings.state_pattern,
+            state_keys=(settings.state_keys or {}) if has_target else {},
+            code_ttl=timedelta(seconds=settings.code_ttl),
+            credentials=credentials,
+            target=target,
+            branding=Branding(**_fields(settings, "page_")),
+            environments=environments,
+            has_target=has_target,
+        )
+
+    def _clashes(
+        self,
+        settings: ConnectionSettings,
+        environments: Mapping[str, Environment | Misconfigured],
+    ) -> Iterator[str]:
+        """Name settings of environments that contradict the connection's or each other."""
+        own = (settings.state_keys or {}) if self._has_target else {}
+        keys = dict.fromkeys(own.values(), "")
+        for name, each in environments.items():
+            if isinstance(each, Misconfigured):
+                continue
+            source = self._sources[name]
+            if not settings.provider_pkce and "code_verifier" in each.target.body.names:
+                yield f"{source.spell('DYNAMICS_BODY')}: {_NO_VERIFIER}"
+            for key in each.state_keys.values():
+                if keys.setdefault(key, name) != name:
+                    yield (
+                        f"{source.spell('STATE_KEYS')}: expected its own: whoever has one of them "
+                        "can mint the states of another environment"
+                    )
 
 
-def _connection(
-    values: Mapping[str, str], source: _Source, inherited: Mapping[str, str]
-) -> Connection | Misconfigured:
-    faults = [*_credential_problems(values), *_unresolved_references(values)]
-    problems = [f"{source.spell(name)}: {problem}" for name, problem in faults]
-    try:
-        settings = ConnectionSettings.model_validate(values)
-    except ValidationError as error:
-        return Misconfigured((*_problems(error, ConnectionSettings, source.spell), *problems))
-    found = (*_contradictions(settings), *_wrong_hosts(settings, source, inherited))
-    problems += [f"{source.spell(name)}: {problem}" for name, problem in found]
-    if problems:
-        return Misconfigured(tuple(problems))
-    resource = _origin(settings.dynamics_url)
-    return Connection(
-        name=source.name,
-        # Each PROVIDER_… and PAGE_… setting is the field of the same name.
-        provider=Provider(**_fields(settings, "provider_")),
-        state_policy=settings.state_policy,
-        state_pattern=settings.state_pattern,
-        state_keys=settings.state_keys or {},
-        code_ttl=timedelta(seconds=settings.code_ttl),
-        credentials=_credentials(settings, settings.dynamics_scope or f"{resource}/.default"),
-        target=Target(
-            source.name,
-            settings.dynamics_url,
-            settings.dynamics_body,
-            settings.dynamics_timeout,
-        ),
-        branding=Branding(**_fields(settings, "page_")),
+_NO_VERIFIER = "expected no {code_verifier}, because PROVIDER_PKCE is false"
+
+
+def _united(steps: Iterable[tuple[_Layer, Mapping[str, str]]]) -> dict[str, str]:
+    return {name: value for layer, _ in steps for name, value in layer.settings.items()}
+
+
+def _unreachable(values: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return why no state of a connection can name an environment, or `None`."""
+    because = f"because {ENVIRONMENTS}… is set"
+    match values.get("STATE_POLICY"):
+        case "opaque":
+            return "STATE_POLICY", f"expected signed, {because}"
+        case "pattern" if "(?P<env>" not in values.get("STATE_PATTERN", "(?P<env>"):
+            return "STATE_PATTERN", f"expected a group (?P<env>…), {because}"
+    return None
+
+
+def _target(settings: TargetSettings, connection: str) -> tuple[ClientCredentials, Target]:
+    scope = settings.dynamics_scope or f"{_origin(settings.dynamics_url)}/.default"
+    target = Target(
+        connection, settings.dynamics_url, settings.dynamics_body, settings.dynamics_timeout
     )
+    return _credentials(settings, scope), target
 
 
 def _fields(settings: ConnectionSettings, prefix: str) -> dict[str, Any]:
     return {name.removeprefix(prefix): v for name, v in settings if name.startswith(prefix)}
 
 
-def _credentials(settings: ConnectionSettings, scope: str) -> ClientCredentials:
+def _credentials(settings: TargetSettings, scope: str) -> ClientCredentials:
     client_id, identity = settings.entra_client_id, settings.entra_managed_identity_client_id
     credential: Credential
     if identity is not None:
@@ -261,7 +506,7 @@ def _credentials(settings: ConnectionSettings, scope: str) -> ClientCredentials:
     return ClientCredentials(settings.entra_authority or tenant, client_id, credential, scope)
 
 
-def _contradictions(settings: ConnectionSettings) -> Iterator[tuple[str, str]]:
+def _contradictions(settings: ConnectionSettings, *, has_target: bool) -> Iterator[tuple[str, str]]:
     """Name settings that are valid alone and contradict each other."""
     policy = settings.state_policy
     if policy is StatePolicy.PATTERN and settings.state_pattern is None:
@@ -269,13 +514,13 @@ def _contradictions(settings: ConnectionSettings) -> Iterator[tuple[str, str]]:
     given = "state_policy" in settings.model_fields_set
     if settings.state_pattern is not None and not given:
         yield "STATE_POLICY", "expected pattern, because STATE_PATTERN is set"
-    elif policy is StatePolicy.SIGNED and not settings.state_keys:
+    elif policy is StatePolicy.SIGNED and has_target and not settings.state_keys:
         because = "because STATE_POLICY is signed"
         yield "STATE_KEYS", f"expected, {because}{'' if given else ' where it is not set'}"
     if settings.provider_code_parameter == settings.provider_state_parameter:
         yield "PROVIDER_STATE_PARAMETER", "expected another name than PROVIDER_CODE_PARAMETER"
     if not settings.provider_pkce and "code_verifier" in settings.dynamics_body.names:
-        yield "DYNAMICS_BODY", "expected no {code_verifier}, because PROVIDER_PKCE is false"
+        yield "DYNAMICS_BODY", _NO_VERIFIER
     if settings.provider_iss_required and settings.provider_issuer is None:
         yield "PROVIDER_ISSUER", "expected, because PROVIDER_ISS_REQUIRED is true"
     yield from _flow_problems(settings)
@@ -311,18 +556,30 @@ def _unresolved_references(values: Mapping[str, str]) -> Iterator[tuple[str, str
             yield name, "is a Key Vault reference; expected its value"
 
 
-def _warnings(connection: Connection, source: _Source) -> Iterator[str]:
-    """Warn about values that are valid but suspicious."""
-    authority = connection.credentials.authority
+def _cloud_warnings(
+    credentials: ClientCredentials, target: Target, source: _Source
+) -> Iterator[str]:
+    """Warn about a login host of another cloud than Dynamics."""
+    authority = credentials.authority
     login = clouds.of_login(authority) if authority else None
-    dynamics = clouds.of_dynamics(connection.target.url)
+    dynamics = clouds.of_dynamics(target.url)
     if login is not None and dynamics is not None and login is not dynamics:
         yield (
             f"{source.spell('ENTRA_AUTHORITY')}: is of {login.name}, but "
             f"{source.spell('DYNAMICS_URL')} of {dynamics.name}; expected "
             f"https://{dynamics.login}/ and the tenant"
         )
+
+
+def _warnings(connection: Connection, source: _Source) -> Iterator[str]:
+    """Warn about values that are valid but suspicious."""
     provider, names = connection.provider, connection.target.body.names
+    pattern = connection.state_pattern
+    if pattern is not None and "env" in pattern.groupindex and connection.environments:
+        yield (
+            f"{source.spell('STATE_PATTERN')}: names the environment, so strangers choose it; "
+            "expected STATE_POLICY=signed"
+        )
     if not provider.pkce:
         yield (
             f"{source.spell('PROVIDER_PKCE')}: is false, nothing ties a code to its flow; expected "
@@ -343,20 +600,25 @@ def _warnings(connection: Connection, source: _Source) -> Iterator[str]:
 
 
 def _wrong_hosts(
-    settings: ConnectionSettings, source: _Source, inherited: Mapping[str, str]
+    settings: TargetSettings,
+    source: _Source,
+    layer: _Layer,
+    inherited: Mapping[str, str],
+    merged: Mapping[str, str],
 ) -> Iterator[tuple[str, str]]:
-    """Name inherited settings by which a token or a credential would reach another host."""
-    own, scope = source.own, settings.dynamics_scope
+    """Name settings, inherited by a layer, by which a token or credential reaches another host."""
+    own, scope = layer.settings, settings.dynamics_scope
     inherits = "DYNAMICS_URL" in own and "DYNAMICS_SCOPE" not in own
     if inherits and scope is not None and _origin(scope) != _origin(settings.dynamics_url):
-        expected = source.spelled("DYNAMICS_SCOPE")
+        expected = layer.spelled("DYNAMICS_SCOPE")
         url = source.spell("DYNAMICS_URL")
         yield "DYNAMICS_SCOPE", f"is of another host than {url}; expected {expected} beside it"
     named = [name for name in ("ENTRA_AUTHORITY", "ENTRA_TENANT_ID") if name in own]
-    inherits = bool(named) and not any(name in own for name in CREDENTIALS)
-    before, now = _authority_origin(inherited), _authority_origin(_merge(inherited, own))
-    if inherits and before is not None and now != before:
-        expected = ", ".join(source.spelled(name) for name in CREDENTIALS)
+    if not named or any(name in own for name in CREDENTIALS):
+        return
+    before, now = _authority_origin(inherited), _authority_origin(merged)
+    if before is not None and now != before:
+        expected = ", ".join(layer.spelled(name) for name in CREDENTIALS)
         yield (
             named[0],
             f"is of another host than the inherited credential; expected one of {expected}",
@@ -383,7 +645,7 @@ def _misspelt(given: Mapping[str, str]) -> Iterator[str]:
     known = {name: name for name in (*names(ConnectionSettings), *names(AppSettings))} | article
     letters = {name: frozenset(name) for name in known}
     for name in given:
-        if name in known:
+        if name in known or name.startswith((PREFIX, ENVIRONMENTS)):
             continue
         own = frozenset(name)
         for other, spelled in known.items():
@@ -443,7 +705,7 @@ def _problem(
 ) -> str:
     spelled = spell(setting)
     if kind == "extra_forbidden":
-        return _unknown(spelled, setting)
+        return _unknown(spelled, setting, model)
     expected = f"expected {_expected(setting, model)}"
     if kind == "missing":
         return f"{spelled}: missing; {expected}"
@@ -457,11 +719,13 @@ def _expected(setting: str, model: type[BaseModel] = ConnectionSettings) -> str:
     return str(model.model_fields[setting.lower()].description)
 
 
-def _unknown(spelled: str, setting: str) -> str:
+def _unknown(spelled: str, setting: str, model: type[BaseModel] = ConnectionSettings) -> str:
     from difflib import get_close_matches  # noqa: PLC0415 - needed only for an error
 
     if setting in names(AppSettings):
         return f"{spelled}: is for the whole app, expected {setting}"
-    near = get_close_matches(setting, names(ConnectionSettings), n=1)
+    if model is EnvironmentSettings and setting in names(ConnectionSettings):
+        return f"{spelled}: is for the whole connection, expected {setting}"
+    near = get_close_matches(setting, names(model), n=1)
     hint = f"; the nearest is {near[0]}" if near else ""
     return f"{spelled}: no such setting{hint}"

@@ -45,9 +45,12 @@ class Consumer:
         self.pending: dict[str, str] = {}
         """The `code_verifier` of every unfinished flow, by its state."""
 
-    def start(self, *, response_mode: str | None = None) -> str:
-        """Mint a state; return the URL to send the person to (RFC 6749, 4.1.1; RFC 7636, 4.3)."""
-        state, verifier = secrets.token_urlsafe(24), secrets.token_urlsafe(32)
+    def start(self, *, response_mode: str | None = None, state: str | None = None) -> str:
+        """Mint a state; return the URL to send the person to (RFC 6749, 4.1.1; RFC 7636, 4.3).
+
+        `state`: one that was minted already.
+        """
+        state, verifier = state or secrets.token_urlsafe(24), secrets.token_urlsafe(32)
         self.pending[state] = verifier
         challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest())
         parameters = {

@@ -2,7 +2,7 @@
 
 All servers are real ones on loopback with TLS; an HTTP client takes the person's place.
 
-    python -m sandbox.demo [--package]
+    python -m sandbox.demo [--package | --environments]
 """
 
 import argparse
@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, urljoin, urlsplit
 
 import httpx
 
+from sandbox.environments import Environments
 from sandbox.packages import Deployment, unfit
 from sandbox.serving import connect_to_loopback_directly
 from sandbox.world import PASSWORD, USER, World
@@ -32,6 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="build what is deployed, and run it in a worker process of its own",
     )
+    parser.add_argument(
+        "--environments",
+        action="store_true",
+        help="two Dynamics behind one redirect URI, and a forged environment",
+    )
     options = parser.parse_args(arguments)
     if options.package and (reason := unfit()):
         print(f"--package cannot be run here: {reason}.", file=sys.stderr)
@@ -46,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print("Building what is deployed …", flush=True)
                 deployment = Deployment.built(Path(folder))
             with World(deployment=deployment) as world:
-                walk(world)
+                (visit if options.environments else walk)(world)
     except Exception as error:  # noqa: BLE001 - whatever it is, the next step is the same
         print(f"\nThe demonstration stopped: {type(error).__name__}: {error}", file=sys.stderr)
         print("Run: python3 dev.py test    Its first failure tells more.", file=sys.stderr)
@@ -108,6 +114,31 @@ def walk(world: World) -> None:
     person = world.consumer.call(renewed)
     say("Dynamics → provider", f"GET /api/me → {person}")
     print("\nAll six steps worked.")
+
+
+def visit(world: World) -> None:
+    """Show that codes arrive in the environment that asked, and that none can speak for another."""
+    both = Environments(world)
+    print("Sandbox")
+    say("one redirect URI", both.redirect_uri)
+    for step, name in enumerate(both.dynamics, 1):
+        title(step, f"Dynamics {name} starts a flow")
+        token = both.minted(name)
+        outcome = both.authorize(name, token)
+        arrived = [other for other, each in both.dynamics.items() if token in each.rows]
+        say("the relay said", outcome)
+        say("the code is in", ", ".join(arrived) or "none")
+        if (outcome, arrived) != ("delivered", [name]):
+            raise DemoError(f"the code of {name} did not arrive there alone.")
+        granted = both.consumers[name].redeem(token)
+        say(f"{name} → provider", f"POST /token → access_token={shorten(granted['access_token'])}")
+    title(3, "A state that names prod, under the key of dev")
+    forged = both.forged("prod", by="dev")
+    outcome = both.authorize("dev", forged)
+    say("the relay said", outcome)
+    if outcome != "invalid" or any(forged in each.rows for each in both.dynamics.values()):
+        raise DemoError("a forged environment was believed.")
+    print("\nEach code arrived where it was asked for, and the forged one nowhere.")
 
 
 def title(step: int, text: str) -> None:

@@ -84,6 +84,7 @@ class Callback:
             "code_verifier": response.code_verifier,
             "redirect_uri": response.redirect_uri,
             "connection": self.connection.name,
+            "environment": self.connection.environment,
             "delivery_id": self.delivery_id,
             "state_hash": self.state_hash,
             "state_jti": response.jti,

@@ -1,7 +1,8 @@
 """Sealing of the outbox: who has access to the queue can neither read nor forge a callback.
 
 A message is one Fernet token (AES-128-CBC and HMAC-SHA256) of a JSON object. The connection's name
-is part of it, so a message cannot be redirected to another connection's Dynamics.
+is part of it, so a message cannot be redirected to another connection's Dynamics. So are the name
+and the URL of an environment: a code of PROD must not reach what is called PROD a minute later.
 """
 
 import json
@@ -12,13 +13,15 @@ from typing import TYPE_CHECKING
 
 from relay.connections import Connections
 from relay.delivery.callback import Callback, iso
-from relay.errors import Unopenable
+from relay.errors import UnknownEnvironment, Unopenable
 from relay.oauth.authorization import VerifiedResponse
 
 if TYPE_CHECKING:
     from cryptography.fernet import MultiFernet
 
 VERSION = 1
+VERSION_OF_ENVIRONMENTS = 2
+"""Of a message that names an environment and its URL."""
 
 
 class Sealer:
@@ -32,6 +35,7 @@ class Sealer:
         """Return the message for the outbox: ASCII, at most two thirds of a queue message."""
         response = asdict(callback.response)
         del response["cookie_name"]  # it ended with the answer to the browser
+        environment = response.pop("environment")
         content = {
             "version": VERSION,
             "connection": callback.connection.name,
@@ -41,6 +45,11 @@ class Sealer:
             "received_at": callback.received_at.timestamp(),
             "expires_at": callback.expires_at.timestamp(),
         }
+        if environment is not None:
+            # A relay that does not know environments opens no such message.
+            content["version"] = VERSION_OF_ENVIRONMENTS
+            content["environment"] = environment
+            content["url"] = callback.connection.target.url
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
         return self._cipher().encrypt(text.encode()).decode("ascii")
 
@@ -48,8 +57,9 @@ class Sealer:
         """Return the callback of a message.
 
         It was verified before it was sealed, so its response is a `VerifiedResponse`. Raises
-        `Unopenable` when no key fits or the format is unknown, and `UnknownConnection` or
-        `Misconfigured` when its connection is not in the settings or wrong in them.
+        `Unopenable` when no key fits, the format is unknown, or its environment is not in the
+        settings or leads to another URL, and `UnknownConnection` or `Misconfigured` when its
+        connection is not in the settings or wrong in them.
         """
         from cryptography.fernet import InvalidToken  # noqa: PLC0415 - see _cipher
 
@@ -58,13 +68,21 @@ class Sealer:
             connection, version = content["connection"], content["version"]
         except (InvalidToken, ValueError, TypeError, KeyError):
             raise Unopenable("outbox_seal") from None
-        if version != VERSION:
+        if version not in (VERSION, VERSION_OF_ENVIRONMENTS):
             raise Unopenable("outbox_version")
+        environment = content.get("environment")
         found = connections.get(connection)
+        if environment is not None:
+            try:
+                found = found.at(environment)
+            except UnknownEnvironment:
+                raise Unopenable("outbox_environment") from None
+            if found.target.url != content.get("url"):
+                raise Unopenable("outbox_environment_url")
         try:
             return Callback(
                 connection=found,
-                response=VerifiedResponse(**content["response"]),
+                response=VerifiedResponse(**content["response"], environment=environment),
                 reference=content["reference"],
                 delivery_id=content["delivery_id"],
                 received_at=datetime.fromtimestamp(content["received_at"], UTC),
@@ -99,6 +117,7 @@ class DeadLetter:
     state: str = ""
     state_jti: str = ""
     state_hash: str = ""
+    environment: str = ""
 
     @classmethod
     def of(cls, callback: Callback, reason: str, attempts: int, now: datetime) -> "DeadLetter":
@@ -115,6 +134,7 @@ class DeadLetter:
             state="" if signed else callback.response.state,
             state_jti=callback.response.jti or "",
             state_hash=callback.state_hash,
+            environment=callback.connection.environment or "",
         )
 
     def to_json(self) -> str:

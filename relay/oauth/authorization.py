@@ -56,7 +56,8 @@ class VerifiedResponse(AuthorizationResponse):
     """An authorization response whose state was verified. Only `state.verify` makes one.
 
     Delivery accepts no other type, so an unverified response cannot reach Dynamics by mistake.
-    `jti` is that of a signed state: flows that one ticket started share it.
+    `jti` is that of a signed state: flows that one ticket started share it. `environment`: the one
+    that the state names, a configured one.
     Only a flow that began at the relay has `code_verifier` and `redirect_uri`, which Dynamics needs
     to redeem its code, and `cookie_name`, the cookie that binds it to its browser.
     """
@@ -66,6 +67,7 @@ class VerifiedResponse(AuthorizationResponse):
     code_verifier: str | None = field(default=None, repr=False)
     cookie_name: str | None = field(default=None, repr=False)
     redirect_uri: str | None = None
+    environment: str | None = None
 
 
 def parse(pairs: Parameters, connection: Connection) -> AuthorizationResponse:
@@ -181,14 +183,17 @@ def _check_issuer(response: VerifiedResponse, connection: Connection) -> None:
 
 
 def _response(pairs: Parameters, connection: Connection) -> AuthorizationResponse:
-    provider, body = connection.provider, connection.target.body
-    wanted = {provider.code_parameter, provider.state_parameter, *RESPONSE, *body.params}
+    provider, bodies = connection.provider, tuple(connection.bodies)
+    named = {name for body in bodies for name in body.params}
+    wanted = {provider.code_parameter, provider.state_parameter, *RESPONSE, *named}
     _check_duplicates(pairs, wanted | set(IMPLICIT))
     sent = {each.name: each for each in pairs if each.raw}
     asked = [sent[name] for name in wanted if name in sent]
     values = {each.name: _value(each, connection) for each in asked}
     kept = {name: value for name, value in values.items() if value}
-    params = _json(pairs, connection) if "params" in body.names else None
+    params = None
+    if any("params" in body.names for body in bodies):
+        params = _json(pairs, connection)
     # Counted as the outbox writes it: there the text of `params` stands as a string, with escapes.
     held = kept if params is None else [kept, params]
     if len(json.dumps(held, ensure_ascii=False).encode()) > MAX_HELD:
@@ -203,7 +208,7 @@ def _response(pairs: Parameters, connection: Connection) -> AuthorizationRespons
         iss=kept.get("iss"),
         session_state=kept.get("session_state"),
         implicit=not tokens.isdisjoint(sent),
-        extra={name: kept[name] for name in body.params if name in kept},
+        extra={name: kept[name] for name in named if name in kept},
         params=params,
     )
 

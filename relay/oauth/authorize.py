@@ -45,10 +45,14 @@ _FLOW_COOKIE = re.compile(r"__Host-relay-[A-Za-z0-9_-]{8}")
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Where to redirect the browser, and the Set-Cookie values, the flow's own first."""
+    """Where to redirect the browser, and the Set-Cookie values, the flow's own first.
+
+    `environment`: the one that the ticket names.
+    """
 
     location: str = field(repr=False)
     cookies: tuple[str, ...] = field(repr=False)
+    environment: str | None = None
 
 
 def begin(request: Request, connection: Connection, now: datetime) -> Started:
@@ -73,6 +77,7 @@ def begin(request: Request, connection: Connection, now: datetime) -> Started:
     ):
         raise UnknownConnection
     claims = state.verify_ticket(_ticket(request), connection, now)
+    connection = connection.at(claims.environment)
     pairs = _ticket_pairs(claims.params, provider, provider.authorization_endpoint)
     cookie = secrets.token_urlsafe(32)
     token = state.mint(connection, claims.jti, now, LIFETIME, cookie)
@@ -83,6 +88,7 @@ def begin(request: Request, connection: Connection, now: datetime) -> Started:
     return Started(
         address(provider.authorization_endpoint, pairs),
         (_set_cookie(claims.jti, cookie, connection), *_delete_oldest(claims.jti, request)),
+        connection.environment,
     )
 
 

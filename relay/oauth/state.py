@@ -4,6 +4,9 @@
 whoever knows the pattern can forge one. `signed`: a JWT with a MAC, which Dynamics minted for this
 connection within its lifetime. A `cookie` claim binds it to one browser (RFC 9700 §2.1); such a
 state was minted by the relay.
+
+A state may name the environment that its code is for: in the claim `env`, which only a key of that
+environment can sign, or in the group `env` of the pattern, which whoever knows it can write.
 """
 
 import hashlib
@@ -14,7 +17,7 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 
 from relay.connections import Connection, StatePolicy
-from relay.errors import CookieMissing, InvalidResponse
+from relay.errors import CookieMissing, InvalidResponse, UnknownEnvironment
 from relay.oauth import jws
 from relay.oauth.authorization import (
     AuthorizationResponse,
@@ -48,6 +51,9 @@ _JTI = re.compile(r"[A-Za-z0-9_-]{16,64}")
 _NAME = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 _HASH = re.compile(r"[A-Za-z0-9_-]{43}")
 """32 bytes in base64url: a SHA-256, a cookie's value, a code verifier."""
+_ENVIRONMENT = re.compile(r"[A-Za-z0-9_-]{1,64}")
+ENVIRONMENT = "env"
+"""The claim, and the group of a pattern, that names an environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +62,14 @@ class StateClaims:
 
     `key` is the key that signed it; `cookie` is the hash of the cookie that the browser must send,
     or `None` if the token is not bound to a browser. `params`: further parameters of the
-    authorization request, which a ticket may name.
+    authorization request, which a ticket may name. `environment`: the one that it is for.
     """
 
     key: bytes = field(repr=False)
     jti: str = field(repr=False)
     cookie: str | None = field(repr=False)
     params: Mapping[str, str] = field(repr=False)
+    environment: str | None = None
 
 
 def verify(
@@ -95,12 +102,11 @@ def _verify(
         case StatePolicy.OPAQUE:
             return VerifiedResponse(**parts)
         case StatePolicy.PATTERN:
-            _match(response.state, connection)
-            return VerifiedResponse(**parts)
+            return VerifiedResponse(**parts, environment=_match(response.state, connection))
         case StatePolicy.SIGNED:
             claims = _claims(response.state, STATE, CALLBACK, connection, now)
     if claims.cookie is None:
-        return VerifiedResponse(**parts, jti=claims.jti)
+        return VerifiedResponse(**parts, jti=claims.jti, environment=claims.environment)
     verifier = derive_verifier(claims.key, claims.jti, _bound_cookie(claims, cookies))
     return VerifiedResponse(
         **parts,
@@ -108,6 +114,7 @@ def _verify(
         code_verifier=verifier if connection.provider.pkce else None,
         cookie_name=cookie_name(claims.jti),
         redirect_uri=connection.provider.redirect_uri,
+        environment=claims.environment,
     )
 
 
@@ -119,7 +126,10 @@ def verify_ticket(ticket: str, connection: Connection, now: datetime) -> StateCl
 def mint(
     connection: Connection, jti: str, now: datetime, lifetime: timedelta, cookie: str | None = None
 ) -> str:
-    """Return a signed state. `cookie` is the value that binds it to a browser."""
+    """Return a signed state, for the environment that the connection is `at`.
+
+    `cookie` is the value that binds it to a browser.
+    """
     binding = {} if cookie is None else {"cookie": fingerprint(cookie)}
     return _sign(connection, CALLBACK, jti, now + lifetime, binding)
 
@@ -154,15 +164,26 @@ def parse_cookies(cookies: str) -> list[tuple[str, str]]:
     return [(name, value) for name, _, value in pairs]
 
 
-def _match(state: str, connection: Connection) -> None:
+def _match(state: str, connection: Connection) -> str | None:
+    """Return the environment that a state of the pattern names. Raises `InvalidResponse`."""
     if len(state) > MAX_SIZE:
         # Before the pattern runs: its time may grow faster than the state.
         raise InvalidResponse("state_size", "The state is longer than Dynamics makes any.")
     pattern = connection.state_pattern
-    if pattern is None or not pattern.fullmatch(state):
+    found = pattern.fullmatch(state) if pattern is not None else None
+    if found is None:
         raise InvalidResponse(
             "state_mismatch", "The state is not one that Dynamics hands out for this address."
         )
+    named = found.groupdict().get(ENVIRONMENT)
+    return connection.at(None if named is None else _environment(named)).environment
+
+
+def _environment(named: object) -> str:
+    """Return the name of an environment as the settings have it. Raises `UnknownEnvironment`."""
+    if not isinstance(named, str) or not _ENVIRONMENT.fullmatch(named):
+        raise UnknownEnvironment
+    return named.lower().replace("_", "-")
 
 
 def _claims(
@@ -172,8 +193,15 @@ def _claims(
     token = jws.read(text, kind)
     if token.header.get("alg") != jws.HS256:
         raise kind.refused("algorithm")
+    try:
+        # Only without the claim it is for the connection's own target; an empty one is refused.
+        named = token.claims.get(ENVIRONMENT)
+        at = connection.at(_environment(named) if ENVIRONMENT in token.claims else None)
+    except UnknownEnvironment:
+        raise kind.refused("environment") from None
     kid = token.header.get("kid")
-    key = connection.state_keys.get(kid) if isinstance(kid, str) else None
+    # Only the keys of the environment that it names: DEV cannot mint for PROD.
+    key = at.state_keys.get(kid) if isinstance(kid, str) else None
     if key is None:
         raise kind.refused("key")
     # A string, not a list: a token for several audiences is not only for this one.
@@ -184,7 +212,7 @@ def _claims(
     cookie = token.text_claim("cookie", _HASH) if "cookie" in token.claims else None
     params = _params(token.claims) if use == AUTHORIZE else {}
     token.verify(key, jws.HS256)
-    return StateClaims(key, jti, cookie, params)
+    return StateClaims(key, jti, cookie, params, at.environment)
 
 
 def _params(claims: Mapping[str, object]) -> dict[str, str]:
@@ -218,10 +246,12 @@ def _sign(
     connection: Connection, use: str, jti: str, expires_at: datetime, binding: Mapping[str, str]
 ) -> str:
     kid, key = next(iter(connection.state_keys.items()))
+    named = {} if connection.environment is None else {ENVIRONMENT: connection.environment}
     claims = {
         "aud": f"{use}:{connection.name}",
         "exp": int(expires_at.timestamp()),
         "jti": jti,
+        **named,
         **binding,
     }
     return jws.sign(claims, key, kid)

@@ -572,7 +572,10 @@ def settings_table(
                 print(f"    {label:<9} " + f"\n{' ' * 14}".join(terminal.wrapped(value, 66)))
     print(
         "\nEach may be given for one connection as CONNECTIONS__<NAME>__<SETTING>, but\n"
-        f"for {', '.join(settings.names(settings.AppSettings))}."
+        f"for {', '.join(settings.names(settings.AppSettings))}.\n\n"
+        "Another Dynamics environment behind the same redirect URI is\n"
+        "ENVIRONMENTS__<ENV>__<SETTING>, for one connection behind CONNECTIONS__<NAME>__:\n"
+        + terminal.filled(f"{', '.join(settings.names(settings.EnvironmentSettings))}.")
     )
 
 

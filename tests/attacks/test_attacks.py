@@ -51,8 +51,9 @@ HTML, PROGRAM = {"accept": "text/html,application/xhtml+xml"}, {"accept": "appli
 LINE = re.compile(
     r"callback (delivered|duplicate|held|declined|invalid|unknown|rejected|misconfigured)"
     r" connection=(-|[a-z0-9-]+) reference=(-|[0-9a-f]{16}) delivery_id=(-|[0-9a-f]{32})"
-    r" attempt=\d+ duration_ms=\d+ dynamics_status=(-|\d{3})( states=unsigned)?( reason=\w+)?"
-    r"|authorize started connection=[a-z0-9-]+ reference=[0-9a-f]{16}"
+    r" attempt=\d+ duration_ms=\d+ dynamics_status=(-|\d{3})( environment=[a-z0-9-]+)?"
+    r"( states=unsigned)?( reason=\w+)?"
+    r"|authorize started connection=[a-z0-9-]+ reference=[0-9a-f]{16}( environment=[a-z0-9-]+)?"
     r"|no token from Entra: reason=\w+ entra_status=(None|\d{3})"
     r"|setting STATE_POLICY: is opaque at [a-z0-9-]+, strangers write rows"
 )

@@ -35,6 +35,7 @@ FIXED = {
         "line.values()",
         "line.connection",
         "line.reference",
+        "line.environment",
         "type(error).__name__",
         # Files, lines and the source's own text; never a value.
         "traceback.format_tb(error.__traceback__)",
@@ -52,6 +53,8 @@ FIXED = {
 
 FIELDS = {
     "connection.name",
+    "connection.environment",
+    "started.environment",
     "callback.delivery_id",
     "delivery_id(connection.name, response)",
     "callback.reference",

@@ -178,8 +178,8 @@ def test_every_setting_that_a_page_names_exists(page: Path) -> None:
     assert "DYNAMICS_URL" in known
     families = {name.partition("_")[0] for name in known} - {"CA", "CODE"}
     text = text_of(page)
-    for name in re.findall(r"\bCONNECTIONS__[A-Z0-9_]+?__([A-Z][A-Z_]+)\b", text):
-        assert name in known, name
+    for name in re.findall(r"\b(?:CONNECTIONS|ENVIRONMENTS)__[A-Z0-9_]+?__([A-Z][A-Z_]+)\b", text):
+        assert name.rpartition("__")[2] in known, name
     for name in re.findall(r"`([A-Z]+(?:_[A-Z]+)+)(?:=[^`]*)?`", text):
         if name.partition("_")[0] in families and not PLATFORM.fullmatch(name):
             assert name in known, name

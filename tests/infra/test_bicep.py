@@ -460,7 +460,8 @@ def test_values_arrive_as_the_guide_gives_them() -> None:
     assert arrived["settings"]["CODE_TTL"] == "60"
     assert arrived["connections"]["xero"]["CODE_TTL"] == "300"
     assert list(arrived["environments"]) == ["uat"]
-    assert arrived["vaultSettings"] == ["CONNECTIONS__XERO__STATE_KEYS"]
+    vault = ["CONNECTIONS__XERO__STATE_KEYS", "ENVIRONMENTS__UAT__STATE_KEYS"]
+    assert arrived["vaultSettings"] == vault
     assert arrived["alertEmails"] == ["operations@contoso.com"]
 
 

@@ -55,8 +55,9 @@ def examine(
             http.event_hooks["request"] = [partial(_limit, deadline)]
         for name, connection in reading.connections.items():
             if only in (None, name):
-                for finding in _connection(connection, http, reading.trust, environ, write=write):
-                    yield replace(finding, connection=name)
+                for target_name, each in _targets(name, connection):
+                    for finding in _connection(each, http, reading.trust, environ, write=write):
+                        yield replace(finding, connection=target_name)
         if only is None:
             keys = "OUTBOX_KEYS" not in reading.faulty
             yield from storage.examine(reading.app, environ, http, write=write, keys=keys)
@@ -70,6 +71,20 @@ def _limit(deadline: float, request: httpx.Request) -> None:
     left = max(0.1, deadline - time.monotonic())
     given = request.extensions["timeout"]
     request.extensions["timeout"] = {name: min(left, each or left) for name, each in given.items()}
+
+
+def _targets(
+    name: str, connection: Connection | Misconfigured
+) -> Iterator[tuple[str, Connection | Misconfigured]]:
+    """Return the connection and, as `name/environment`, the connection at each environment."""
+    if isinstance(connection, Misconfigured) or connection.has_target:
+        yield name, connection
+    if isinstance(connection, Connection):
+        for environment in connection.environments:
+            try:
+                yield f"{name}/{environment}", connection.at(environment)
+            except Misconfigured as wrong:
+                yield f"{name}/{environment}", wrong
 
 
 def _connection(

@@ -4,13 +4,14 @@ import json
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from relay import outgoing, settings_reader
 from relay.connections import Connection
 from relay.errors import Misconfigured
 from relay.settings import ARTICLE, AppSettings, ConnectionSettings, names
-from relay.settings_reader import PREFIX
+from relay.settings_reader import ENVIRONMENTS, PREFIX
 from relay.tools.doctor.finding import Finding, fail, warn
 
 EXAMPLE = "local.settings.json.example"
@@ -45,12 +46,10 @@ def read(environ: Mapping[str, str]) -> Reading:
     rest = settings_reader.read(
         {name: value for name, value in environ.items() if name.upper() not in faulty}
     )
-    own = {
-        problem
-        for connection in rest.connections.by_name.values()
-        if isinstance(connection, Misconfigured)
-        for problem in connection.problems
-    }
+    each = list(rest.connections.by_name.values())
+    targets = chain.from_iterable(one.targets for one in each if isinstance(one, Connection))
+    wrong = [one for one in (*each, *targets) if isinstance(one, Misconfigured)]
+    own = {problem for one in wrong for problem in one.problems}
     shared = [problem for problem in whole.connections.problems if problem not in own]
     found = [*_none(environ)] if not rest.connections.by_name else []
     found = found or [fail("settings", *split(problem)) for problem in shared]
@@ -79,7 +78,7 @@ def split(problem: str) -> tuple[str, str]:
 def _none(environ: Mapping[str, str]) -> Iterator[Finding]:
     given = settings_reader.normalize(environ)
     known = {*names(ConnectionSettings), *names(AppSettings), *map(str.upper, ARTICLE)}
-    if not any(name in known or name.startswith(PREFIX) for name in given):
+    if not any(name in known or name.startswith((PREFIX, ENVIRONMENTS)) for name in given):
         yield fail(
             "settings",
             "DYNAMICS_URL is missing, and so is every other setting of the relay",
