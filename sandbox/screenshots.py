@@ -230,12 +230,12 @@ def main(arguments: list[str]) -> int:
     )
     chosen = parser.parse_args(arguments)
     folder: Path = IMAGES if chosen.readme else chosen.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, svg in terminals.pictures().items():
-        (folder / name).write_text(svg, "utf-8", newline="\n")
     if (reason := unavailable()) is not None:
         print(f"No pictures can be taken: {reason}.", file=sys.stderr)
         return 1
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, svg in terminals.pictures().items():
+        (folder / name).write_text(svg, "utf-8", newline="\n")
     if chosen.readme:
         STORYBOOK.write_text(storybook(), "utf-8", newline="\n")
     with Server(gallery()) as server, chromium() as browser:

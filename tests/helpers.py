@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import sys
 import zipfile
 from collections.abc import Mapping
 from datetime import timedelta
@@ -25,6 +26,10 @@ from relay.oauth.request import Request, response_parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 """The repository."""
+SHEBANG = f"""#!/bin/sh
+'''exec' "{sys.executable}" "$0" "$@"
+' '''"""
+"""The first lines of a Python script that is run by its name: `#!` takes no path with blanks."""
 
 CODE = "canary-code-5f1c"
 STATE = "canary-state-b72e"

@@ -41,6 +41,7 @@ import relay
 from relay import pages, settings_reader
 from relay.delivery.single_flight import SingleFlight
 from relay.errors import CredentialRefused, KeysUnavailable, Rejected, Unauthorized, Unavailable
+from relay.oauth import error_codes
 from relay.oauth.error_codes import REGISTERED
 from relay.outcome import Answer, Outcome, Page
 from relay.ports import Receipt
@@ -416,13 +417,13 @@ def hold_page(hit: Hit, seen: Seen) -> None:
         connection=line.get("connection"),
     )
     connection = settings_reader.read(SETTINGS).connections.find(plain.connection)
-    sent = Sent(hit)
-    if plain.outcome is Outcome.DECLINED and sent.error != "access_denied":
+    declined = plain.outcome is Outcome.DECLINED
+    if declined and not error_codes.is_decision(Sent(hit).error or ""):
         plain = dataclasses.replace(plain, page="fault")
     signed = connection is not None and connection.state_policy == "signed"
-    if plain.outcome is not Outcome.DECLINED or not signed:
-        if plain.outcome is Outcome.DECLINED:
-            plain = dataclasses.replace(plain, error=sent.error)
+    if not (declined and signed):
+        if declined:
+            plain = dataclasses.replace(plain, error=words_of(hit)[0])
         body = pages.render(plain, html=True, connection=connection).body
         assert seen.body == body.decode()
         assert MARK not in seen.body.lower()

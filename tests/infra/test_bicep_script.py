@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import SHEBANG
 from tests.infra.view import INFRA
 
 SCRIPT = INFRA / "scripts" / "bicep.py"
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the stand-in is a POSIX script")
 
-BICEP = """#!{python}
+BICEP = """{shebang}
 import pathlib, sys
 command, file, *options = sys.argv[1:]
 text = pathlib.Path(file).read_text()
@@ -54,7 +55,7 @@ class Compiler:
         for name in ("default", "private"):
             (self.infra / "snapshots" / f"{name}.bicepparam").write_text("using '../main.bicep'\n")
         self.standin = folder / "standin"
-        self.put(self.standin, BICEP.format(python=sys.executable))
+        self.put(self.standin, BICEP.format(shebang=SHEBANG))
 
     def put(self, path: Path, text: str) -> None:
         path.write_text(text)

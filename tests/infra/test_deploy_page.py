@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, SHEBANG
 
 PAGE = (ROOT / "docs" / "deploy.md").read_text("utf-8")
 BLOCKS = re.findall(r"```sh\n(.+?)```", PAGE, re.DOTALL)
@@ -31,7 +31,7 @@ OF_TARGETS = [re.findall(r"```sh\n(azd .+?)```", page, re.DOTALL)[0] for page in
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the stand-ins are POSIX scripts")
 
-AZD = r"""#!{python}
+AZD = r"""{shebang}
 import json, pathlib, re, sys
 arguments = sys.argv[1:]
 known = [
@@ -55,7 +55,7 @@ else:
     assert arguments in known, arguments
 """
 
-AZ = r"""#!{python}
+AZ = r"""{shebang}
 import sys
 def command(words, *required):
     return words, required
@@ -99,7 +99,7 @@ def folder(tmp_path: Path) -> Path:
     variables = str(re.findall(r"\$\{(\w+)\}", text)).replace("'", '"')
     for name, code in (("azd", AZD), ("az", AZ)):
         program = binaries / name
-        program.write_text(code.format(python=sys.executable, variables=variables))
+        program.write_text(code.format(shebang=SHEBANG, variables=variables))
         program.chmod(0o755)
     return tmp_path
 
@@ -113,7 +113,10 @@ def test_a_block_runs_as_it_stands(folder: Path, block: str) -> None:
     lines = [line for line in block.splitlines() if not line.startswith("git clone ")]
     # A placeholder is for the reader to fill in.
     script = re.sub(r"<[^<>\n]+>", "x", "\n".join(lines))
-    settings = "ENTRA_CLIENT_SECRET,ENTRA_CLIENT_CERTIFICATE,CONNECTIONS__XERO__STATE_KEYS"
+    settings = (
+        "ENTRA_CLIENT_SECRET,ENTRA_CLIENT_CERTIFICATE,"
+        "CONNECTIONS__XERO__STATE_KEYS,ENVIRONMENTS__UAT__STATE_KEYS"
+    )
     done = subprocess.run(
         [shutil.which("sh") or "sh", "-e", "-c", script],
         check=False,

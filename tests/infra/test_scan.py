@@ -17,7 +17,9 @@ from tests.helpers import ROOT
 from tests.infra.scan import template
 
 FOLDER = ROOT / ".venv-infra" / ("Scripts" if os.name == "nt" else "bin")
-CHECKOV = shutil.which("checkov", path=FOLDER) or os.environ.get("CHECKOV", "")
+# Not the script `checkov`, whose first line takes no path with blanks.
+PYTHON = shutil.which("python", path=FOLDER)
+CHECKOV = [PYTHON, "-m", "checkov.main"] if PYTHON else [*filter(None, [os.environ.get("CHECKOV")])]
 
 pytestmark = pytest.mark.skipif(
     not CHECKOV, reason="needs checkov: requirements-infra.txt, installed into .venv-infra"
@@ -67,7 +69,7 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, set[st
         (folder / f"{name}.json").write_text(json.dumps(content, indent=1))
     options = ["--framework", "arm", "--output", "json", "--skip-download", "--soft-fail"]
     done = subprocess.run(
-        [CHECKOV, "--directory", str(folder), *options],
+        [*CHECKOV, "--directory", str(folder), *options],
         check=False,
         capture_output=True,
         text=True,

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from relay import settings_reader
-from tests.helpers import tiny_wheel
+from tests.helpers import SHEBANG, tiny_wheel
 from tests.infra.view import INFRA, parsed
 
 SCRIPTS = INFRA / "scripts"
@@ -26,7 +26,7 @@ SITE = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Web/sites/func-rel
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the stand-in for az is a POSIX script")
 
-AZ = '''#!{python}
+AZ = '''{shebang}
 """Answers as az does, for the few requests that the scripts send. Its vault is a file."""
 import json, pathlib, sys
 state = pathlib.Path({state!r})
@@ -83,7 +83,7 @@ class Azure:
         self.bin = folder / "bin"
         self.bin.mkdir()
         program = self.bin / "az"
-        program.write_text(AZ.format(python=sys.executable, state=str(self.state)))
+        program.write_text(AZ.format(shebang=SHEBANG, state=str(self.state)))
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
         self.settings = ["OUTBOX_KEYS", "STATE_KEYS"]
         self.change(secrets={}, late=0, broken=False, keyed=False)
