@@ -6,6 +6,7 @@ the app takes longer than Entra's answer, and is done meanwhile.
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_AUTHORITY = re.compile(r"https://[A-Za-z0-9.-]+(:\d{1,5})?(/[A-Za-z0-9.-]+)+")
+
 
 @dataclass(frozen=True, slots=True)
 class App:
@@ -47,6 +50,7 @@ def app(environ: Mapping[str, str] = os.environ, *, ahead: bool = False) -> App:
     on a developer's machine (AZURE_FUNCTIONS_ENVIRONMENT is Development under Core Tools).
     """
     log.quiet()
+    # As `settings_reader.normalize`, whose module takes too long to import here.
     given = {name.upper(): value.strip() for name, value in environ.items() if value.strip()}
     ahead = ahead and given.get("AZURE_FUNCTIONS_ENVIRONMENT", "").lower() != "development"
     try:
@@ -132,6 +136,6 @@ def _first_credentials(given: Mapping[str, str]) -> ClientCredentials | None:
         return ClientCredentials(None, None, credential, scope) if identity else None
     if authority is None and tenant is not None:
         authority = f"https://{clouds.PUBLIC.login}/{tenant}"
-    if authority is None or not authority.startswith("https://"):
+    if authority is None or not _AUTHORITY.fullmatch(authority):
         return None
     return ClientCredentials(authority, client_id, credential, scope)

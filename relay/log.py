@@ -39,8 +39,7 @@ class Line:
     """The log line of one callback; `flow` fills it in.
 
     `connection`, `environment`: configured names, never text from the URL. `reason`: the error's
-    fixed word.
-    `unsigned`: its states are not signed, so that anybody may have sent it.
+    fixed word. `unsigned`: its states are not signed, so that anybody may have sent it.
     """
 
     reference: str

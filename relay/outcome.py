@@ -46,8 +46,8 @@ class Answer:
     """The answer to the person or program that sent the callback.
 
     `detail` is a sentence of the relay's own. `page` is the outcome's if it is None. `connection`
-    is a configured name, or `None` where there is none. `error` and
-    `error_description` are the provider's, for `declined` only; nothing else is from the request.
+    is a configured name, or `None` where there is none. `error` and `error_description` are the
+    provider's, for `declined` only; nothing else is from the request.
     `held` is the sealed message for the outbox, which must be written before the response is sent.
     `clear` is the Set-Cookie that ends a flow which began at the relay.
     """

@@ -1,10 +1,12 @@
 """Tests run in the event loop of Azure's worker, and share one certificate authority."""
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
+from sandbox.azurite import Azurite, unavailable
 from sandbox.loops import new_event_loop
 from sandbox.serving import connect_to_loopback_directly
 from sandbox.tls import Authority
@@ -43,6 +45,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def authority() -> Iterator[Authority]:
     with Authority() as authority:
         yield authority
+
+
+@pytest.fixture(scope="module")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    """Microsoft's storage emulator. Without it a test is skipped, and in CI it fails."""
+    if reason := unavailable():
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with Azurite(tmp_path_factory.mktemp("azurite")) as azurite:
+        yield azurite
 
 
 @pytest.fixture

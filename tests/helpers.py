@@ -102,15 +102,7 @@ def response(
 ) -> AuthorizationResponse:
     """Return what the provider's redirect said, not believed yet."""
     return AuthorizationResponse(
-        code=code,
-        state=state,
-        error=error,
-        error_description=None,
-        error_uri=None,
-        iss=iss,
-        session_state=None,
-        implicit=implicit,
-        extra=extra or {},
+        code, state, error=error, iss=iss, implicit=implicit, extra=extra or {}
     )
 
 
@@ -124,17 +116,7 @@ def verified(
     extra: Mapping[str, str] | None = None,
 ) -> VerifiedResponse:
     """Return a response that is believed."""
-    return VerifiedResponse(
-        code=code,
-        state=state,
-        error=error,
-        error_description=None,
-        error_uri=None,
-        iss=iss,
-        session_state=None,
-        implicit=implicit,
-        extra=extra or {},
-    )
+    return VerifiedResponse(code, state, error=error, iss=iss, implicit=implicit, extra=extra or {})
 
 
 def tiny_wheel(folder: Path) -> str:

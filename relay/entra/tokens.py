@@ -119,7 +119,8 @@ class _Source:
 
     def fetch_ahead(self) -> None:
         with self._lock:
-            self._last_request()
+            if self._token is None:
+                self._last_request()
 
     async def get(self, within: float) -> AccessToken:
         with self._lock:

@@ -41,13 +41,13 @@ class AuthorizationResponse:
 
     code: str | None = field(repr=False)
     state: str | None = field(repr=False)
-    error: str | None = field(repr=False)
-    error_description: str | None = field(repr=False)
-    error_uri: str | None = field(repr=False)
-    iss: str | None = field(repr=False)
-    session_state: str | None = field(repr=False)
-    implicit: bool
-    extra: Mapping[str, str] = field(repr=False)
+    error: str | None = field(default=None, repr=False)
+    error_description: str | None = field(default=None, repr=False)
+    error_uri: str | None = field(default=None, repr=False)
+    iss: str | None = field(default=None, repr=False)
+    session_state: str | None = field(default=None, repr=False)
+    implicit: bool = False
+    extra: Mapping[str, str] = field(default_factory=dict, repr=False)
     params: str | None = field(default=None, repr=False)
 
 
@@ -56,10 +56,10 @@ class VerifiedResponse(AuthorizationResponse):
     """An authorization response whose state was verified. Only `state.verify` makes one.
 
     Delivery accepts no other type, so an unverified response cannot reach Dynamics by mistake.
-    `jti` is that of a signed state: flows that one ticket started share it. `environment`: the one
-    that the state names, a configured one.
-    Only a flow that began at the relay has `code_verifier` and `redirect_uri`, which Dynamics needs
-    to redeem its code, and `cookie_name`, the cookie that binds it to its browser.
+    `jti` is that of a signed state: flows that one ticket started share it. `environment`: the
+    configured one that the state names. Only a flow that began at the relay has `code_verifier` and
+    `redirect_uri`, which Dynamics needs to redeem its code, and `cookie_name`, the cookie that
+    binds it to its browser.
     """
 
     state: str = field(repr=False)

@@ -28,9 +28,9 @@ METHODS = "GET, POST, HEAD, OPTIONS"
 _IN_PLACE: frozenset[Page] = frozenset(
     {Outcome.DECLINED, "fault", "ended", "bare", "keys", "prefetch", "method"}
 )
-"""Pages that a browser gets without a redirect: the URL holds no code (`declined`, `fault`, `bare`,
-`method`), the browser discards the page (`prefetch`), or a reload has to send the response again
-(`keys`)."""
+"""Pages that a browser gets without a redirect: the URL holds no code (`declined`, `fault`,
+`ended`, `bare`, `method`), the browser discards the page (`prefetch`), or a reload has to send the
+response again (`keys`)."""
 
 _NO_PERMISSIONS = (
     "accelerometer=(), autoplay=(), camera=(), clipboard-read=(), clipboard-write=(), "

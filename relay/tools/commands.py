@@ -396,17 +396,7 @@ def state(
 
 def _reason(text: str, connection: Connection) -> str | None:
     """Return why a connection refuses a state, if it does."""
-    response = AuthorizationResponse(
-        code="check",
-        state=text,
-        error=None,
-        error_description=None,
-        error_uri=None,
-        iss=connection.provider.issuer,
-        session_state=None,
-        implicit=False,
-        extra={},
-    )
+    response = AuthorizationResponse("check", text, iss=connection.provider.issuer)
     try:
         states.verify(response, connection)
     except CookieMissing:

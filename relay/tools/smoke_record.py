@@ -30,14 +30,9 @@ def callback(connection: Connection, now: datetime, given: str | None = None) ->
     """
     made, cookies = (given, "") if given is not None else _state(connection, now)
     response = AuthorizationResponse(
-        code=CODE,
-        state=made,
-        error=None,
-        error_description=None,
-        error_uri=None,
+        CODE,
+        made,
         iss=connection.provider.issuer,
-        session_state=None,
-        implicit=False,
         extra=dict.fromkeys(connection.target.body.params, CODE),
     )
     verified = state.verify(response, connection, cookies, now)

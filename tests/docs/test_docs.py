@@ -9,7 +9,6 @@ import base64
 import inspect
 import io
 import json
-import os
 import re
 import shlex
 import shutil
@@ -39,7 +38,7 @@ from relay.tools.commands import PROGRAM, command_line, main
 from relay.tools.doctor.aadsts import HINTS
 from relay.tools.doctor.host_json import FILE
 from relay.tracing import SWITCHES
-from sandbox import azurite, terminals
+from sandbox import terminals
 from sandbox.azure_storage import AzureQueues
 from sandbox.azurite import Azurite
 from sandbox.target import Fault
@@ -329,15 +328,10 @@ def letters() -> list[DeadLetter]:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    if reason := azurite.unavailable():
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+def world(azurite: Azurite) -> Iterator[World]:
     with (
-        Azurite(tmp_path_factory.mktemp("azurite")) as storage,
-        World(storage=storage.connection_string, key_length=1024) as world,
-        closing(AzureQueues(storage.connection_string)) as queues,
+        World(storage=azurite.connection_string, key_length=1024) as world,
+        closing(AzureQueues(azurite.connection_string)) as queues,
     ):
         queues.create("callback-outbox")
         queues.create("given-up-dead")

@@ -150,17 +150,7 @@ def test_the_relay_believes_the_states_of_the_load() -> None:
     }
     connection = settings_reader.read(environ).connections.get("default")
     callback = callbacks.take()
-    response = AuthorizationResponse(
-        code=callback.code,
-        state=callback.state,
-        error=None,
-        error_description=None,
-        error_uri=None,
-        iss=None,
-        session_state=None,
-        implicit=False,
-        extra={},
-    )
+    response = AuthorizationResponse(callback.code, callback.state)
     assert state.verify(response, connection, now=datetime.now(UTC)).state == callback.state
 
 

@@ -113,13 +113,6 @@ def need_azurite() -> None:
         pytest.skip(reason)
 
 
-@pytest.fixture(scope="module")
-def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
-    need_azurite()
-    with Azurite(tmp_path_factory.mktemp("azurite")) as azurite:
-        yield azurite
-
-
 @pytest.fixture(params=["memory", "azurite"])
 def queues(request: pytest.FixtureRequest) -> Iterator[Queues]:
     queues: Queues = MemoryQueues()

@@ -96,6 +96,12 @@ def test_settings_that_are_wrong_ask_nothing(stage: Stage, further: dict[str, st
     assert (stage.entra.metadata_requests, stage.entra.token_requests) == (0, 0)
 
 
+def test_an_authority_that_validation_refuses_gets_no_secret_before_it(stage: Stage) -> None:
+    host = stage.settings["ENTRA_AUTHORITY"].removeprefix("https://")
+    stage.start(ENTRA_AUTHORITY=f"https://login.microsoftonline.com@{host}")
+    assert (stage.entra.metadata_requests, stage.entra.token_requests) == (0, 0)
+
+
 async def test_a_token_of_settings_that_turn_out_wrong_is_dropped(stage: Stage) -> None:
     app = stage.start(STATE_POLICY="pattern")
     assert app.relay.connections.problems

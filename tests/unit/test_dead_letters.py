@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
@@ -17,23 +16,13 @@ from relay.tools.commands import main
 from relay.tools.storage_queues import EMULATOR_KEY, PEEK
 from sandbox import dynamics
 from sandbox.azure_storage import AzureQueues
-from sandbox.azurite import Azurite, unavailable
+from sandbox.azurite import Azurite
 from sandbox.world import World
 from tests.outbox import QUICK, eventually
 
 NUMBERS = count(1)
 KEY = "Y2FuYXJ5LWtleQ=="
 CODE, STATE = "canary-code", "state-of-ada"
-
-
-@pytest.fixture(scope="module")
-def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
-    if reason := unavailable():
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with Azurite(tmp_path_factory.mktemp("azurite")) as azurite:
-        yield azurite
 
 
 @pytest.fixture

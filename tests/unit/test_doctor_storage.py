@@ -1,6 +1,5 @@
 """The doctor names what keeps callbacks from being held, and what lies in the queues."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from relay.tools import doctor
 from relay.tools.doctor.finding import Finding, Verdict
 from relay.tools.storage_queues import EMULATOR_KEY
 from sandbox.azure_storage import AzureQueues
-from sandbox.azurite import Azurite, unavailable
+from sandbox.azurite import Azurite
 from sandbox.entra import Entra
 from sandbox.identity import Identity, IdentityEndpoint
 from sandbox.serving import Hang, Server
@@ -34,16 +33,6 @@ CHECKS = ("outbox", "storage", "queue", "poison", "dead", "message")
 ROLE = "Storage Queue Data Contributor"
 
 type Settings = dict[str, str]
-
-
-@pytest.fixture(scope="module")
-def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
-    if reason := unavailable():
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with Azurite(tmp_path_factory.mktemp("azurite")) as azurite:
-        yield azurite
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,6 @@ Apps, Entra, Dynamics and Resource Manager are the sandbox's, the queues are an 
 
 import base64
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -23,7 +22,7 @@ from relay.tools.commands import main
 from relay.tools.doctor.finding import Finding, Verdict
 from relay.tools.examination import parts
 from sandbox.azure_storage import AzureQueues
-from sandbox.azurite import Azurite, unavailable
+from sandbox.azurite import Azurite
 from sandbox.identity import Identity, IdentityEndpoint
 from sandbox.resource_manager import ResourceManager, SignedIn, Site
 from sandbox.serving import Server
@@ -72,14 +71,9 @@ class Stage(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    if reason := unavailable():
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+def stages(azurite: Azurite) -> Iterator[Stage]:
     with (
         pytest.MonkeyPatch.context() as environment,
-        Azurite(tmp_path_factory.mktemp("azurite")) as azurite,
         World(QUICK, storage=azurite.connection_string) as world,
         closing(AzureQueues(azurite.connection_string)) as queues,
     ):

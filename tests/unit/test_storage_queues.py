@@ -1,7 +1,6 @@
 """The relay's own client of Azure Queue Storage, against Azurite and against Microsoft's client."""
 
 import base64
-import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -30,7 +29,7 @@ from relay.tools.storage_queues import (
     StorageUnusable,
     account,
 )
-from sandbox.azurite import Azurite, unavailable
+from sandbox.azurite import Azurite
 from sandbox.entra import Entra
 from sandbox.identity import Identity, IdentityEndpoint
 from sandbox.serving import Server
@@ -39,16 +38,6 @@ from sandbox.tls import Authority
 NUMBERS = count(1)
 KEY = base64.b64encode(b"canary-key").decode()
 CANARY = "canary"
-
-
-@pytest.fixture(scope="module")
-def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
-    if reason := unavailable():
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with Azurite(tmp_path_factory.mktemp("azurite")) as azurite:
-        yield azurite
 
 
 @pytest.fixture(scope="module")

@@ -374,6 +374,14 @@ async def test_a_token_that_was_fetched_ahead_is_there_when_it_is_needed(stage: 
     assert stage.entra.token_requests == 1
 
 
+async def test_a_token_that_is_there_is_not_fetched_ahead_again(stage: Stage) -> None:
+    stage.cache.fetch_ahead([stage.credentials])
+    await threads_end()
+    stage.cache.fetch_ahead([stage.credentials])
+    await threads_end()
+    assert stage.entra.token_requests == 1
+
+
 async def test_what_failed_ahead_is_not_asked_for_again_at_once(stage: Stage) -> None:
     stage.entra.retry_after = 40
     stage.entra.faults.append(Fault.THROTTLED)

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import json
 import logging
-import os
 import re
 import secrets
 import threading
@@ -28,7 +27,7 @@ from starlette.routing import Route
 from relay.tools import examination
 from relay.tools.doctor.finding import Finding, Verdict
 from sandbox.azure_storage import AzureQueues
-from sandbox.azurite import Azurite, unavailable
+from sandbox.azurite import Azurite
 from sandbox.host import FunctionsHost
 from sandbox.queues import STORAGE
 from sandbox.serving import Hang, Server
@@ -46,16 +45,6 @@ SETTINGS = {
     "STATE_POLICY": "opaque",
 }
 ID = "0123456789abcdef"
-
-
-@pytest.fixture(scope="module")
-def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
-    if reason := unavailable():
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with Azurite(tmp_path_factory.mktemp("azurite")) as azurite:
-        yield azurite
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from sandbox import azurite, dynamics, entra
+from sandbox import dynamics, entra
 from sandbox.azure_storage import AzureQueues
 from sandbox.azurite import Azurite
 from sandbox.world import APP, World
@@ -52,16 +52,6 @@ FINAL = (dynamics.Fault.FORBIDDEN, dynamics.Fault.VALIDATION)
 PASSING = tuple(
     fault for fault in dynamics.Fault if fault not in FINAL and fault.name != "NOT_FOUND"
 )
-
-
-@pytest.fixture
-def storage(tmp_path: Path) -> Iterator[Azurite]:
-    if reason := azurite.unavailable():
-        if os.environ.get("CI"):
-            pytest.fail(f"needs Azurite: {reason}")
-        pytest.skip(f"needs Azurite: {reason}")
-    with Azurite(tmp_path / "azurite") as storage:
-        yield storage
 
 
 @dataclass
@@ -164,13 +154,13 @@ def messages(queues: AzureQueues, queue: str) -> list[str]:
 
 
 def test_nothing_acknowledged_is_ever_lost(
-    storage: Azurite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    azurite: Azurite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     books, stop = Books(), threading.Event()
     with World() as world:
         world.dynamics.retry_after = 1
         settings = world.settings | SETTINGS
-        settings["AzureWebJobsStorage"] = storage.connection_string
+        settings["AzureWebJobsStorage"] = azurite.connection_string
         world.relay_server.stop()  # the app is another process here
         with running(App(world, settings, tmp_path)) as app:
             devil = threading.Thread(target=torment, args=(world, stop))
@@ -182,14 +172,14 @@ def test_nothing_acknowledged_is_ever_lost(
                 time.sleep(1.5)
                 app.kill()
                 if app.kills == KILLS // 2:
-                    storage.stop()
-                    storage.start()
+                    azurite.stop()
+                    azurite.start()
                 app.start()
             stop.set()
             for thread in (devil, *people):
                 thread.join()
 
-            queues = AzureQueues(storage.connection_string)
+            queues = AzureQueues(azurite.connection_string)
             eventually(lambda: not queues.count(OUTBOX))
             letters = [json.loads(text) for text in messages(queues, DEAD)]
             poison = messages(queues, POISON)

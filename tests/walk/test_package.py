@@ -5,7 +5,6 @@ The process sees that folder, its `.python_packages`, the worker's packages and 
 
 import json
 import logging
-import os
 import secrets
 import shutil
 import sys
@@ -24,7 +23,7 @@ from starlette.routing import Route
 
 from relay import settings_reader
 from relay.oauth import state
-from sandbox.azurite import Azurite, unavailable
+from sandbox.azurite import Azurite
 from sandbox.demo import main
 from sandbox.packages import SITE_PACKAGES, Deployment, unfit
 from sandbox.target import Fault
@@ -131,16 +130,9 @@ def stage(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.fixture(scope="module")
-def outbox(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def outbox(deployment: Deployment, azurite: Azurite) -> Iterator[World]:
     """A world whose relay is deployed as it is, and holds in Azurite what it cannot deliver."""
-    if reason := unavailable():
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with (
-        Azurite(tmp_path_factory.mktemp("azurite")) as storage,
-        World(QUICK, storage=storage.connection_string, deployment=deployment) as world,
-    ):
+    with World(QUICK, storage=azurite.connection_string, deployment=deployment) as world:
         yield world
 
 
