@@ -187,7 +187,7 @@ def advisories() -> tuple[bool, str]:
         print(f"{package['name']} {package['version']}: {numbers}")
     unknown = [package["name"] for package in packages if "skip_reason" in package]
     if len(unknown) == len(packages):
-        return False, "No advisory service answers here."
+        return False, "No advisory service answers here; --no-advisories leaves it out."
     return bool(found), f"The service does not know {', '.join(unknown)}." if unknown else ""
 
 
