@@ -459,10 +459,6 @@ class _Reading:
 _NO_VERIFIER = "expected no {code_verifier}, because PROVIDER_PKCE is false"
 
 
-def _united(steps: Iterable[tuple[_Layer, Mapping[str, str]]]) -> dict[str, str]:
-    return {name: value for layer, _ in steps for name, value in layer.settings.items()}
-
-
 def _unreachable(values: Mapping[str, str]) -> tuple[str, str] | None:
     """Return why no state of a connection can name an environment, or `None`."""
     because = f"because {ENVIRONMENTS}… is set"

@@ -4,7 +4,6 @@ What runs inside of Azure has no such library, and uses `storage_queues`.
 """
 
 import base64
-import binascii
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,7 +22,7 @@ from azure.identity import CredentialUnavailableError, ManagedIdentityCredential
 from azure.storage.queue import QueueServiceClient
 
 from relay.tools.doctor.finding import Finding, Verdict
-from relay.tools.storage_queues import VERSION, Account, QueueMissing, StorageRefused
+from relay.tools.storage_queues import VERSION, Account, QueueMissing, StorageRefused, body
 
 PAGE = 32
 """Messages that one request returns at most."""
@@ -87,7 +86,9 @@ class Queues:
         try:
             with _translated():
                 count = client.get_queue_properties().approximate_message_count or 0
-                return Peeked(count, tuple(_body(m.content) for m in client.peek_messages(PAGE)))
+                return Peeked(
+                    count, tuple(body(str(m.content)) for m in client.peek_messages(PAGE))
+                )
         except QueueMissing:  # the host makes it with the first message
             return Peeked()
 
@@ -98,7 +99,7 @@ class Queues:
             with _translated():
                 count = client.get_queue_properties().approximate_message_count or 0
                 found = client.receive_messages(messages_per_page=PAGE, visibility_timeout=HIDDEN)
-                return Peeked(count, tuple(_body(each.content) for each in found))
+                return Peeked(count, tuple(body(str(each.content)) for each in found))
         except QueueMissing:
             return Peeked()
 
@@ -130,7 +131,7 @@ class Queues:
                 for message in client.receive_messages(
                     messages_per_page=PAGE, visibility_timeout=PASSED_OVER, max_messages=1024
                 ):
-                    document = _document(_body(message.content))
+                    document = _document(body(str(message.content)))
                     own = document.get("id") == request_id
                     if own or _is_old(message.inserted_on):
                         client.delete_message(message)
@@ -163,18 +164,9 @@ def _translated() -> Iterator[None]:
         raise StorageUnreachable from None
 
 
-def _body(content: object) -> bytes:
-    """Return what a function wrote: the host encodes it in base64."""
-    text = str(content)
+def _document(text: bytes) -> Mapping[str, Any]:
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError):
-        return text.encode()
-
-
-def _document(body: bytes) -> Mapping[str, Any]:
-    try:
-        document = json.loads(body)
+        document = json.loads(text)
     except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}

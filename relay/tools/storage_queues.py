@@ -94,11 +94,16 @@ class Message:
 
     @property
     def body(self) -> bytes:
-        """What a function wrote: the host encodes it in base64 unless host.json says otherwise."""
-        try:
-            return base64.b64decode("".join(self.text.split()), validate=True)
-        except (binascii.Error, ValueError):
-            return self.text.encode()
+        """What a function wrote."""
+        return body(self.text)
+
+
+def body(text: str) -> bytes:
+    """Return what a function wrote: in base64, unless host.json says otherwise."""
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        return text.encode()
 
 
 def account(environ: Mapping[str, str]) -> Account:
