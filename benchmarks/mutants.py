@@ -22,13 +22,18 @@ TESTS = (
     "authorization",
     "authorize",
     "body",
+    "bootstrap",
     "callback",
     "connections",
     "dynamics",
     "edges",
     "floods",
+    "flow",
     "jarm",
+    "outgoing",
     "redeliver",
+    "refusals",
+    "responses",
     "retry_after",
     "sealing",
     "settings",
@@ -45,6 +50,9 @@ source_paths = relay
 only_mutate = {modules}
 also_copy =
     docs
+    function_app.py
+    host.json
+    infra
     sandbox
 pytest_add_cli_args_test_selection = {tests}
 pytest_add_cli_args =
