@@ -8,7 +8,7 @@ and the online ones tell the cloud, not the kind (`relay.entra.clouds`, which ha
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -87,16 +87,16 @@ def _has_exception_type(refusal: Refusal) -> bool:
 
 def _write_exception_says(*phrases: str) -> Rule:
     """Search the message of F&O OData: it has no codes."""
+    return partial(_is_write_exception, phrases)
 
-    def rule(refusal: Refusal) -> bool:
-        match refusal.document:
-            case {"error": {"innererror": {"type": str(kind), "message": str(message)}}}:
-                return kind.endswith(".AxODataWriteException") and any(
-                    _says(phrase, message, refusal.sent) for phrase in phrases
-                )
-        return False
 
-    return rule
+def _is_write_exception(phrases: Iterable[str], refusal: Refusal) -> bool:
+    match refusal.document:
+        case {"error": {"innererror": {"type": str(kind), "message": str(message)}}}:
+            return kind.endswith(".AxODataWriteException") and any(
+                _says(phrase, message, refusal.sent) for phrase in phrases
+            )
+    return False
 
 
 def _says(phrase: str, message: str, sent: Iterable[str]) -> bool:

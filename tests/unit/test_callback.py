@@ -114,6 +114,16 @@ def test_a_code_ends_its_life_after_the_connections_code_ttl() -> None:
     assert callback(verified(), code_ttl=60).expires_at == NOON + timedelta(seconds=60)
 
 
+def test_the_error_record_of_a_code_that_came_too_late_says_why_and_has_no_code() -> None:
+    late = callback(verified(code="c", state="s", iss="https://as.example"))
+    record = late.expired().values()
+    assert record == late.values() | {
+        "code": None,
+        "error": "temporarily_unavailable",
+        "error_description": "Dynamics could not be reached while the authorization code lived.",
+    }
+
+
 def test_neither_a_token_nor_a_callback_can_be_printed_by_accident() -> None:
     token = AccessToken("canary", fresh_until=1.0, expires_at=2.0)
     assert "canary" not in repr(token)
