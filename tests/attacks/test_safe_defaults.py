@@ -207,7 +207,7 @@ def test_a_misspelt_name_is_warned_of(name: str, meant: str) -> None:
 
 # -- the start of a flow -------------------------------------------------------------------------
 
-ENDPOINT = "https://provider.example/authorize?audience=api"
+ENDPOINT = "https://provider.example/authorize?audience=api&Empty="
 
 
 def starting(**provider: object) -> Connection:
@@ -239,18 +239,26 @@ def started(where: Connection, **claims: object) -> Mapping[str, str]:
 @pytest.mark.parametrize(
     "params",
     [
-        {"redirect_uri": "https://evil.example"},
-        {"Client_ID": "other"},
-        {"SCOPE": "all"},
-        {"request_uri": "urn:x"},
-        {"response_type": "token"},
-        {"code_challenge_method": "plain"},
-        {"AUDIENCE": "other"},
-        {"prompt": "none"},
+        *(
+            {name: "x"}
+            for name in (
+                *("response_type", "response_mode", "client_id", "client_secret"),
+                *("client_assertion", "redirect_uri", "scope", "state", "code_challenge"),
+                *("code_challenge_method", "request", "request_uri", "registration"),
+                # In other letters, in the endpoint's query, in PROVIDER_EXTRA.
+                *("Client_ID", "SCOPE", "AUDIENCE", "audience", "empty", "prompt", "Prompt"),
+            )
+        ),
         {"a b": "x"},
+        {"": "x"},
+        {"n" * 65: "x"},
         {"nonce": 1},
         {"nonce": None},
+        {"nonce": "x", "another": ["x"]},
         [["nonce", "x"]],
+        [],
+        None,
+        "nonce=x",
         {f"p{number}": "x" for number in range(11)},
     ],
 )
