@@ -21,7 +21,7 @@ from typer.core import TyperGroup
 
 import relay
 from relay import log, outgoing, settings, settings_reader
-from relay.connections import Connection
+from relay.connections import Connection, canonical
 from relay.delivery import targets
 from relay.delivery.sealing import DeadLetter
 from relay.entra import clouds
@@ -32,6 +32,7 @@ from relay.errors import (
     RelayError,
     Undelivered,
     UnknownConnection,
+    UnknownEnvironment,
 )
 from relay.oauth import state as states
 from relay.oauth.authorization import AuthorizationResponse
@@ -117,6 +118,10 @@ app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Option("--connection", metavar="NAME", help="as in /callback/NAME")]
+Environment = Annotated[
+    str | None,
+    typer.Option(metavar="ENV", help="as in ENVIRONMENTS__ENV; else the connection's own"),
+]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, for machines")]
 AppName = Annotated[
     str | None,
@@ -287,11 +292,16 @@ def discover(
 
 @app.command(
     short_help="Send one smoke record through Entra to Dynamics.",
-    epilog=_examples("send", "send --connection xero --state a-state-that-dynamics-issued"),
+    epilog=_examples(
+        "send",
+        "send --environment uat",
+        "send --connection xero --state a-state-that-dynamics-issued",
+    ),
 )
 def send(
     context: typer.Context,
     connection: Name = "default",
+    environment: Environment = None,
     state: Annotated[
         str | None, typer.Option(metavar="STATE", help="the record's state; else one is made up")
     ] = None,
@@ -307,11 +317,13 @@ def send(
 
     call: Call = context.obj
     given = call.settings()
-    found, trusted = find_connection(connection, given), trust(given)
+    found, trusted = find_target(connection, environment, given), trust(given)
     try:
         record = smoke_record.callback(found, datetime.now(UTC), state)
     except InvalidResponse as error:
         fix = "Give a state that this connection takes, with --state."
+        if isinstance(error, UnknownEnvironment):
+            fix = "The state is for another environment: name that with --environment."
         _sent(error.outcome, as_json, reason=error.reason, wrong=str(error), fix=fix)
         raise typer.Exit(1) from None
     try:
@@ -359,19 +371,23 @@ def keygen() -> None:
 
 
 def _mint(
-    mint: Callable[[Connection, str, datetime, timedelta], str], name: str, call: Call
+    mint: Callable[[Connection, str, datetime, timedelta], str],
+    name: str,
+    environment: str | None,
+    call: Call,
 ) -> None:
-    """Print what is minted for a connection, for a trial."""
-    found = find_connection(name, call.settings())
+    """Print what is minted for a connection or one of its environments, for a trial."""
+    found = find_target(name, environment, call.settings())
     if not found.state_keys:
         raise Stop("STATE_KEYS: expected, to mint with; python -m relay keygen makes one")
     print(mint(found, secrets.token_urlsafe(16), datetime.now(UTC), TRIAL))
 
 
-@app.command(epilog=_examples("state", "state --connection xero"))
+@app.command(epilog=_examples("state", "state --connection xero", "state --environment uat"))
 def state(
     context: typer.Context,
     connection: Name = "default",
+    environment: Environment = None,
     check: Annotated[
         str | None,
         typer.Option(metavar="JWT", help="mint none: say, offline, who takes this one"),
@@ -380,8 +396,10 @@ def state(
     """Mint a signed state for trying out. It lives for ten minutes."""
     call: Call = context.obj
     if check is None:
-        _mint(states.mint, connection, call)
+        _mint(states.mint, connection, environment, call)
         return
+    if environment is not None:
+        raise Stop("--environment and --check exclude each other: the state names its own", 2)
     given = call.settings()
     find_connection(connection, given)
     refused = False
@@ -406,10 +424,12 @@ def _reason(text: str, connection: Connection) -> str | None:
     return None
 
 
-@app.command(epilog=_examples("ticket", "ticket --connection xero"))
-def ticket(context: typer.Context, connection: Name = "default") -> None:
+@app.command(epilog=_examples("ticket", "ticket --connection xero", "ticket --environment uat"))
+def ticket(
+    context: typer.Context, connection: Name = "default", environment: Environment = None
+) -> None:
     """Mint a ticket for /authorize, for trying out. It lives for ten minutes."""
-    _mint(states.mint_ticket, connection, context.obj)
+    _mint(states.mint_ticket, connection, environment, context.obj)
 
 
 # -- dead letters --------------------------------------------------------------------------------
@@ -656,6 +676,27 @@ def find_connection(name: str, given: Mapping[str, str]) -> Connection:
     except UnknownConnection:
         known = ", ".join(connections.by_name)
         raise Stop(f"No connection has this name. There are: {known}") from None
+
+
+def find_target(name: str, environment: str | None, given: Mapping[str, str]) -> Connection:
+    """Return a connection as it delivers to an environment, `None` for its own target.
+
+    Raises `Stop`.
+    """
+    connection = find_connection(name, given)
+    known = ", ".join(connection.environments)
+    try:
+        return connection.at(None if environment is None else canonical(environment))
+    except Misconfigured as error:
+        raise Stop("\n".join(error.problems)) from None
+    except UnknownEnvironment:
+        if environment is None:
+            problem = f"The connection has no target of its own. Give --environment: {known}"
+        elif known:
+            problem = f"No environment of the connection has this name. There are: {known}"
+        else:
+            problem = "The connection has no environments: leave out --environment"
+        raise Stop(problem) from None
 
 
 def command_line() -> TyperGroup:
