@@ -109,9 +109,10 @@ class Examination:
         )
 
     def _silent(self) -> Iterator[Finding]:
+        environ = {**self.app.settings, "WEBSITE_SITE_NAME": self.app.name}
         found = [
             each
-            for each in host_json.examine(Path("nowhere"), self.app.settings)
+            for each in host_json.examine(Path("nowhere"), environ)
             if each.check == "platform" and each.verdict is not Verdict.OK
         ]
         yield fail(
