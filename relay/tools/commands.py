@@ -503,6 +503,8 @@ def _letter(body: bytes) -> DeadLetter | None:
 
 
 def _print_letters(letters: Sequence[DeadLetter]) -> None:
+    from relay.tools.doctor import reasons  # noqa: PLC0415 - for its messages
+
     if not letters:
         print("none")
         return
@@ -515,7 +517,11 @@ def _print_letters(letters: Sequence[DeadLetter]) -> None:
         )
         # The queue's writers must not send control characters to the terminal.
         print("".join(char if char.isprintable() else "?" for char in row))
-    print("\n--json also has each state, by which Dynamics knows the person.")
+    print("\n--json also has each state, by which Dynamics knows the person.\n")
+    for word in dict.fromkeys(letter.reason for letter in letters):
+        if found := reasons.find(word):
+            text = f"{word}: {reasons.plain(found.cause)}. Next: {reasons.plain(found.remedy)}."
+            print(terminal.filled(text))
 
 
 def _cut(text: str, width: int) -> str:

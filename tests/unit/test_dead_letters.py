@@ -94,6 +94,14 @@ def test_a_person_reads_a_table_with_the_oldest_first_and_no_state(
         "2026-11-21 12:02 bank-one       0000000000000002    12  expired",
         "",
         "--json also has each state, by which Dynamics knows the person.",
+        "",
+        "dynamics_403: 400: the body does not fit, or its own check refuses. 403: the",
+        "user may not create. 404: nothing at DYNAMICS_URL. held are 429 (throttled),",
+        "408, 425, 5xx (down, or an exception in X++, AL or a plug-in) and the refusals",
+        "that pass (docs/operate.md). Next: python -m relay doctor, then the page of your",
+        "target.",
+        "expired: the code came to its end while it was held. Next: let the person start",
+        "again.",
     ]
     assert "state-1" not in out
 
@@ -115,13 +123,13 @@ def test_how_many_more_there_are_is_said_because_a_queue_shows_its_first_only(
     put(queues, f"{outbox}-dead", *(laid_out(letter(number)) for number in range(PEEK + 3)))
     assert main(["dead-letters"]) == 0
     out = capsys.readouterr().out
-    assert out.count("dynamics_403") == PEEK
+    assert out.count("  dynamics_403") == PEEK
     assert "About 3 more: a queue shows its first 32 only; --all receives them." in out
     assert main(["dead-letters", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["more"] == 3
     assert main(["dead-letters", "--all"]) == 0
     out = capsys.readouterr().out
-    assert out.count("dynamics_403") == PEEK + 3
+    assert out.count("  dynamics_403") == PEEK + 3
     assert "more" not in out
 
 
