@@ -223,7 +223,7 @@ def _examine_app(
     known = settings_reader.read(app.settings).connections.by_name
     if connection is not None and connection not in known:
         raise Stop(f"No connection has this name. There are: {', '.join(known) or 'none'}")
-    asked = Examination(app, call.desk, connection, call.patience)
+    asked = Examination(app, call.desk, trust(call.settings()), connection, call.patience)
     patience = f"{call.patience / 60:.0f} minutes at most"
     about = [
         f"looks at  {app.name} in {app.resource_group}, from inside of Azure",
@@ -441,7 +441,7 @@ def dead_letters(
         given = _find(call, app, resource_group).settings
     queue = settings_reader.read(given).app.outbox_queue
     desk = call.desk if app is not None else None
-    dead, poison = _lost(given, queue, desk, every=every)
+    dead, poison = _lost(given, queue, desk, trust(call.settings()), every=every)
     letters = [letter for letter in map(_letter, dead.shown) if letter is not None]
     unreadable = len(dead.shown) - len(letters)
     if as_json:
@@ -458,7 +458,12 @@ def dead_letters(
 
 
 def _lost(
-    given: Mapping[str, str], queue: str, desk: "Desk | None", *, every: bool
+    given: Mapping[str, str],
+    queue: str,
+    desk: "Desk | None",
+    trusted: ssl.SSLContext,
+    *,
+    every: bool,
 ) -> "tuple[Peeked, Peeked]":
     """Return the dead letters and the poison messages of an outbox, or raise `Stop`."""
     from relay.tools.azure_queues import Queues, StorageUnreachable  # noqa: PLC0415
@@ -473,7 +478,7 @@ def _lost(
         raise Stop(_lines("an identity opens the storage, and this machine has none", fix))
     try:
         with (
-            Queues(account, desk.credential if desk else None) as service,
+            Queues(account, trusted, desk.credential if desk else None) as service,
             terminal.waiting("reading …"),
         ):
             read = service.all if every else service.peek
