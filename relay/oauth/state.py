@@ -237,11 +237,11 @@ def _bound_cookie(claims: StateClaims, cookies: str) -> str:
         raise CookieMissing
     if len(values) > 1:
         # Cookie tossing: somebody else has set a second cookie of that name.
-        raise STATE.refused("cookie_repeated")
+        raise STATE.refused("cookie_repeated", authenticated=True)
     if not _HASH.fullmatch(values[0]) or not hmac.compare_digest(
         fingerprint(values[0]), claims.cookie or ""
     ):
-        raise STATE.refused("cookie_mismatch")
+        raise STATE.refused("cookie_mismatch", authenticated=True)
     return values[0]
 
 

@@ -228,7 +228,7 @@ def _examine_app(
     known = settings_reader.read(app.settings).connections.by_name
     if connection is not None and connection not in known:
         raise Stop(f"No connection has this name. There are: {', '.join(known) or 'none'}")
-    asked = Examination(app, call.desk, connection, call.patience)
+    asked = Examination(app, call.desk, trust(call.settings()), connection, call.patience)
     patience = f"{call.patience / 60:.0f} minutes at most"
     about = [
         f"looks at  {app.name} in {app.resource_group}, from inside of Azure",
@@ -461,7 +461,7 @@ def dead_letters(
         given = _find(call, app, resource_group).settings
     queue = settings_reader.read(given).app.outbox_queue
     desk = call.desk if app is not None else None
-    dead, poison = _lost(given, queue, desk, every=every)
+    dead, poison = _lost(given, queue, desk, trust(call.settings()), every=every)
     letters = [letter for letter in map(_letter, dead.shown) if letter is not None]
     unreadable = len(dead.shown) - len(letters)
     if as_json:
@@ -478,7 +478,12 @@ def dead_letters(
 
 
 def _lost(
-    given: Mapping[str, str], queue: str, desk: "Desk | None", *, every: bool
+    given: Mapping[str, str],
+    queue: str,
+    desk: "Desk | None",
+    trusted: ssl.SSLContext,
+    *,
+    every: bool,
 ) -> "tuple[Peeked, Peeked]":
     """Return the dead letters and the poison messages of an outbox, or raise `Stop`."""
     from relay.tools.azure_queues import Queues, StorageUnreachable  # noqa: PLC0415
@@ -493,7 +498,7 @@ def _lost(
         raise Stop(_lines("an identity opens the storage, and this machine has none", fix))
     try:
         with (
-            Queues(account, desk.credential if desk else None) as service,
+            Queues(account, trusted, desk.credential if desk else None) as service,
             terminal.waiting("reading …"),
         ):
             read = service.all if every else service.peek
@@ -523,6 +528,8 @@ def _letter(body: bytes) -> DeadLetter | None:
 
 
 def _print_letters(letters: Sequence[DeadLetter]) -> None:
+    from relay.tools.doctor import reasons  # noqa: PLC0415 - for its messages
+
     if not letters:
         print("none")
         return
@@ -535,7 +542,11 @@ def _print_letters(letters: Sequence[DeadLetter]) -> None:
         )
         # The queue's writers must not send control characters to the terminal.
         print("".join(char if char.isprintable() else "?" for char in row))
-    print("\n--json also has each state, by which Dynamics knows the person.")
+    print("\n--json also has each state, by which Dynamics knows the person.\n")
+    for word in dict.fromkeys(letter.reason for letter in letters):
+        if found := reasons.find(word):
+            text = f"{word}: {reasons.plain(found.cause)}. Next: {reasons.plain(found.remedy)}."
+            print(terminal.filled(text))
 
 
 def _cut(text: str, width: int) -> str:

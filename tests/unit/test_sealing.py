@@ -2,7 +2,6 @@
 
 import base64
 import json
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
@@ -11,7 +10,7 @@ from cryptography.fernet import Fernet
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.connections import Connections, StatePolicy
+from relay.connections import Connections
 from relay.delivery.callback import Callback
 from relay.delivery.sealing import DeadLetter, Sealer
 from relay.errors import Misconfigured, RelayError, UnknownConnection, Unopenable
@@ -147,17 +146,6 @@ def test_a_dead_letter_has_what_an_operator_needs_and_no_code() -> None:
         "state_hash": sha256(STATE.encode()).hexdigest(),
     }
     assert CODE not in letter.to_json()
-
-
-def test_a_dead_letter_of_a_signed_state_has_no_token_that_would_still_be_accepted() -> None:
-    signed = replace(BANK, state_policy=StatePolicy.SIGNED)
-    response = replace(verified(), jti="b3f1c2d4e5a69788")
-    callback = Callback.received(signed, response, "00112233aabbccdd", NOW)
-    letter = DeadLetter.of(callback, "expired", 7, NOW)
-    assert letter.state_jti == "b3f1c2d4e5a69788"
-    assert letter.state_hash == sha256(STATE.encode()).hexdigest()
-    assert STATE not in letter.to_json()
-    assert DeadLetter(**json.loads(letter.to_json())) == letter
 
 
 def test_a_message_of_the_version_before_opens() -> None:
