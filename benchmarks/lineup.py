@@ -117,8 +117,8 @@ class Apps:
 class Rig:
     """What the contestants are told: where the upstreams are, whom to trust, which keys.
 
-    `folder` is for files of this run. `bundle` is a PEM file of the usual CAs and the run's own: for
-    those that would read the usual ones from a package. The relay has the system's.
+    `folder` is for files of this run. `bundle` is a PEM file of the usual CAs and the run's own, as
+    HTTPX and requests would have them from a package.
     """
 
     upstream: Upstream
