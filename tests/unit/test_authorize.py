@@ -17,7 +17,7 @@ from azure_functions_runtime.bindings.datumdef import datum_as_proto
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.connections import Connection, Provider, StatePolicy
+from relay.connections import Connection, Environment, Provider, StatePolicy
 from relay.errors import InvalidResponse, UnknownConnection
 from relay.oauth import authorize, jws, state
 from relay.oauth.authorize import Started
@@ -288,10 +288,10 @@ def test_a_state_may_say_params_as_it_likes() -> None:
 
 
 def test_a_ticket_for_an_environment_starts_its_flow_there() -> None:
-    keys = {"d1": b"d" * 32}
-    there = dataclasses.replace(starting(), environment="dev", state_keys=keys)
-    at = dataclasses.replace(starting(), environments={"dev": there})
-    minted = state.mint_ticket(there, JTI, NOW, timedelta(minutes=5))
+    own = starting()
+    there = Environment(own.credentials, own.target, {"d1": b"d" * 32})
+    at = dataclasses.replace(own, environments={"dev": there})
+    minted = state.mint_ticket(at.at("dev"), JTI, NOW, timedelta(minutes=5))
     started = begin({"ticket": minted}, at=at)
     assert started.environment == "dev"
     name, value, _ = cookie(started.cookies[0])
