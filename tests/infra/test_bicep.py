@@ -187,6 +187,14 @@ def test_every_bicep_file_parses(path: Path) -> None:
     assert parsed(path)
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_a_line_is_no_longer_than_the_formatter_leaves_it(path: Path) -> None:
+    """The formatter breaks what is wider than 120 characters, unless it is one text."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        text = re.fullmatch(r"@description\('.*'\)|\s*(?:var \w+ = |\w+: )?'.*'", line)
+        assert len(line) <= 120 or text, line
+
+
 def test_a_bicep_file_that_is_broken_does_not_parse() -> None:
     with pytest.raises(Exception, match="Unexpected"):
         pycep.BicepParser().parse(text="resource x 'Microsoft.Web/sites@2025-03-01' = {\n")

@@ -1330,6 +1330,9 @@ def test_the_addresses_of_the_pages_are_those_of_the_objects() -> None:
     assert url["custom-service"].endswith(
         f"/api/services/{text(group, 'Name')}/{text(service, 'Name')}/{text(operation, 'Name')}"
     )
+    # What the class says of itself is the same.
+    [shown] = re.findall(r"POST (/api/\S+)", source_of("OAuthCbService", ""))
+    assert url["custom-service"].endswith(shown)
     api = properties(AL / "OAuthCallbackAPI.Page.al")
     path = f"/api/{api['APIPublisher']}/{api['APIGroup']}/{api['APIVersion']}/companies("
     assert path.replace("'", "") in url["business-central"]
