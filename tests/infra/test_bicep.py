@@ -723,6 +723,19 @@ def test_a_private_network_closes_the_public_door(path: Path, module: str) -> No
     assert closed["privateEndpoints"] != []
 
 
+def test_every_private_endpoint_has_the_zone_of_its_service() -> None:
+    """The host wants blobs, queues and tables; a service without a zone has its public address."""
+    text = NETWORK.read_text()
+    zones = re.findall(r"^  'privatelink(?:\.(\w+)|\$\{replace)", text, re.MULTILINE)
+    assert zones == ["blob", "queue", "table", ""]  # the last one is the vault's
+    places = re.findall(r"output (\w+)ZoneId string = zone\[(\d)\]", text)
+    assert places == [("blob", "0"), ("queue", "1"), ("table", "2"), ("vault", "3")]
+    endpoints = re.findall(r"\{ service: '(\w+)', zone: (\w+)ZoneId \}", STORAGE.read_text())
+    assert endpoints == [(name, name) for name in ("blob", "queue", "table")]
+    for name, _ in places:
+        assert f"{name}ZoneId: network.?outputs.{name}ZoneId ?? ''" in MAIN.read_text()
+
+
 def test_the_private_network_delegates_the_apps_subnet_to_flex_consumption() -> None:
     app, endpoints = used(NETWORK, "avm/res/network/virtual-network")["subnets"]
     assert app["delegation"] == "Microsoft.App/environments"

@@ -1456,6 +1456,15 @@ def test_every_al_source_is_whole(path: Path) -> None:
     assert words["repeat"] == words["until"]
 
 
+@pytest.mark.parametrize("path", AL_SOURCES, ids=lambda path: path.name)
+def test_global_variables_stand_before_the_first_procedure(path: Path) -> None:
+    """As everywhere in Microsoft's own apps. A procedure's own variables follow its head."""
+    first = re.search(r"^    (?:local |internal )?procedure ", AL_SOURCES[path], re.MULTILINE)
+    variables = [match.start() for match in re.finditer(r"\n\n    var\n", AL_SOURCES[path])]
+    assert len(variables) <= 1
+    assert not first or all(at < first.start() for at in variables)
+
+
 def test_every_al_reference_leads_somewhere() -> None:
     kinds: dict[str, set[str]] = {}
     for source in AL_SOURCES.values():
