@@ -12,6 +12,7 @@ from sandbox.loops import new_event_loop
 from sandbox.serving import connect_to_loopback_directly
 from sandbox.tls import Authority
 from tests.fakes import Clock
+from tests.helpers import TRUST
 
 SLOWEST = (
     "test_browser.py",
@@ -53,10 +54,10 @@ def _only_a_stranger_is_trusted_by_the_system(
     folder = tmp_path_factory.mktemp("trust")
     trustme.CA().cert_pem.write_to_path(str(folder / "system.pem"))
     with pytest.MonkeyPatch.context() as environment:
+        for name in TRUST:
+            environment.delenv(name, raising=False)
         environment.setenv("SSL_CERT_FILE", str(folder / "system.pem"))
         environment.setenv("SSL_CERT_DIR", str(folder / "nothing"))
-        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
-            environment.delenv(name, raising=False)
         yield
 
 
