@@ -164,7 +164,7 @@ class _Own:
         """Add a setting of an environment; return whether its name has the form of one."""
         label, _, inner = setting.removeprefix(ENVIRONMENTS).partition("__")
         name = _name(label)
-        if name is None or len(name) > MAX_ENVIRONMENT:
+        if name is None or not inner or len(name) > MAX_ENVIRONMENT:
             return False
         layer = self.environments.get(name)
         if layer is None:
@@ -206,7 +206,7 @@ class _Connections:
         """Add a setting; return whether its name has the form of one of a connection."""
         label, _, setting = full.removeprefix(PREFIX).partition("__")
         name = _name(label)
-        if name is None:
+        if name is None or not setting:
             return False
         own = self.found.get(name) or _Own()
         if setting in names(ConnectionSettings):
@@ -512,7 +512,11 @@ def _contradictions(settings: ConnectionSettings, *, has_target: bool) -> Iterat
         yield "STATE_KEYS", f"expected, {because}{'' if given else ' where it is not set'}"
     if settings.provider_code_parameter == settings.provider_state_parameter:
         yield "PROVIDER_STATE_PARAMETER", "expected another name than PROVIDER_CODE_PARAMETER"
-    if not settings.provider_pkce and "code_verifier" in settings.dynamics_body.names:
+    if (
+        has_target
+        and not settings.provider_pkce
+        and "code_verifier" in settings.dynamics_body.names
+    ):
         yield "DYNAMICS_BODY", _NO_VERIFIER
     if settings.provider_iss_required and settings.provider_issuer is None:
         yield "PROVIDER_ISSUER", "expected, because PROVIDER_ISS_REQUIRED is true"
