@@ -52,8 +52,8 @@ MAX_UNFORESEEN = 10
 it expires."""
 MAX_REFUSALS = 3
 """Refusals in a row that end a redelivery, of those that a starting target gives too."""
-STARTING = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
-"""Statuses of such refusals."""
+STARTING = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
+"""Statuses of such refusals, beside that of the token."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -301,9 +301,10 @@ def send(
 
     Delete it afterwards: its code is relay-smoke-test.
     """
+    from relay.entra import refusals  # noqa: PLC0415 - for its messages
     from relay.entra.client import Client  # noqa: PLC0415 - imports MSAL
     from relay.tools import smoke_record  # noqa: PLC0415 - likewise
-    from relay.tools.doctor import aadsts, writing  # noqa: PLC0415 - for their messages
+    from relay.tools.doctor import writing  # noqa: PLC0415 - for its messages
 
     call: Call = context.obj
     given = call.settings()
@@ -321,7 +322,7 @@ def send(
     except Undelivered as error:
         # By the reason: without an answer of Dynamics there is no status to go by.
         from_dynamics = error.reason.startswith("dynamics_")
-        hint = writing.meaning(error) if from_dynamics else aadsts.hint(error.reason)
+        hint = writing.meaning(error) if from_dynamics else refusals.hint(error.reason)
         known = {"status": error.dynamics_status, "reason": error.reason}
         _sent(error.outcome, as_json, **known, reference=record.reference, **hint._asdict())
         raise typer.Exit(1) from None
