@@ -34,7 +34,7 @@ FURTHER = {"error", "error_description", "error_uri", "session_state", "realmId"
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    settings = {}
+    settings: dict[str, str] = {}
     for at in {row.at for row in CASES}:
         provider, name = PROVIDERS[at], f"CONNECTIONS__A_{at.upper()}__"
         settings |= {
