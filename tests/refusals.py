@@ -18,19 +18,18 @@ PAGE = b"<!doctype html><title>Service is unavailable</title>"
 
 
 class Ends(Enum):
-    """What the person is told, and what Dynamics has in the end."""
+    """What the person is told, what Dynamics has of it in the end, and why there is no more."""
 
-    DELIVERED = "delivered", "the code"
-    HELD = "held", "the code"
-    GIVEN_UP = "held", "nothing, and there is a dead letter"
-    EXISTS = "duplicate", "what it had"
-    REFUSED = "rejected", "nothing"
-    FRESH_TOKEN = "rejected", "nothing, also with a fresh token"
+    DELIVERED = "delivered", "code", ""
+    HELD = "held", "code", "it passed"
+    GIVEN_UP = "held", "nothing", "it went on, and there is a dead letter"
+    EXISTS = "duplicate", "nothing", "it has the record of before"
+    REFUSED = "rejected", "nothing", "refused for good"
+    FRESH_TOKEN = "rejected", "nothing", "a fresh token is refused too"
 
-    @property
-    def outcome(self) -> str:
-        """The outcome that the answer has."""
-        return self.value[0]
+    def __init__(self, outcome: str, has: str, _: str) -> None:
+        self.outcome = outcome
+        self.has = has
 
 
 DELIVERED, HELD, GIVEN_UP, EXISTS, REFUSED, FRESH_TOKEN = Ends
