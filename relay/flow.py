@@ -294,11 +294,12 @@ class _Reception(_Invocation):
             except Undelivered as error:
                 # The answer still shows the provider's error; this one is for the operator's log.
                 self.note(error)
+        decided = error_codes.is_decision(error_code, callback.response.error_description)
         shown, description = authorization.shown(callback.response, callback.connection)
         return replace(
             self.answer(Outcome.DECLINED),
             detail="The provider did not grant the authorization.",
-            page=None if error_codes.is_decision(error_code) else "fault",
+            page=None if decided else "fault",
             error=shown,
             error_description=description,
             held=held,

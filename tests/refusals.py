@@ -233,10 +233,13 @@ TARGET_CASES = {
     "dv-user-off": dv(REFUSED, 403, "0x80040225"),
     "dv-no-license": dv(REFUSED, 403, "0x8004D24B"),
     "dv-app-blocked": dv(REFUSED, 403, "0x80095ffc"),
+    "dv-bad-request": dv(REFUSED, 400, "0x80040203"),
+    "dv-bad-argument": dv(REFUSED, 400, "0x80040218"),
     "dv-no-table": dv(REFUSED, 404, "0x8006088a"),
     "dv-no-column": dv(REFUSED, 400, "0x0"),
     "dv-too-long": dv(REFUSED, 400, "0x80044331"),
     "dv-too-long-for-sql": dv(REFUSED, 400, "0x80073001"),
+    "dv-too-long-for-a-column": dv(REFUSED, 400, "0x80090429"),
     "dv-plug-in-refuses": dv(REFUSED, 400, "0x80040265"),
     "dv-token": of("dataverse", FRESH_TOKEN, 401),
     # Finance & Operations
@@ -400,3 +403,51 @@ ENTRA_CASES = {
 """Answers of whoever issues the token."""
 
 CASES = TARGET_CASES | SEQUENCES | ENTRA_CASES
+
+
+# -- at the redirect -----------------------------------------------------------------------------
+
+
+class Redirect(NamedTuple):
+    """An error response, and whether a person decided so or somebody has to mend something."""
+
+    decided: bool
+    error: str
+    description: str = ""
+
+
+SET_UP = (
+    *("invalid_request", "unauthorized_client", "unsupported_response_type", "invalid_scope"),
+    *("invalid_resource", "invalid_target", "invalid_authorization_details"),
+    *("invalid_request_uri", "invalid_request_object", "request_not_supported"),
+    *("request_uri_not_supported", "registration_not_supported"),
+    *("server_error", "temporarily_unavailable", "unmet_authentication_requirements"),
+    *("consent_required", "login_required", "interaction_required", "account_selection_required"),
+    *("unauthorized_scope_error", "invalid_scope_error"),  # LinkedIn
+    *("admin_policy_enforced", "org_internal", "disallowed_useragent", "deleted_client"),  # Google
+    *("application_suspended", "redirect_uri_mismatch"),  # GitHub
+    *("OAUTH_APP_BLOCKED", "OAUTH_APPROVAL_ERROR_GENERIC"),  # Salesforce
+)
+REDIRECTS = [
+    *(Redirect(decided=False, error=error) for error in SET_UP),
+    Redirect(True, "access_denied"),
+    Redirect(True, "ACCESS_DENIED"),
+    Redirect(True, "access-denied", "end-user denied authorization"),
+    Redirect(True, "access_denied", "The user denied your request"),
+    Redirect(True, "access_denied", "TenantConsent status DENIED"),
+    Redirect(True, "access_denied", "AADB2C90091: The user has cancelled entering information."),
+    Redirect(True, "user_cancelled"),
+    Redirect(True, "user_cancelled_authorize"),
+    Redirect(True, "user_cancelled_login"),
+    Redirect(True, "UserCancelledSession"),
+    Redirect(True, "consent_required", "AADSTS65004: User declined to consent."),
+    Redirect(False, "access_denied", "AADSTS65005: The application needs access to a service."),
+    Redirect(False, "access_denied", "MSIS9605: The client is not allowed to access it."),
+    Redirect(False, "access_denied", "Permissions error"),
+    Redirect(False, "access_denied", "Policy evaluation failed for this request."),
+    Redirect(False, "access_denied", "User is not assigned to the client application."),
+    Redirect(False, "interaction_required", "AADSTS50105: The user is not assigned to a role."),
+    Redirect(False, "interaction_required", "AADSTS90094: Admin consent is required."),
+    Redirect(False, "temporarily_unavailable", "authentication_expired"),
+]
+"""Errors of authorization endpoints, with words that providers put beside them."""

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from relay.oauth import error_codes
 from sandbox.world import World
+from tests.refusals import REDIRECTS
 from tests.unit.test_responses import (
     BODIES,
     DECLINED,
@@ -75,6 +77,23 @@ def test_a_habit_ends_as_the_table_says_and_dynamics_has_it(
     stored = expected == DELIVERED or (expected == DECLINED and row.at == "told")
     row_of = {name: fill(value, texts) for name, value in meant.items()}
     assert world.dynamics.rows.get(state) == (row_of if stored else None)
+
+
+@pytest.mark.parametrize("number", range(len(REDIRECTS)), ids=lambda each: REDIRECTS[each].error)
+def test_an_error_is_a_decision_or_a_fault_and_dynamics_has_it(
+    world: World, number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    case, state = REDIRECTS[number], f"error-{number}"
+    sent = {"error": case.error, "state": state}
+    sent |= {"error_description": case.description} if case.description else {}
+    with world.client(headers={"accept": "text/html"}) as client:
+        told = client.get(f"{world.redirect_uri}/a-told", params=sent)
+    assert told.status_code == 400
+    title = "Authorization not granted" if case.decided else "failed at the other system"
+    assert title in told.text.replace("\N{NO-BREAK SPACE}", " ")
+    assert world.dynamics.rows[state] == sent
+    reason = case.error if case.error in error_codes.REGISTERED else "other"
+    assert caplog.messages[-1].endswith(f" reason={reason}")
 
 
 @pytest.mark.parametrize("query", ["", "?code=a&state=b"])
