@@ -21,9 +21,16 @@ status and page of the answer. None holds a value from outside: all may be shown
 """
 
 from http import HTTPStatus
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from relay.outcome import STATUS, Outcome, Page
+
+
+class Hint(NamedTuple):
+    """What is wrong, as the second half of a sentence, and the next step, for a reason."""
+
+    wrong: str
+    fix: str
 
 
 class RelayError(Exception):

@@ -52,8 +52,8 @@ MAX_UNFORESEEN = 10
 it expires."""
 MAX_REFUSALS = 3
 """Refusals in a row that end a redelivery, of those that a starting target gives too."""
-STARTING = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
-"""Statuses of such refusals."""
+STARTING = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
+"""Statuses of such refusals, beside that of the token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,11 +297,12 @@ class _Reception(_Invocation):
             except Undelivered as error:
                 # The answer still shows the provider's error; this one is for the operator's log.
                 self.note(error)
+        decided = error_codes.is_decision(error_code, callback.response.error_description)
         shown, description = authorization.shown(callback.response, callback.connection)
         return replace(
             self.answer(Outcome.DECLINED),
             detail="The provider did not grant the authorization.",
-            page=None if error_codes.is_decision(error_code) else "fault",
+            page=None if decided else "fault",
             error=shown,
             error_description=description,
             held=held,

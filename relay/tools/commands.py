@@ -311,9 +311,10 @@ def send(
 
     Delete it afterwards: its code is relay-smoke-test.
     """
+    from relay.entra import refusals  # noqa: PLC0415 - for its messages
     from relay.entra.client import Client  # noqa: PLC0415 - imports MSAL
     from relay.tools import smoke_record  # noqa: PLC0415 - likewise
-    from relay.tools.doctor import aadsts, writing  # noqa: PLC0415 - for their messages
+    from relay.tools.doctor import writing  # noqa: PLC0415 - for its messages
 
     call: Call = context.obj
     given = call.settings()
@@ -333,7 +334,7 @@ def send(
     except Undelivered as error:
         # By the reason: without an answer of Dynamics there is no status to go by.
         from_dynamics = error.reason.startswith("dynamics_")
-        hint = writing.meaning(error) if from_dynamics else aadsts.hint(error.reason)
+        hint = writing.meaning(error) if from_dynamics else refusals.hint(error.reason)
         known = {"status": error.dynamics_status, "reason": error.reason}
         _sent(error.outcome, as_json, **known, reference=record.reference, **hint._asdict())
         raise typer.Exit(1) from None
@@ -545,9 +546,8 @@ def _print_letters(letters: Sequence[DeadLetter]) -> None:
         print("".join(char if char.isprintable() else "?" for char in row))
     print("\n--json also has each state, by which Dynamics knows the person.\n")
     for word in dict.fromkeys(letter.reason for letter in letters):
-        if found := reasons.find(word):
-            text = f"{word}: {reasons.plain(found.cause)}. Next: {reasons.plain(found.remedy)}."
-            print(terminal.filled(text))
+        if hint := reasons.hint(word):
+            print(terminal.filled(f"{word}: {hint.wrong}. Next: {hint.fix}"))
 
 
 def _cut(text: str, width: int) -> str:

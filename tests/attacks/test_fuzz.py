@@ -421,8 +421,10 @@ def hold_page(hit: Hit, seen: Seen) -> None:
     )
     connection = settings_reader.read(SETTINGS).connections.find(plain.connection)
     declined = plain.outcome is Outcome.DECLINED
-    if declined and not error_codes.is_decision(Sent(hit).error or ""):
-        plain = dataclasses.replace(plain, page="fault")
+    if declined:
+        sent = Sent(hit)
+        if not error_codes.is_decision(sent.error or "", sent.description):
+            plain = dataclasses.replace(plain, page="fault")
     signed = connection is not None and connection.state_policy == "signed"
     if not (declined and signed):
         if declined:

@@ -45,11 +45,8 @@ FIXED = {
     "examination.py": {"each.verdict", "each.check", "each.connection or '-'", "each.message"},
     # Names of queues and numbers.
     "gauge.py": {"type(error).__name__", "queue", "kind", "count", "max(0, oldest)"},
-    # The reason is one word (`_reason`), the status a number.
-    "client.py": {
-        "_reason(http.asked, status, said, otherwise)",
-        "status",
-    },
+    # The reason is one word (`_reasons`), the status a number.
+    "client.py": {"reasons[0]", "status"},
 }
 
 FIELDS = {

@@ -8,8 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from starlette.responses import Response
 
 from relay import log
+from relay.delivery.refusals import HINTS
 from relay.tools import smoke_record
 from relay.tools.commands import main
 from sandbox.dynamics import Dynamics
@@ -19,6 +21,7 @@ from sandbox.serving import Server
 from sandbox.target import Fault
 from sandbox.tls import Authority
 from tests.fakes import b64, compact, hs256
+from tests.refusals import CASES
 
 APP = "0f8e3a52-6d1b-4c47-9a35-2b1c0d9e8f70"
 SECRET = "canary~secret"
@@ -155,6 +158,29 @@ def test_what_dynamics_refuses_is_told_with_the_next_step(
     assert said.words["reason"] == reason
     assert fix in said.words["next"]
     assert stage.dynamics.rows == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("bc-row-lock", "dynamics_busy"),
+        ("bc-just-published", "dynamics_publishing"),
+        ("bc-starting", "dynamics_starting"),
+        ("dv-administration-mode", "dynamics_administration"),
+        ("dv-disabled", "dynamics_disabled"),
+        ("dv-requests", "dynamics_throttled"),
+    ],
+)
+def test_a_refusal_that_passes_is_told_by_what_it_says_and_not_by_its_status(
+    stage: Stage, send: Send, line: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = CASES[line].dynamics[0]
+    answer = Response(given.content, given.status)
+    monkeypatch.setattr(stage.dynamics, "_attempt", lambda *_: answer)
+    said = send()
+    assert (said.words["reason"], said.words["dynamics"]) == (reason, f"HTTP {given.status}")
+    wrong, fix = HINTS[reason]
+    assert (said.words["that is"], said.words["next"]) == (f"{wrong} (HTTP {given.status})", fix)
 
 
 def test_what_entra_refuses_is_told_by_its_code(

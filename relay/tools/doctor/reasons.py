@@ -9,6 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from relay.delivery.refusals import HINTS as DYNAMICS
+from relay.entra import refusals
+from relay.errors import Hint
 from relay.outcome import Outcome
 
 
@@ -438,8 +441,8 @@ GROUPS: tuple[Group, ...] = (
     Group(
         Outcome.REJECTED,
         "Entra and the identity",
-        "`held` when it cannot be reached, answers 408, 425, 429 or 5xx, or gives one of the "
-        "[refusals that pass](#refusals-that-pass).",
+        "`held` when it cannot be reached, answers 408, 425, 429 or 5xx, or gives one of [the "
+        "refusals that pass](#the-numbers-of-entra).",
         (
             Reason(
                 "AADSTS<number>",
@@ -514,12 +517,16 @@ GROUPS: tuple[Group, ...] = (
             ),
             Reason(
                 "dynamics_<status>",
-                "400: the body does not fit, or its own check refuses. 403: the user may not "
-                "create. 404: nothing at `DYNAMICS_URL`. `held` are 429 (throttled), 408, 425, 5xx "
-                "(down, or an exception in X++, AL or a plug-in) and the [refusals that "
-                "pass](#refusals-that-pass)",
+                "[below](#the-statuses-of-dynamics); `held` for 408, 425, 429 and 5xx",
                 "`python -m relay doctor`, then the page of your target",
                 (Outcome.REJECTED, Outcome.HELD),
+            ),
+            Reason(
+                "dynamics_administration dynamics_busy dynamics_disabled dynamics_publishing "
+                "dynamics_starting dynamics_throttled",
+                "the answer says that it passes, whatever its status",
+                "[what it says](#refusals-that-pass)",
+                (Outcome.HELD,),
             ),
             Reason(
                 "dynamics_html",
@@ -651,6 +658,19 @@ def find(reason: str) -> Reason | None:
         if word != "<error>" and re.fullmatch(pattern, reason):
             return row
     return None
+
+
+def hint(reason: str) -> Hint | None:
+    """Return cause and remedy of a word of the log as a terminal shows them, if it is known.
+
+    Of a refusal they are what `send` and the doctor say of it.
+    """
+    if reason in DYNAMICS:
+        return DYNAMICS[reason]
+    if reason.startswith("AADSTS"):
+        return refusals.hint(reason)
+    found = find(reason)
+    return None if found is None else Hint(plain(found.cause), f"{plain(found.remedy)}.")
 
 
 def plain(text: str) -> str:

@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 
-from relay.errors import RelayError
+from relay.entra.refusals import hint
+from relay.errors import Hint, RelayError
 from relay.settings import AppSettings
 from relay.tools import storage_queues
-from relay.tools.doctor.aadsts import Hint, hint
 from relay.tools.doctor.entra import unreachable
 from relay.tools.doctor.finding import Finding, fail, ok, skip, warn
 from relay.tools.storage_queues import STORAGE, Account, QueueMissing, Queues
