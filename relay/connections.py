@@ -14,6 +14,14 @@ DEFAULT = "default"
 """The connection of `/callback` without a name."""
 
 
+def canonical(name: str) -> str:
+    """Return the name of a connection or environment as the settings have it.
+
+    Some providers change the case, and in the name of a setting `_` stands for `-`.
+    """
+    return name.lower().replace("_", "-")
+
+
 class StatePolicy(StrEnum):
     """How a state is verified: not at all, by a regular expression, or by its signature."""
 
@@ -231,8 +239,7 @@ class Connections:
         """Return the connection, or raise `UnknownConnection` or its `Misconfigured`."""
         if not self.by_name:
             raise Misconfigured(self.problems)
-        # In any case, and with `_` as in a setting's name: some providers change the case.
-        connection = self.by_name.get(name.lower().replace("_", "-"))
+        connection = self.by_name.get(canonical(name))
         if connection is None:
             raise UnknownConnection
         if isinstance(connection, Misconfigured):

@@ -5,6 +5,7 @@ https://learn.microsoft.com/entra/workload-id/workload-identity-federation-confi
 """
 
 from dataclasses import dataclass
+from functools import cache
 from urllib.parse import urlsplit
 
 
@@ -53,6 +54,7 @@ NO_TENANT = ("", "common", "organizations", "consumers")
 """Values in the tenant's place that name no tenant: an app-only token needs one."""
 
 
+@cache
 def of_login(authority: str) -> Cloud | None:
     """Return the cloud whose login host an authority URL names, if any."""
     host = _host(authority)

@@ -40,9 +40,11 @@ class Kind:
     types: frozenset[str] = frozenset({"jwt"})
     fractions: bool = False
 
-    def refused(self, fault: str) -> InvalidResponse:
-        """Return the error for one fault."""
-        return InvalidResponse(f"{self.name}_{fault}", self.sentence)
+    def refused(self, fault: str, *, authenticated: bool = False) -> InvalidResponse:
+        """Return the error for one fault. `authenticated`: its signature was verified."""
+        error = InvalidResponse(f"{self.name}_{fault}", self.sentence)
+        error.authenticated = authenticated
+        return error
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,11 +32,12 @@ from relay.delivery.sealing import DeadLetter
 from relay.delivery.targets import TARGETS, TargetKind
 from relay.entra.refusals import KNOWN, Retry
 from relay.flow import DEADLINE, ENTRA_DEADLINE
-from relay.log import LEVEL, Line
-from relay.outcome import STATUS, Outcome
+from relay.log import Line
+from relay.outcome import Outcome
 from relay.pages.translations import LANGUAGES, Text
 from relay.settings import ARTICLE
 from relay.tools.commands import PROGRAM, command_line, main
+from relay.tools.doctor import reasons as explained
 from relay.tools.doctor.host_json import FILE
 from relay.tracing import SWITCHES
 from sandbox import terminals
@@ -44,6 +45,7 @@ from sandbox.azure_storage import AzureQueues
 from sandbox.azurite import Azurite
 from sandbox.target import Fault
 from sandbox.world import APP, World
+from tests.docs import operate_page
 from tests.infra.view import Evaluation
 
 DOCS = APP / "docs"
@@ -475,28 +477,17 @@ def title_of(page: Text) -> str:
     return page.title.replace("\N{NO-BREAK SPACE}", " ")
 
 
-def outcomes() -> dict[str, list[str]]:
-    return {row[0].strip("`"): row for row in rows(section(OPERATE, "The outcomes"))}
+def test_the_page_has_three_steps_for_each_outcome_as_they_are_generated() -> None:
+    _, part, _ = operate_page.parts(text_of(OPERATE))
+    assert part == operate_page.generated(), "run python -m tests.docs.operate_page"
+    assert re.findall(r"^### `(\w+)`$", part, re.MULTILINE) == list(Outcome)
+    assert part.count("\n2. Run first: ") == len(Outcome)
 
 
-@pytest.mark.parametrize("outcome", Outcome)
-def test_every_outcome_has_its_status_its_level_and_its_page(outcome: Outcome) -> None:
-    _, status, level, page, *_ = outcomes()[outcome]
-    names = {20: "INFO", 30: "WARNING", 40: "ERROR"}
-    assert status == str(int(STATUS[outcome]))
-    assert level == names[LEVEL.get(outcome, 20)]
-    assert page == title_of(LANGUAGES["en"].pages[outcome])
-
-
-def test_the_table_of_outcomes_has_no_others() -> None:
-    assert set(outcomes()) == set(Outcome)
-
-
-def test_every_other_page_is_named_by_its_title() -> None:
-    text = section(OPERATE, "The outcomes")
+def test_every_page_of_a_person_is_named_by_its_title() -> None:
+    text = " ".join(text_of(OPERATE).split())
     for name, page in LANGUAGES["en"].pages.items():
-        title = title_of(page)
-        assert title in text, name
+        assert f"“{title_of(page)}”" in text, name
 
 
 def test_setup_names_pages_by_their_titles() -> None:
@@ -638,6 +629,25 @@ def test_every_reason_that_the_relay_can_give_is_explained() -> None:
 
 def test_every_reason_that_is_explained_can_be_given() -> None:
     assert told() - reasons() == set()
+
+
+def test_what_a_reason_means_is_found_by_its_word_or_its_family() -> None:
+    for word in told() - {"<error>", "other"}:
+        example = re.sub(r"<status>|<number>", "503", word).replace("<Kind>", "ReadError")
+        found = explained.find(example.replace("<error>", "invalid_client"))
+        assert found
+        assert word in found.words.split()
+    assert explained.find("another") is None
+
+
+def test_a_refusal_is_told_in_the_words_of_its_table() -> None:
+    of_entra = {reason: (each.wrong, each.fix) for each in KNOWN for reason in each.reasons}
+    told = {**HINTS, **of_entra}
+    assert {reason: explained.hint(reason) for reason in told} == told
+    expired = explained.hint("expired")
+    assert expired is not None
+    assert expired.fix.endswith("start again.")
+    assert explained.hint("another") is None
 
 
 def test_the_reasons_are_found() -> None:

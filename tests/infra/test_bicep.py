@@ -556,6 +556,16 @@ def test_the_host_reaches_its_storage_by_identity_alone() -> None:
     assert package["authentication"]["type"] == "UserAssignedIdentity"
 
 
+@pytest.mark.parametrize("path", [STORAGE, PACKAGE], ids=lambda path: path.stem)
+def test_an_address_of_storage_is_never_empty(path: Path) -> None:
+    """`primaryBlobEndpoint` of the verified module is empty where it makes no container."""
+    addresses = re.findall(
+        r"account\.outputs\.(serviceEndpoints\.\w+|\w+Endpoint)\b", path.read_text()
+    )
+    assert addresses
+    assert [one for one in addresses if not one.startswith("serviceEndpoints.")] == []
+
+
 def test_the_host_can_be_told_to_keep_its_keys_in_files() -> None:
     assert "AzureWebJobsSecretStorageType" not in app_settings()
     assert app_settings(hostKeysInFiles=True)["AzureWebJobsSecretStorageType"] == "files"

@@ -1,5 +1,7 @@
 """Two Dynamics behind one redirect URI, over the wire, through the Functions host."""
 
+import base64
+import json
 import re
 
 import pytest
@@ -18,6 +20,32 @@ def test_the_demonstration_shows_each_code_where_it_was_asked_for(
     shown = capsys.readouterr().out
     assert re.findall(r"the code is in +(\w+)", shown) == ["dev", "prod"]
     assert re.findall(r"the relay said +(\w+)", shown) == ["delivered", "delivered", "invalid"]
+
+
+@pytest.mark.parametrize(
+    ("resource", "tokens"),
+    [("https://api.dynamics.example", 1), (None, 2)],
+    ids=["one-resource", "each-its-own"],
+)
+def test_environments_with_equal_credentials_share_one_token_request(
+    resource: str | None, tokens: int
+) -> None:
+    with World() as world:
+        both = Environments(world, resource)
+        for name, dynamics in both.dynamics.items():
+            for _ in range(2):
+                assert both.authorize(name, both.minted(name)) == "delivered"
+            assert len(dynamics.rows) == 2
+        others = [
+            token for token in world.entra.issued if audience(token) != world.dynamics_server.url
+        ]
+    assert len(others) == tokens
+
+
+def audience(token: str) -> str:
+    payload = token.split(".")[1]
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return str(claims["aud"])
 
 
 def test_the_doctor_examines_each_environment() -> None:
