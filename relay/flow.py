@@ -127,12 +127,12 @@ class Relay:
         return started
 
 
-@dataclass(slots=True)
 class _Invocation:
     """One run of a function. `line` collects the values of its log line, span and answer."""
 
-    relay: Relay
-    line: log.Line
+    def __init__(self, relay: Relay, line: log.Line) -> None:
+        self.relay = relay
+        self.line = line
 
     def find(self, name: str) -> Connection:
         """Return the connection of this name. Raises `UnknownConnection` and `Misconfigured`."""

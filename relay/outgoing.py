@@ -61,7 +61,7 @@ def _folder_of_all(paths: ssl.DefaultVerifyPaths) -> str | None:
     OpenSSL then reads the one CA that it needs; reading the file takes 25 ms of every cold start.
     """
     file, folder = paths.cafile, paths.capath
-    if file is None or folder is None or file != paths.openssl_cafile:  # SSL_CERT_FILE: another
+    if not (file and folder) or file != paths.openssl_cafile:  # SSL_CERT_FILE: another
         return None
     resolved = Path(folder).resolve()
     is_inside = Path(file).resolve().parent == resolved

@@ -7,7 +7,6 @@ answers `misconfigured`, and other connections keep working.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
 from typing import Any, NamedTuple
@@ -71,8 +70,7 @@ _OF_ENVIRONMENT = frozenset(names(TargetSettings)) - {"DYNAMICS_URL"}
 """Settings that an environment inherits. Its URL and its keys make it another environment."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """The app settings, read. `connections.problems` lists everything that is wrong."""
 
     connections: Connections
@@ -155,18 +153,18 @@ class _Layer(NamedTuple):
         return f"{self.prefix}{setting}"
 
 
-@dataclass(slots=True)
 class _Own:
     """A connection's own settings, and those of its environments by their names."""
 
-    settings: dict[str, str] = field(default_factory=dict)
-    environments: dict[str, _Layer] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.settings: dict[str, str] = {}
+        self.environments: dict[str, _Layer] = {}
 
     def add(self, full: str, setting: str, value: str) -> bool:
         """Add a setting of an environment; return whether its name has the form of one."""
         label, _, inner = setting.removeprefix(ENVIRONMENTS).partition("__")
         name = _name(label)
-        if name is None or len(name) > MAX_ENVIRONMENT:
+        if name is None or not inner or len(name) > MAX_ENVIRONMENT:
             return False
         layer = self.environments.get(name)
         if layer is None:
@@ -208,7 +206,7 @@ class _Connections:
         """Add a setting; return whether its name has the form of one of a connection."""
         label, _, setting = full.removeprefix(PREFIX).partition("__")
         name = _name(label)
-        if name is None:
+        if name is None or not setting:
             return False
         own = self.found.get(name) or _Own()
         if setting in names(ConnectionSettings):
@@ -235,8 +233,7 @@ def _prefix(name: str) -> str:
     return f"{PREFIX}{name.upper().replace('-', '_')}__"
 
 
-@dataclass(slots=True)
-class _Source:
+class _Source(NamedTuple):
     """Where settings come from: `layers`, the innermost first, then what is inherited.
 
     `home`: what the name of a missing setting begins with. `outer`: whose settings are inherited;
@@ -515,7 +512,11 @@ def _contradictions(settings: ConnectionSettings, *, has_target: bool) -> Iterat
         yield "STATE_KEYS", f"expected, {because}{'' if given else ' where it is not set'}"
     if settings.provider_code_parameter == settings.provider_state_parameter:
         yield "PROVIDER_STATE_PARAMETER", "expected another name than PROVIDER_CODE_PARAMETER"
-    if not settings.provider_pkce and "code_verifier" in settings.dynamics_body.names:
+    if (
+        has_target
+        and not settings.provider_pkce
+        and "code_verifier" in settings.dynamics_body.names
+    ):
         yield "DYNAMICS_BODY", _NO_VERIFIER
     if settings.provider_iss_required and settings.provider_issuer is None:
         yield "PROVIDER_ISSUER", "expected, because PROVIDER_ISS_REQUIRED is true"

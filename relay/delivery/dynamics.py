@@ -10,10 +10,9 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, NoReturn, Self
+from typing import Any, NamedTuple, NoReturn, Self
 from urllib.parse import urlsplit
 
 import h11
@@ -104,7 +103,7 @@ class DynamicsClient:
             raise Unavailable(_fault(error), "Dynamics cannot be reached.") from None
         # The first of the two POSTs may have created the record.
         created = answer.repeated and target.has_own_key
-        return replace(receipt, existed=False) if created else receipt
+        return receipt._replace(existed=False) if created else receipt
 
     async def aclose(self) -> None:
         """Close the connections to Dynamics."""
@@ -173,8 +172,7 @@ class DynamicsClient:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Response:
+class _Response(NamedTuple):
     """A response; `body` has at most `MAX_ANSWER` bytes. `repeated`: the POST was sent twice."""
 
     status: int

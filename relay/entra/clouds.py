@@ -4,13 +4,12 @@ Sources: https://learn.microsoft.com/entra/identity-platform/authentication-nati
 https://learn.microsoft.com/entra/workload-id/workload-identity-federation-config-app-trust-managed-identity
 """
 
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 
-@dataclass(frozen=True, slots=True)
-class Cloud:
+class Cloud(NamedTuple):
     """One national cloud.
 
     `logins` are its login hosts, `dynamics` the suffixes of its Dynamics hosts. `exchange` is the

@@ -536,8 +536,9 @@ def _print_letters(letters: Sequence[DeadLetter]) -> None:
         return
     print(f"{'given up (UTC)':<16} {'connection':<14} {'reference':<16} {'tries':>5}  reason")
     for letter in letters:
+        where = "/".join(filter(None, (letter.connection, letter.environment)))
         row = (
-            f"{letter.last.replace('T', ' ')[:16]:<16} {_cut(letter.connection, 14):<14} "
+            f"{letter.last.replace('T', ' ')[:16]:<16} {_cut(where, 14):<14} "
             f"{_cut(letter.reference, 16):<16} {_cut(str(letter.attempts), 5):>5}  "
             f"{_cut(letter.reason, 23)}"
         )

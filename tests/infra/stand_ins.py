@@ -47,8 +47,8 @@ KNOWN = {
     "pac tool prt": "",
 }
 """For each command how many operands it takes, and its options: `!` what it has to have, `?` what
-takes no value. Sources: the reference of the Azure CLI, the usage texts in azd's repository, the
-references of the Power Platform CLI, of GitHub's and of .NET's."""
+takes no value. Sources: the help of the Azure CLI 2.91, the usage texts in azd's repository, the
+references of the Power Platform CLI, of Core Tools, of GitHub's CLI and of .NET's."""
 
 EVERYWHERE = {"az": "--only-show-errors? --output --query", "func": "--version?"}
 """Options of every command of a program."""

@@ -148,6 +148,26 @@ def test_the_page_has_its_commands_in_blocks() -> None:
         assert not re.search(r"""'[\[{]""", line), line
 
 
+@pytest.mark.parametrize(
+    ("page", "told"),
+    [
+        pytest.param(
+            "deploy", r"a part of what would change: it sees no", id="the preview is partial"
+        ),
+        pytest.param("business-central", r"\*\*LOGIN\*\*", id="what opens a session"),
+        pytest.param("dataverse", r"system job keeps the values", id="where a code may stay"),
+        pytest.param(
+            "finance-operations", r"Key Vault parameters\*, \*\*in the company", id="the company"
+        ),
+        pytest.param("providers/entra", r'_RESPONSE_MODE": "form_post"', id="no code in a URL"),
+        pytest.param("providers/id-porten", r'_RESPONSE_MODE": "form_post"', id="nor here"),
+        pytest.param("providers/visma", r'_RESPONSE_MODE": "form_post"', id="nor here either"),
+    ],
+)
+def test_what_no_code_can_change_is_told(page: str, told: str) -> None:
+    assert re.search(told, (ROOT / "docs" / f"{page}.md").read_text("utf-8"))
+
+
 def test_what_was_not_tried_stands_on_the_page() -> None:
     """Each switch that no test of another project's code has seen, and each thing to be built."""
     listed = PAGE.partition("## Not tried in Azure yet")[2].partition("| what was not tried")[2]

@@ -38,7 +38,7 @@ PROVIDER = Provider(
 
 def starting(name: str = "xero", /, **provider: Any) -> Connection:
     return dataclasses.replace(
-        connection(name=name, provider=dataclasses.replace(PROVIDER, **provider)),
+        connection(name=name, provider=PROVIDER._replace(**provider)),
         state_policy=StatePolicy.SIGNED,
         state_keys={"k1": bytes(32), "k0": bytes(range(32))},
     )

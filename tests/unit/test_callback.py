@@ -69,7 +69,7 @@ def test_the_delivery_id_tells_connection_state_code_and_error_apart() -> None:
 
 def test_the_delivery_id_does_not_depend_on_anything_else() -> None:
     one = callback(verified(iss="https://a", extra={"x": "1"}))
-    other = dataclasses.replace(callback(verified(), NOON + timedelta(hours=1)), reference="f" * 16)
+    other = callback(verified(), NOON + timedelta(hours=1))._replace(reference="f" * 16)
     assert one.delivery_id == other.delivery_id
 
 

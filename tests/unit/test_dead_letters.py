@@ -90,7 +90,11 @@ def test_when_nothing_is_dead_it_says_none(
 def test_a_person_reads_a_table_with_the_oldest_first_and_no_state(
     outbox: str, queues: AzureQueues, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    letters = [letter(1), letter(2, connection="bank-one", reason="expired", attempts=12)]
+    letters = [
+        letter(1),
+        letter(2, connection="bank-one", reason="expired", attempts=12),
+        letter(3, environment="uat"),
+    ]
     put(queues, f"{outbox}-dead", *map(laid_out, letters))
     assert main(["dead-letters"]) == 0
     out = capsys.readouterr().out
@@ -98,6 +102,7 @@ def test_a_person_reads_a_table_with_the_oldest_first_and_no_state(
         "given up (UTC)   connection     reference        tries  reason",
         "2026-11-21 12:01 default        0000000000000001     7  dynamics_403",
         "2026-11-21 12:02 bank-one       0000000000000002    12  expired",
+        "2026-11-21 12:03 default/uat    0000000000000003     7  dynamics_403",
         "",
         "--json also has each state, by which Dynamics knows the person.",
         "",

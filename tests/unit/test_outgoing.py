@@ -13,15 +13,6 @@ from relay import outgoing
 HOST = "dynamics.example"
 
 
-@pytest.fixture(autouse=True)
-def _nobody_is_trusted_by_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the system's trust a stranger's CA, so that a test knows whom it trusts."""
-    bundle = tmp_path / "system.pem"
-    trustme.CA().cert_pem.write_to_path(str(bundle))
-    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
-    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "nothing"))
-
-
 class Authority:
     """A CA with its file."""
 

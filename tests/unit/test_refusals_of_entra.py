@@ -6,7 +6,6 @@ Over loopback TLS and with the real MSAL. The error or the AADSTS code decides, 
 import os
 import ssl
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -224,7 +223,7 @@ def test_an_assertion_that_is_out_of_its_time_is_made_anew(stage: Stage, tmp_pat
     files = client_certificate(tmp_path, common_name="relay")
     stage.entra.certificates["relay"] = [files.x509]
     text = files.key.read_text() + files.certificate.read_text()
-    credentials = replace(stage.credentials, credential=ClientCertificate(text))
+    credentials = stage.credentials._replace(credential=ClientCertificate(text))
     client = Client(credentials, stage.context)
     stage.entra.said = [said(401, "invalid_client", 700024)]
     with pytest.raises(Unavailable):

@@ -9,8 +9,12 @@ import pytest
 from relay import settings_reader
 from relay.tools import doctor
 from sandbox.demo import main
-from sandbox.environments import Environments
+from sandbox.dynamics import Fault
+from sandbox.environments import QUEUE, Environments
 from sandbox.world import World
+from tests.outbox import QUICK, VISIBILITY_TIMEOUT, eventually, everything
+
+MAX_DEQUEUE_COUNT = "AzureFunctionsJobHost__extensions__queues__maxDequeueCount"
 
 
 def test_the_demonstration_shows_each_code_where_it_was_asked_for(
@@ -40,6 +44,28 @@ def test_environments_with_equal_credentials_share_one_token_request(
             token for token in world.entra.issued if audience(token) != world.dynamics_server.url
         ]
     assert len(others) == tokens
+
+
+def test_what_is_held_for_an_environment_that_is_removed_becomes_poison_with_a_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with World({**QUICK, VISIBILITY_TIMEOUT: "00:00:02"}, lease=2) as world:
+        both = Environments(world)
+        both.dynamics["dev"].mode = Fault.UNAVAILABLE
+        assert both.authorize("dev", both.minted("dev")) == "held"
+        both.relay.stop()
+        both.dynamics["dev"].mode = None
+        kept = {name: each for name, each in both.settings.items() if "__DEV__" not in name}
+        world.serve({**kept, VISIBILITY_TIMEOUT: "00:00:00", MAX_DEQUEUE_COUNT: "4"})
+        eventually(lambda: everything(world, f"{QUEUE}-poison"))
+        assert everything(world, f"{QUEUE}-dead") == []
+        for dynamics in both.dynamics.values():
+            assert dynamics.rows == {}
+    refused = [line for line in caplog.messages if line.startswith("callback rejected ")]
+    assert [line.rpartition(" reason=")[2] for line in refused] == ["outbox_environment"] * len(
+        refused
+    )
+    assert refused
 
 
 def audience(token: str) -> str:

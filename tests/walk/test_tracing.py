@@ -15,7 +15,7 @@ from relay.tracing import SWITCHES, Spans, tracer
 from sandbox import dynamics, entra
 from sandbox.environments import QUEUE, Environments
 from sandbox.world import CLIENT_SECRET, World
-from tests.outbox import QUICK, eventually, everything
+from tests.outbox import QUICK, VISIBILITY_TIMEOUT, eventually, everything
 
 JSON = {"Accept": "application/json"}
 CODE, STATE = "canary-code", "canary-state"
@@ -110,7 +110,7 @@ def test_spans_log_and_dead_letter_name_the_environment(
     spans: InMemorySpanExporter, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "relay")
-    with World({**QUICK, SWITCHES[1]: "true"}) as world:
+    with World({**QUICK, VISIBILITY_TIMEOUT: "00:00:00", SWITCHES[1]: "true"}) as world:
         both = Environments(world)
         dev = both.dynamics["dev"]
         dev.retry_after = 0
