@@ -90,7 +90,7 @@ def outcome(stage: Stage, name: str, monkeypatch: pytest.MonkeyPatch) -> Ends:
             identity = ManagedIdentity("11111111-2222-3333-4444-555555555555")
             return ending(
                 Client(
-                    replace(credentials, authority=None, client_id=None, credential=identity),
+                    credentials._replace(authority=None, client_id=None, credential=identity),
                     stage.context,
                 )
             )
