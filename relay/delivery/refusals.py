@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, auto
+from typing import NamedTuple
 
 from relay.errors import Hint
 from relay.outgoing import json_object
@@ -41,8 +42,7 @@ class Meaning(IntEnum):
     """The same request may work later, whatever the status says."""
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """A refusal that a target documents, or that was captured; what is empty fits any answer.
 
     `codes` are patterns of its whole code, `phrases` are words of its message in lower case,

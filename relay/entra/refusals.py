@@ -250,9 +250,14 @@ def retry(*reasons: str) -> Retry:
     return next((each for each in found if each is not Retry.NEVER), Retry.NEVER)
 
 
+def find(reason: str) -> Known | None:
+    """Return the entry of a reason in the log."""
+    return next((known for known in KNOWN if reason in known.reasons), None)
+
+
 def hint(reason: str) -> Hint:
     """Return what is wrong and the next step, for the reason of a refusal in the log."""
-    known = next((known for known in KNOWN if reason in known.reasons), None)
+    known = find(reason)
     code = reason.removeprefix("AADSTS")
     if code != reason and code.isdecimal():
         if known is None:

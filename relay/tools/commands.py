@@ -546,8 +546,8 @@ def _print_letters(letters: Sequence[DeadLetter]) -> None:
         print("".join(char if char.isprintable() else "?" for char in row))
     print("\n--json also has each state, by which Dynamics knows the person.\n")
     for word in dict.fromkeys(letter.reason for letter in letters):
-        if hint := reasons.hint(word):
-            print(terminal.filled(f"{word}: {hint.wrong}. Next: {hint.fix}"))
+        if found := reasons.hint(word):
+            print(terminal.filled(f"{word}: {found.wrong}. Next: {found.fix}"))
 
 
 def _cut(text: str, width: int) -> str:

@@ -640,6 +640,16 @@ def test_what_a_reason_means_is_found_by_its_word_or_its_family() -> None:
     assert explained.find("another") is None
 
 
+def test_a_refusal_is_told_in_the_words_of_its_table() -> None:
+    of_entra = {reason: (each.wrong, each.fix) for each in KNOWN for reason in each.reasons}
+    told = {**HINTS, **of_entra}
+    assert {reason: explained.hint(reason) for reason in told} == told
+    expired = explained.hint("expired")
+    assert expired is not None
+    assert expired.fix.endswith("start again.")
+    assert explained.hint("another") is None
+
+
 def test_the_reasons_are_found() -> None:
     # A collector that finds nothing would let every page pass.
     assert len(reasons()) > 90

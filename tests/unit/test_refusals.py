@@ -117,7 +117,7 @@ def entries() -> Iterator[Any]:
                     left = tuple(each for each in getattr(known, field) if each != value)
                     changes: Any = {field: left}
                     # Without the last value an entry would fit any.
-                    without = (replace(known, **changes),) if left else ()
+                    without = (known._replace(**changes),) if left else ()
                     name = f"{kind.name}-{known.meaning.name}-{value}"
                     yield pytest.param(kind, known, without, id=name)
 
@@ -130,7 +130,7 @@ def limits() -> Iterator[Any]:
             for field in given if len(given) > 1 else ():
                 name = f"{kind.name}-{known.meaning.name}-any-of-{field}-{getattr(known, field)[0]}"
                 changes: Any = {field: ()}
-                yield pytest.param(kind, known, (replace(known, **changes),), id=name)
+                yield pytest.param(kind, known, (known._replace(**changes),), id=name)
 
 
 @pytest.mark.parametrize(("kind", "known", "instead"), [*entries(), *limits()])

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from relay.delivery.refusals import HINTS as DYNAMICS
+from relay.delivery.refusals import HINTS
 from relay.entra import refusals
 from relay.errors import Hint
 from relay.outcome import Outcome
@@ -125,9 +125,10 @@ GROUPS: tuple[Group, ...] = (
             Reason(
                 "<error>",
                 "the provider's `error`, where it is a registered one: `access_denied` is the "
-                "person's decision; `invalid_scope`, `unauthorized_client` and the like are "
-                "faults of the registration; `server_error` and `temporarily_unavailable` are "
-                "the provider's own",
+                "person's decision, unless its description names a fault of the set-up (AD FS, "
+                "Entra, Okta and Meta do so; the page then says so); `invalid_scope`, "
+                "`unauthorized_client` and the like are faults of the registration; `server_error` "
+                "and `temporarily_unavailable` are the provider's own",
                 "with `access_denied`, ask the person; else correct at the provider what it names",
             ),
             Reason(
@@ -441,8 +442,8 @@ GROUPS: tuple[Group, ...] = (
     Group(
         Outcome.REJECTED,
         "Entra and the identity",
-        "`held` when it cannot be reached, answers 408, 425, 429 or 5xx, or gives one of [the "
-        "refusals that pass](#the-numbers-of-entra).",
+        "`held` when it cannot be reached, answers 408, 425, 429 or 5xx, or gives one of the "
+        "[refusals that pass](#the-numbers-of-entra).",
         (
             Reason(
                 "AADSTS<number>",
@@ -517,15 +518,19 @@ GROUPS: tuple[Group, ...] = (
             ),
             Reason(
                 "dynamics_<status>",
-                "[below](#the-statuses-of-dynamics); `held` for 408, 425, 429 and 5xx",
+                "400: the body does not fit, or its own check refuses. 403: the user may not "
+                "create. 404: nothing at `DYNAMICS_URL`. `held` are 429 (throttled), 408, 425 and "
+                "5xx (down, or an exception in X++, AL or a plug-in). More in [the statuses of "
+                "Dynamics](#the-statuses-of-dynamics)",
                 "`python -m relay doctor`, then the page of your target",
                 (Outcome.REJECTED, Outcome.HELD),
             ),
             Reason(
                 "dynamics_administration dynamics_busy dynamics_disabled dynamics_publishing "
                 "dynamics_starting dynamics_throttled",
-                "the answer says that it passes, whatever its status",
-                "[what it says](#refusals-that-pass)",
+                "the answer says that it passes, although its status is final: what it says is in "
+                "[refusals that pass](#refusals-that-pass)",
+                "nothing, unless it stays so",
                 (Outcome.HELD,),
             ),
             Reason(
@@ -661,16 +666,13 @@ def find(reason: str) -> Reason | None:
 
 
 def hint(reason: str) -> Hint | None:
-    """Return cause and remedy of a word of the log as a terminal shows them, if it is known.
-
-    Of a refusal they are what `send` and the doctor say of it.
-    """
-    if reason in DYNAMICS:
-        return DYNAMICS[reason]
-    if reason.startswith("AADSTS"):
-        return refusals.hint(reason)
-    found = find(reason)
-    return None if found is None else Hint(plain(found.cause), f"{plain(found.remedy)}.")
+    """Return what a word of the log means and what to do, as the table of its refusal says it."""
+    if known := HINTS.get(reason):
+        return known
+    if refused := refusals.find(reason):
+        return Hint(refused.wrong, refused.fix)
+    row = find(reason)
+    return None if row is None else Hint(plain(row.cause), f"{plain(row.remedy)}.")
 
 
 def plain(text: str) -> str:
