@@ -70,7 +70,7 @@ def app(environ: Mapping[str, str] = os.environ, *, ahead: bool = False) -> App:
 
     from relay import settings_reader  # noqa: PLC0415 - while the token is requested
 
-    read = settings_reader.read(environ)
+    read = settings_reader.read(given)
     connections = read.connections
     if bad_bundle and not any(each.startswith("CA_BUNDLE:") for each in connections.problems):
         problem = "CA_BUNDLE: expected a PEM file, or REQUESTS_CA_BUNDLE names one that is none"

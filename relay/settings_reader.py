@@ -66,6 +66,7 @@ MAX_ENVIRONMENT = 64
 """Characters of an environment's name, as in a state."""
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_OF_CONNECTION = frozenset(names(ConnectionSettings))
 _OF_ENVIRONMENT = frozenset(names(TargetSettings)) - {"DYNAMICS_URL"}
 """Settings that an environment inherits. Its URL and its keys make it another environment."""
 
@@ -211,7 +212,7 @@ class _Connections:
         if name is None:
             return False
         own = self.found.get(name) or _Own()
-        if setting in names(ConnectionSettings):
+        if setting in _OF_CONNECTION:
             own.settings[setting] = value
         elif not setting.startswith(ENVIRONMENTS) or not own.add(full, setting, value):
             self.unknown.append((name, setting, value))
