@@ -1,13 +1,16 @@
 """The app's Azure Functions. They convert requests and responses; the rest is `relay/flow.py`."""
 
+import os
+
 from relay import bootstrap
 
+_environ = dict(os.environ)
+"""The app settings, as the relay has read them."""
 # Before the other imports: Entra is asked for a token while they run.
-_app = bootstrap.app(ahead=True)
+_app = bootstrap.app(_environ, ahead=True)
 _relay = _app.relay
 
 import asyncio
-import os
 import typing
 from collections.abc import Iterable, Mapping
 from http.cookies import SimpleCookie
@@ -35,8 +38,6 @@ OUTBOX = _app.outbox_queue
 # The worker does not load a function with `func.Out[list[str]]`.
 Texts = typing.List[str]  # noqa: UP006
 
-_environ = dict(os.environ)
-"""The app settings, as the relay has read them."""
 _examining = asyncio.Lock()
 
 

@@ -7,7 +7,9 @@ the app takes longer than Entra's answer, and is done meanwhile.
 import logging
 import os
 import re
+import time
 from collections.abc import Mapping
+from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
@@ -28,8 +30,14 @@ from relay.errors import Misconfigured
 
 if TYPE_CHECKING:
     from relay.flow import Relay
+    from relay.settings_reader import Settings
 
 logger = logging.getLogger(__name__)
+
+AT_ONCE = 50
+"""Connections up to which all are read before the app is ready; it takes 0.1 ms for each target."""
+STEP = 0.002
+"""Seconds between two connections of the others, which are read while callbacks may come."""
 
 _AUTHORITY = re.compile(r"https://[A-Za-z0-9.-]+(:\d{1,5})?(/[A-Za-z0-9.-]+)+")
 
@@ -62,7 +70,7 @@ def app(environ: Mapping[str, str] = os.environ, *, ahead: bool = False) -> App:
 
     from relay import settings_reader  # noqa: PLC0415 - while the token is requested
 
-    read = settings_reader.read(environ)
+    read = settings_reader.read(given)
     connections = read.connections
     if bad_bundle and not any(each.startswith("CA_BUNDLE:") for each in connections.problems):
         problem = "CA_BUNDLE: expected a PEM file, or REQUESTS_CA_BUNDLE names one that is none"
@@ -70,19 +78,11 @@ def app(environ: Mapping[str, str] = os.environ, *, ahead: bool = False) -> App:
         connections = Connections(
             dict.fromkeys(connections.by_name, Misconfigured(problems)), problems
         )
-    usable = [each for each in connections.by_name.values() if isinstance(each, Connection)]
-    routes = [route for each in usable for route in each.targets]
-    configured = [route.credentials for route in routes if isinstance(route, Connection)]
-    tokens.retain(configured)
-    if ahead:
-        tokens.fetch_ahead(configured)
-    for problem in connections.problems:
-        logger.error("setting %s", problem)
-    for warning in read.warnings:
-        logger.warning("setting %s", warning)
-    for each in usable:
-        if each.state_policy is StatePolicy.OPAQUE:
-            logger.warning("setting STATE_POLICY: is opaque at %s, strangers write rows", each.name)
+    if ahead and len(connections.by_name) > AT_ONCE:
+        settling = (connections, read, tokens)
+        Thread(target=_settle_later, args=settling, name="settings", daemon=True).start()
+    else:
+        _settle(connections, read, tokens, ahead=ahead)
 
     from relay.delivery.dynamics import DynamicsClient  # noqa: PLC0415 - likewise
     from relay.delivery.sealing import Sealer  # noqa: PLC0415
@@ -101,6 +101,31 @@ def app(environ: Mapping[str, str] = os.environ, *, ahead: bool = False) -> App:
         spans=Spans(tracer(environ)),
     )
     return App(relay, read.app.outbox_queue)
+
+
+def _settle(connections: Connections, read: "Settings", tokens: TokenCache, *, ahead: bool) -> None:
+    """Read all connections: keep and fetch their tokens, log what is wrong or suspicious."""
+    usable = [each for each in connections.by_name.values() if isinstance(each, Connection)]
+    routes = [route for each in usable for route in each.targets]
+    configured = [route.credentials for route in routes if isinstance(route, Connection)]
+    tokens.retain(configured)
+    if ahead:
+        tokens.fetch_ahead(configured)
+    for problem in connections.problems:
+        logger.error("setting %s", problem)
+    for warning in read.warnings:
+        logger.warning("setting %s", warning)
+    for each in usable:
+        if each.state_policy is StatePolicy.OPAQUE:
+            logger.warning("setting STATE_POLICY: is opaque at %s, strangers write rows", each.name)
+
+
+def _settle_later(connections: Connections, read: "Settings", tokens: TokenCache) -> None:
+    """Do the same in a thread, in steps that leave the processor to callbacks."""
+    for name in connections.by_name:
+        time.sleep(STEP)
+        _ = connections.by_name[name]
+    _settle(connections, read, tokens, ahead=True)
 
 
 def _first_credentials(given: Mapping[str, str]) -> ClientCredentials | None:

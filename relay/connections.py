@@ -1,10 +1,11 @@
 """A connection: one registered redirect URI, its OAuth provider, and its Dynamics target."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
+from functools import cached_property
 from typing import NamedTuple
 
 from relay.body import Template
@@ -213,14 +214,22 @@ class Connection:
         return self.state_policy is StatePolicy.SIGNED
 
 
-class Connections(NamedTuple):
+class Connections:
     """All connections by name; `Misconfigured` in place of one whose settings are wrong.
 
-    `problems`: every wrong setting, without values, for the log and /health.
+    In: both may be read when they are asked for, `problems` each time that it is iterated.
     """
 
-    by_name: dict[str, Connection | Misconfigured]
-    problems: tuple[str, ...] = ()
+    def __init__(
+        self, by_name: Mapping[str, Connection | Misconfigured], problems: Iterable[str] = ()
+    ) -> None:
+        self.by_name = by_name
+        self._problems = problems
+
+    @cached_property
+    def problems(self) -> tuple[str, ...]:
+        """Every wrong setting, without values, for the log and /health."""
+        return tuple(dict.fromkeys(self._problems))
 
     @property
     def are_several(self) -> bool:

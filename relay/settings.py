@@ -275,8 +275,6 @@ class TargetSettings(BaseModel):
     model_config = ConfigDict(
         alias_generator=str.upper,
         arbitrary_types_allowed=True,
-        # A model costs 4 ms to build: this one validates nothing, environments are rare.
-        defer_build=True,
         extra="forbid",
         frozen=True,
         hide_input_in_errors=True,

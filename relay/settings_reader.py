@@ -8,8 +8,8 @@ answers `misconfigured`, and other connections keep working.
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
-from functools import cache
-from typing import Any, NamedTuple
+from functools import cache, cached_property
+from typing import Any, NamedTuple, override
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
@@ -66,39 +66,42 @@ MAX_ENVIRONMENT = 64
 """Characters of an environment's name, as in a state."""
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_OF_CONNECTION = frozenset(names(ConnectionSettings))
 _OF_ENVIRONMENT = frozenset(names(TargetSettings)) - {"DYNAMICS_URL"}
 """Settings that an environment inherits. Its URL and its keys make it another environment."""
 
 
-class Settings(NamedTuple):
-    """The app settings, read. `connections.problems` lists everything that is wrong."""
+class Settings:
+    """The app settings, read. `connections.problems` lists everything that is wrong.
 
-    connections: Connections
-    app: AppSettings
-    warnings: tuple[str, ...] = ()
-    """Settings that are valid but suspicious. They hold no values, as problems do not."""
+    A connection is read when it is asked for, all of them for the problems and the warnings.
+    """
+
+    def __init__(self, connections: Connections, app: AppSettings, warnings: Iterable[str]) -> None:
+        self.connections = connections
+        self.app = app
+        self._warnings = warnings
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """Settings that are valid but suspicious. They hold no values, as problems do not."""
+        return tuple(dict.fromkeys(self._warnings))
 
 
 def read(environ: Mapping[str, str]) -> Settings:
     """Read app settings, which are environment variables, into connections. Never raises."""
     given = normalize(environ)
     app, problems = _app(given)
-    inherited = _inherited(given)
-    warnings = list(_misspelt(given))
-    by_name: dict[str, Connection | Misconfigured] = {}
-    plain, owners = _owners(given, problems)
-    for name, own in sorted(owners.items()):
-        reading = _Reading(name, own, plain, given, inherited)
-        by_name[name] = reading.connection()
-        problems += reading.problems
-        warnings += reading.warnings
-    if not by_name:
+    readings = _Readings(given, problems)
+    by_name: Mapping[str, Connection | Misconfigured] = readings
+    if not readings:
         problems.append(f"DYNAMICS_URL: missing; expected {_expected('DYNAMICS_URL')}")
     elif app is None:
-        by_name = dict.fromkeys(by_name, Misconfigured(tuple(problems)))
-    connections = Connections(by_name, tuple(dict.fromkeys(problems)))
-    app = app or AppSettings.model_validate({})
-    return Settings(connections, app, tuple(dict.fromkeys(warnings)))
+        found = Misconfigured(tuple(_Findings(problems, readings, lambda each: each.problems)))
+        by_name = dict.fromkeys(readings, found)
+    connections = Connections(by_name, _Findings(problems, readings, lambda each: each.problems))
+    warnings = _Findings(_misspelt(given), readings, lambda each: each.warnings)
+    return Settings(connections, app or AppSettings.model_validate({}), warnings)
 
 
 def normalize(environ: Mapping[str, str]) -> dict[str, str]:
@@ -209,7 +212,7 @@ class _Connections:
         if name is None or not setting:
             return False
         own = self.found.get(name) or _Own()
-        if setting in names(ConnectionSettings):
+        if setting in _OF_CONNECTION:
             own.settings[setting] = value
         elif not setting.startswith(ENVIRONMENTS) or not own.add(full, setting, value):
             self.unknown.append((name, setting, value))
@@ -288,8 +291,9 @@ class _Reading:
         self._source = _Source((self._layer,), given, "" if name == DEFAULT else self._layer.prefix)
         plainly = name == DEFAULT and ("DYNAMICS_URL" in given or "URISTRING" in given)
         self._has_target = plainly or "DYNAMICS_URL" in own.settings
+        self.found = self._connection()
 
-    def connection(self) -> Connection | Misconfigured:
+    def _connection(self) -> Connection | Misconfigured:
         """Return the connection, or what is wrong with it."""
         merged = _merge(self._inherited, self._own.settings)
         named = sorted({*self._plain.environments, *self._own.environments})
@@ -451,6 +455,56 @@ class _Reading:
                         f"{source.spell('STATE_KEYS')}: expected its own: whoever has one of them "
                         "can mint the states of another environment"
                     )
+
+
+class _Readings(Mapping[str, Connection | Misconfigured]):
+    """Connections by name, each read when it is first asked for: a callback needs one of them."""
+
+    def __init__(self, given: Mapping[str, str], problems: list[str]) -> None:
+        """Find the connections; `problems` gets what is wrong and belongs to none of them."""
+        self._given = given
+        self._inherited = _inherited(given)
+        self._plain, owners = _owners(given, problems)
+        self._owners = dict(sorted(owners.items()))
+        self._read: dict[str, _Reading] = {}
+
+    def reading(self, name: str) -> "_Reading":
+        """Return what was read of one. Two threads that ask at once read the same."""
+        found = self._read.get(name)
+        if found is None:
+            own = self._owners[name]
+            found = _Reading(name, own, self._plain, self._given, self._inherited)
+            self._read[name] = found
+        return found
+
+    @override
+    def __getitem__(self, name: str) -> Connection | Misconfigured:
+        return self.reading(name).found
+
+    @override
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._owners)
+
+    @override
+    def __len__(self) -> int:
+        return len(self._owners)
+
+
+class _Findings(Iterable[str]):
+    """What is wrong or suspicious: of the app, then of each connection, which is read for that."""
+
+    def __init__(
+        self, app: Iterable[str], readings: _Readings, of: Callable[[_Reading], Iterable[str]]
+    ) -> None:
+        self._app = tuple(app)
+        self._readings = readings
+        self._of = of
+
+    @override
+    def __iter__(self) -> Iterator[str]:
+        yield from self._app
+        for name in self._readings:
+            yield from self._of(self._readings.reading(name))
 
 
 _NO_VERIFIER = "expected no {code_verifier}, because PROVIDER_PKCE is false"

@@ -84,8 +84,8 @@ class TokenCache:
 
     def retain(self, wanted: Iterable[ClientCredentials]) -> None:
         """Forget the tokens of all other credentials, and what is being requested for them."""
-        kept = set(wanted)
-        self._sources = {each: source for each, source in self._sources.items() if each in kept}
+        kept, known = set(wanted), dict(self._sources)
+        self._sources = {each: source for each, source in known.items() if each in kept}
 
     def _source(self, credentials: ClientCredentials) -> "_Source":
         source = self._sources.get(credentials)

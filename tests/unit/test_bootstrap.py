@@ -3,10 +3,11 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from relay import bootstrap
+from relay import bootstrap, settings_reader
 from relay.connections import ClientCredentials, Connection
 from sandbox.entra import Entra
 from sandbox.serving import Server
@@ -108,3 +109,30 @@ async def test_a_token_of_settings_that_turn_out_wrong_is_dropped(stage: Stage) 
     right = bootstrap.app(stage.settings)
     await app.relay.tokens.get(credentials(right), within=10)
     assert stage.entra.token_requests == 2
+
+
+def test_an_app_of_many_connections_reports_all_of_them_at_its_start(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(bootstrap, "AT_ONCE", 2)
+    secrets = {"CONNECTIONS__Y__ENTRA_CLIENT_SECRET": "canary~secret"}
+    wrong = {"CONNECTIONS__Z__CODE_TTL": "canary"}
+    app = stage.start(**secrets, **wrong)
+    for name in ("settings", "token"):
+        for thread in threading.enumerate():
+            if thread.name == name:
+                thread.join()
+    [problem] = app.relay.connections.problems
+    assert f"setting {problem}" in caplog.messages
+    assert "setting STATE_POLICY: is opaque at y, strangers write rows" in caplog.messages
+    assert stage.entra.token_requests == 1  # the default's and y's credentials are the same
+
+
+def test_a_connection_is_read_when_it_is_asked_for(stage: Stage, tmp_path: Path) -> None:
+    certificate = tmp_path / "late.pem"
+    late = {"CONNECTIONS__X__ENTRA_CLIENT_CERTIFICATE": str(certificate)}
+    connections = settings_reader.read(stage.settings | late).connections
+    assert isinstance(connections.by_name["default"], Connection)
+    certificate.touch()
+    assert isinstance(connections.by_name["x"], Connection)
+    assert connections.problems == ()
