@@ -19,30 +19,32 @@ MODULES = (
     "body",
 )
 TESTS = (
-    "authorization",
-    "authorize",
-    "body",
-    "bootstrap",
-    "callback",
-    "connections",
-    "dynamics",
-    "edges",
-    "floods",
-    "flow",
-    "jarm",
-    "outgoing",
-    "redeliver",
-    "refusals",
-    "responses",
-    "retry_after",
-    "sealing",
-    "settings",
-    "settings_reader",
-    "signed_state",
-    "single_flight",
-    "state",
+    "tests/attacks/test_environments.py",
+    "tests/unit/test_authorization.py",
+    "tests/unit/test_authorize.py",
+    "tests/unit/test_body.py",
+    "tests/unit/test_bootstrap.py",
+    "tests/unit/test_callback.py",
+    "tests/unit/test_connections.py",
+    "tests/unit/test_dynamics.py",
+    "tests/unit/test_edges.py",
+    "tests/unit/test_environments_settings.py",
+    "tests/unit/test_floods.py",
+    "tests/unit/test_flow.py",
+    "tests/unit/test_jarm.py",
+    "tests/unit/test_outgoing.py",
+    "tests/unit/test_redeliver.py",
+    "tests/unit/test_refusals.py",
+    "tests/unit/test_responses.py",
+    "tests/unit/test_retry_after.py",
+    "tests/unit/test_sealing.py",
+    "tests/unit/test_settings.py",
+    "tests/unit/test_settings_reader.py",
+    "tests/unit/test_signed_state.py",
+    "tests/unit/test_single_flight.py",
+    "tests/unit/test_state.py",
 )
-"""Files of tests/unit that are run."""
+"""Files that are run: the fast ones that reach these modules."""
 LEAST_SCORE = 96
 
 SETUP = """[mutmut]
@@ -69,7 +71,7 @@ def main() -> int:
     left = shutil.ignore_patterns(".*", "__pycache__", "node_modules")
     shutil.copytree(HERE, COPY, ignore=left)
     modules = "".join(f"\n    relay/{name}" for name in mutated())
-    tests = "".join(f"\n    tests/unit/test_{name}.py" for name in TESTS)
+    tests = "".join(f"\n    {path}" for path in TESTS)
     (COPY / "setup.cfg").write_text(SETUP.format(modules=modules, tests=tests))
 
     log = COPY / "mutmut.log"
