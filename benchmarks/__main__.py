@@ -5,6 +5,8 @@
     python3 dev.py bench --cold     the start alone, nine rounds
     python3 dev.py bench refusals   the processor time of refusals at the limits of size
     python3 dev.py bench imports    what the start imports, and how long each module takes
+    python3 dev.py bench scale      what many connections and environments cost
+    python3 dev.py bench outage     what becomes of codes while Dynamics is down for ten minutes
 
 Rounds are interleaved: each takes every contestant once, beginning with another one each time, so
 that what else the machine does falls on all of them. benchmarks/results/ gets the numbers as JSON
@@ -28,7 +30,7 @@ from typing import Any
 import certifi
 from cryptography.fernet import Fernet
 
-from benchmarks import burst, imports, refusals, report
+from benchmarks import burst, imports, outage, refusals, report, scale
 from benchmarks.arithmetic import METRICS, medians, rotated
 from benchmarks.lineup import (
     LINEUP,
@@ -60,6 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if given == ["refusals"]:
         return refusals.main()
+    if given == ["outage"]:
+        return outage.main()
+    if given == ["scale"]:
+        return scale.main()
     options = _options(arguments)
     refuse_in_azure(os.environ)
     if sys.platform == "win32":

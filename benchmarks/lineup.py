@@ -117,7 +117,8 @@ class Apps:
 class Rig:
     """What the contestants are told: where the upstreams are, whom to trust, which keys.
 
-    `folder` is for files of this run. `bundle` is a PEM file of the usual CAs and the run's own.
+    `folder` is for files of this run. `bundle` is a PEM file of the usual CAs and the run's own, as
+    HTTPX and requests would have them from a package.
     """
 
     upstream: Upstream
@@ -207,7 +208,7 @@ class Rig:
             "OUTBOX_KEYS": self.outbox_keys,
             "PROVIDER_ISSUER": self.issuer,
             "PROVIDER_ISS_REQUIRED": "true",
-            "SSL_CERT_FILE": str(self.bundle),
+            "CA_BUNDLE": str(self.upstream.authority.bundle),
             **further,
         }
 

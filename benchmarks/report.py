@@ -82,15 +82,16 @@ def page(results: Results | None) -> str:
 
 def fill(document: str, results: Results | None) -> str:
     """Return the page with the results between its marks. Raises `ValueError` without marks."""
-    return _between(document, BEGIN, END, f"\n{page(results)}\n")
+    return between(document, BEGIN, END, f"\n{page(results)}\n")
 
 
 def fill_readme(document: str, results: Results) -> str:
     """Return the README with what `import httpx` takes. Raises `ValueError` without the marks."""
-    return _between(document, *COST, f"{median(results['import_httpx_ms']):.0f} ms")
+    return between(document, *COST, f"{median(results['import_httpx_ms']):.0f} ms")
 
 
-def _between(document: str, begin: str, end: str, content: str) -> str:
+def between(document: str, begin: str, end: str, content: str) -> str:
+    """Return a document with new content between two marks. Raises `ValueError` without them."""
     before, found_begin, rest = document.partition(begin)
     _, found_end, after = rest.partition(end)
     if not found_begin or not found_end:

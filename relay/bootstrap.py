@@ -8,8 +8,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from relay import log, outgoing
@@ -35,8 +34,7 @@ logger = logging.getLogger(__name__)
 _AUTHORITY = re.compile(r"https://[A-Za-z0-9.-]+(:\d{1,5})?(/[A-Za-z0-9.-]+)+")
 
 
-@dataclass(frozen=True, slots=True)
-class App:
+class App(NamedTuple):
     """What `function_app` binds: the relay and the name of its outbox queue."""
 
     relay: "Relay"

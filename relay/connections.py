@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
+from typing import NamedTuple
 
 from relay.body import Template
 from relay.branding import Branding
@@ -12,6 +13,14 @@ from relay.errors import Misconfigured, UnknownConnection, UnknownEnvironment
 
 DEFAULT = "default"
 """The connection of `/callback` without a name."""
+
+
+def canonical(name: str) -> str:
+    """Return the name of a connection or environment as the settings have it.
+
+    Some providers change the case, and in the name of a setting `_` stands for `-`.
+    """
+    return name.lower().replace("_", "-")
 
 
 class StatePolicy(StrEnum):
@@ -22,8 +31,7 @@ class StatePolicy(StrEnum):
     SIGNED = "signed"
 
 
-@dataclass(frozen=True, slots=True)
-class Provider:
+class Provider(NamedTuple):
     """The external OAuth 2.0 provider: what /authorize sends it, what its responses must match.
 
     `name`: what the pages call it.
@@ -90,8 +98,7 @@ type Credential = ClientSecret | ClientCertificate | ManagedIdentity
 """How the relay authenticates at Entra. `match` on it ends with `assert_never`."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClientCredentials:
+class ClientCredentials(NamedTuple):
     """The relay's client at Entra and the scope it asks for. Equal credentials share one token.
 
     With a managed identity, `client_id` is the app registration that trusts it (a federated
@@ -110,8 +117,7 @@ class ClientCredentials:
         return self.scope.removesuffix("/.default")
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """The URL and body of the delivery of one connection. `timeout`: seconds for one attempt."""
 
     connection: str
@@ -207,8 +213,7 @@ class Connection:
         return self.state_policy is StatePolicy.SIGNED
 
 
-@dataclass(frozen=True, slots=True)
-class Connections:
+class Connections(NamedTuple):
     """All connections by name; `Misconfigured` in place of one whose settings are wrong.
 
     `problems`: every wrong setting, without values, for the log and /health.
@@ -231,8 +236,7 @@ class Connections:
         """Return the connection, or raise `UnknownConnection` or its `Misconfigured`."""
         if not self.by_name:
             raise Misconfigured(self.problems)
-        # In any case, and with `_` as in a setting's name: some providers change the case.
-        connection = self.by_name.get(name.lower().replace("_", "-"))
+        connection = self.by_name.get(canonical(name))
         if connection is None:
             raise UnknownConnection
         if isinstance(connection, Misconfigured):

@@ -21,20 +21,29 @@ status and page of the answer. None holds a value from outside: all may be shown
 """
 
 from http import HTTPStatus
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from relay.outcome import STATUS, Outcome, Page
+
+
+class Hint(NamedTuple):
+    """What is wrong, as the second half of a sentence, and the next step, for a reason."""
+
+    wrong: str
+    fix: str
 
 
 class RelayError(Exception):
     """The base class. `reason`: one word for the log. The message: a sentence for a person.
 
-    `page` is what a browser shows: the outcome's page if it is None.
+    `page` is what a browser shows: the outcome's page if it is None. `authenticated`: what is
+    refused has a valid signature of Dynamics, so no stranger causes it at will.
     """
 
     outcome: ClassVar[Outcome]
     page: Page | None = None
     dynamics_status: int | None = None
+    authenticated: bool = False
 
     def __init__(self, reason: str, message: str, status: HTTPStatus | None = None) -> None:
         super().__init__(message)
@@ -83,6 +92,8 @@ class CookieMissing(InvalidResponse):
 
     Either another browser, or a repeated request after the first one has deleted the cookie.
     """
+
+    authenticated = True
 
     def __init__(self) -> None:
         super().__init__(

@@ -52,8 +52,8 @@ MAX_UNFORESEEN = 10
 it expires."""
 MAX_REFUSALS = 3
 """Refusals in a row that end a redelivery, of those that a starting target gives too."""
-STARTING = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
-"""Statuses of such refusals."""
+STARTING = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
+"""Statuses of such refusals, beside that of the token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,7 @@ class Relay:
     used_states: UsedStates = field(default_factory=UsedStates)
     hold_limit: HoldLimit = field(default_factory=HoldLimit)
     slots: Slots = field(default_factory=Slots)
+    writer: log.Writer = field(default_factory=log.Writer)
 
     async def receive(self, name: str, request: Request) -> Answer:
         """Handle one request to the redirect URI.
@@ -84,7 +85,7 @@ class Relay:
                 answer = await reception.walk(name, request)
             except Exception as error:  # noqa: BLE001 - the host would log its message, with values
                 answer = reception.refuse(error)
-            log.write(reception.line, answer.outcome)
+            self.writer.write(reception.line, answer.outcome)
             set_attributes({"outcome": str(answer.outcome), **reception.line.known()})
         return answer
 
@@ -117,7 +118,7 @@ class Relay:
             started = authorize.begin(request, connection, self.now())
         except Exception as error:  # noqa: BLE001 - as above
             answer = invocation.refuse(error)
-            log.write(invocation.line, answer.outcome)
+            self.writer.write(invocation.line, answer.outcome)
             if answer.outcome is Outcome.INVALID and answer.page is None:
                 return replace(answer, page="ticket")
             return answer
@@ -126,12 +127,12 @@ class Relay:
         return started
 
 
-@dataclass(slots=True)
 class _Invocation:
     """One run of a function. `line` collects the values of its log line, span and answer."""
 
-    relay: Relay
-    line: log.Line
+    def __init__(self, relay: Relay, line: log.Line) -> None:
+        self.relay = relay
+        self.line = line
 
     def find(self, name: str) -> Connection:
         """Return the connection of this name. Raises `UnknownConnection` and `Misconfigured`."""
@@ -143,6 +144,7 @@ class _Invocation:
         """Put the reason into the log line."""
         self.line.reason = error.reason
         self.line.dynamics_status = error.dynamics_status
+        self.line.authenticated |= error.authenticated
 
     def answer(self, outcome: Outcome) -> Answer:
         """Return the answer for an outcome without details."""
@@ -248,6 +250,7 @@ class _Reception(_Invocation):
             if response.error is not None:
                 raise
             return self._answer_again(delivery_id(connection.name, response))
+        self.line.authenticated = connection.signed
         # Which of the connection's environments does the state name?
         connection = connection.at(verified.environment)
         self.line.environment = connection.environment
@@ -294,11 +297,12 @@ class _Reception(_Invocation):
             except Undelivered as error:
                 # The answer still shows the provider's error; this one is for the operator's log.
                 self.note(error)
+        decided = error_codes.is_decision(error_code, callback.response.error_description)
         shown, description = authorization.shown(callback.response, callback.connection)
         return replace(
             self.answer(Outcome.DECLINED),
             detail="The provider did not grant the authorization.",
-            page=None if error_codes.is_decision(error_code) else "fault",
+            page=None if decided else "fault",
             error=shown,
             error_description=description,
             held=held,
@@ -348,7 +352,7 @@ class _Redelivery(_Invocation):
         # "Exists" means that an earlier attempt succeeded and its answer was lost, unless several
         # flows share the key.
         of_another = receipt.existed and not connection.target.has_own_key
-        log.write(self.line, Outcome.DUPLICATE if of_another else Outcome.DELIVERED)
+        self.relay.writer.write(self.line, Outcome.DUPLICATE if of_another else Outcome.DELIVERED)
         return None
 
     def fail(self, error: Exception) -> RelayError:
@@ -358,7 +362,7 @@ class _Redelivery(_Invocation):
             return Unforeseen()
         self.note(error)
         held = isinstance(error, Undelivered)
-        log.write(self.line, Outcome.HELD if held else Outcome.REJECTED)
+        self.relay.writer.write(self.line, Outcome.HELD if held else Outcome.REJECTED)
         return error
 
     def _is_repeated(self, callback: Callback, error: Undelivered) -> bool:
@@ -376,7 +380,7 @@ class _Redelivery(_Invocation):
 
     def _give_up(self, callback: Callback, reason: str) -> DeadLetter:
         self.line.reason = reason
-        log.write(self.line, Outcome.REJECTED)
+        self.relay.writer.write(self.line, Outcome.REJECTED)
         return DeadLetter.of(callback, reason, self.line.attempt, self.relay.now())
 
     async def _deliver_in_slot(self, callback: Callback) -> Receipt:

@@ -1,11 +1,15 @@
 """The log: one line per outcome; libraries that log requests or responses are silenced.
 
+Of the refusals that anybody can cause at will only the first of each minute have a line each.
+
 Never logged: code, state, verifier, token, secret, cookie, error description, URL, query, body.
 """
 
 import logging
 import time
 import traceback
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from relay.outcome import Outcome
@@ -34,12 +38,23 @@ LEVEL = {
 }
 
 
+REFUSALS = frozenset({Outcome.INVALID, Outcome.UNKNOWN})
+"""Outcomes that cost a stranger one request each."""
+MINUTE = 60.0
+WRITTEN = 20
+"""Anonymous refusals that one process writes a line each of in a minute."""
+COUNTED = 100
+"""Further ones of one reason that are counted in one line."""
+
+
 @dataclass(slots=True)
 class Line:
     """The log line of one callback; `flow` fills it in.
 
     `connection`, `environment`: configured names, never text from the URL. `reason`: the error's
     fixed word. `unsigned`: its states are not signed, so that anybody may have sent it.
+    `authenticated`: a signature of its state or ticket was verified. `times`: how many refusals
+    without a line of their own this line counts.
     """
 
     reference: str
@@ -50,6 +65,8 @@ class Line:
     reason: str | None = None
     unsigned: bool = False
     environment: str | None = None
+    authenticated: bool = False
+    times: int | None = None
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -73,6 +90,8 @@ class Line:
             if self.unsigned:
                 values["states"] = "unsigned"
             values["reason"] = self.reason
+        if self.times is not None:
+            values["times"] = self.times
         return values
 
     def known(self) -> dict[str, object]:
@@ -90,7 +109,54 @@ def quiet() -> None:
             chatty.addHandler(logging.NullHandler())
 
 
-def write(line: Line, outcome: Outcome) -> None:
+class Writer:
+    """Writes the line of each invocation, in one process and one event loop.
+
+    A stranger could fill the log up to its daily limit, and blind every alert, with refusals that
+    cost one request each. So in a minute `WRITTEN` of them have a line each; the others are counted
+    by outcome and reason, in a line with `times`: at each `COUNTED` of a kind, and for what is left
+    at the first line of a later minute.
+
+    Neither a timer nor the end of the process can write what is left: the host takes lines of a
+    running invocation only, and the worker has no handler for SIGTERM. So a process that ends loses
+    the count of fewer than `COUNTED` refusals of each reason.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._minute_ends = clock() + MINUTE
+        self._refusals = 0
+        self._counts: Counter[tuple[Outcome, str | None]] = Counter()
+
+    def write(self, line: Line, outcome: Outcome) -> None:
+        """Write the line, or count it."""
+        if (now := self._clock()) >= self._minute_ends:
+            self._minute_ends, self._refusals = now + MINUTE, 0
+            for kind in list(self._counts):
+                self._write_count(*kind)
+        if not _is_anonymous(line, outcome):
+            _write(line, outcome)
+            return
+        self._refusals += 1
+        if self._refusals <= WRITTEN:
+            _write(line, outcome)
+            return
+        kind = outcome, line.reason
+        self._counts[kind] += 1
+        if self._counts[kind] >= COUNTED:
+            self._write_count(*kind)
+
+    def _write_count(self, outcome: Outcome, reason: str | None) -> None:
+        times = self._counts.pop((outcome, reason))
+        _write(Line(reference="-", reason=reason, times=times), outcome)
+
+
+def _is_anonymous(line: Line, outcome: Outcome) -> bool:
+    """Tell whether anybody can cause this line at will. A bare visit has none above DEBUG."""
+    return outcome in REFUSALS and not line.authenticated and line.reason != "bare"
+
+
+def _write(line: Line, outcome: Outcome) -> None:
     """Write the line, with its fields also as `extra` for OpenTelemetry.
 
     The message holds all of them, because the worker sends only the message to the host.

@@ -5,7 +5,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from relay.connections import ClientCredentials, Provider, Target
 
@@ -26,8 +26,7 @@ class AccessToken:
     authority: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """Dynamics has the record. `existed`: it was there before this request."""
 
     existed: bool

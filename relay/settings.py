@@ -105,6 +105,7 @@ def _redirect_uri(value: str) -> str:
     return value
 
 
+@cache  # most connections and environments inherit one
 def authority(value: str) -> str:
     """Return the URL of an authority that may be given as a tenant. Raises `ValueError`."""
     # The article's setting may hold a tenant instead of a URL, people paste endpoints and issuers.
@@ -272,6 +273,8 @@ class TargetSettings(BaseModel):
     model_config = ConfigDict(
         alias_generator=str.upper,
         arbitrary_types_allowed=True,
+        # A model costs 4 ms to build: this one validates nothing, environments are rare.
+        defer_build=True,
         extra="forbid",
         frozen=True,
         hide_input_in_errors=True,

@@ -7,7 +7,6 @@ answers `misconfigured`, and other connections keep working.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
 from typing import Any, NamedTuple
@@ -71,8 +70,7 @@ _OF_ENVIRONMENT = frozenset(names(TargetSettings)) - {"DYNAMICS_URL"}
 """Settings that an environment inherits. Its URL and its keys make it another environment."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """The app settings, read. `connections.problems` lists everything that is wrong."""
 
     connections: Connections
@@ -155,12 +153,12 @@ class _Layer(NamedTuple):
         return f"{self.prefix}{setting}"
 
 
-@dataclass(slots=True)
 class _Own:
     """A connection's own settings, and those of its environments by their names."""
 
-    settings: dict[str, str] = field(default_factory=dict)
-    environments: dict[str, _Layer] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.settings: dict[str, str] = {}
+        self.environments: dict[str, _Layer] = {}
 
     def add(self, full: str, setting: str, value: str) -> bool:
         """Add a setting of an environment; return whether its name has the form of one."""
@@ -235,8 +233,7 @@ def _prefix(name: str) -> str:
     return f"{PREFIX}{name.upper().replace('-', '_')}__"
 
 
-@dataclass(slots=True)
-class _Source:
+class _Source(NamedTuple):
     """Where settings come from: `layers`, the innermost first, then what is inherited.
 
     `home`: what the name of a missing setting begins with. `outer`: whose settings are inherited;

@@ -14,23 +14,31 @@ from sandbox.world import PASSWORD, USER, World
 
 LIFETIME = timedelta(minutes=10)
 NAMES = ("dev", "prod")
+QUEUE = "environments-outbox"
+"""Not the one of the world's own relay, which has no environments and could open no message."""
 
 
 class Environments:
-    """Dynamics `dev` and `prod` in a world, and a relay whose one redirect URI serves both."""
+    """Dynamics `dev` and `prod` in a world, and a relay whose one redirect URI serves both.
 
-    def __init__(self, world: World) -> None:
+    `resource` is the application id URI for which both accept tokens, as Business Central has one
+    for all its environments; `None`: each accepts its own address.
+    """
+
+    def __init__(self, world: World, resource: str | None = None) -> None:
         self.world = world
-        self.dynamics = {name: Dynamics(world.entra) for name in NAMES}
+        self.dynamics = {name: Dynamics(world.entra, resource=resource) for name in NAMES}
         settings = {
             name: value for name, value in world.settings.items() if name != "DYNAMICS_URL"
-        } | {"STATE_POLICY": "signed"}
+        } | {"STATE_POLICY": "signed", "OUTBOX_QUEUE": QUEUE}
         for name, dynamics in self.dynamics.items():
             url = world.add(dynamics.app).url
-            world.entra.resources.add(url)
+            world.entra.resources.add(resource or url)
             prefix = f"ENVIRONMENTS__{name.upper()}__"
             settings[f"{prefix}DYNAMICS_URL"] = f"{url}/data/OAuthCallbacks"
             settings[f"{prefix}STATE_KEYS"] = f"{name}:{secrets.token_urlsafe(32)}"
+            if resource is not None:
+                settings[f"{prefix}DYNAMICS_SCOPE"] = f"{resource}/.default"
         self.settings = settings
         self.relay = world.serve(settings)
         self.redirect_uri = f"{self.relay.url}/callback"

@@ -5,12 +5,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
+import trustme
 
 from sandbox.azurite import Azurite, unavailable
 from sandbox.loops import new_event_loop
 from sandbox.serving import connect_to_loopback_directly
 from sandbox.tls import Authority
 from tests.fakes import Clock
+from tests.helpers import TRUST
 
 SLOWEST = (
     "test_browser.py",
@@ -39,6 +41,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the slowest files first: the last one to begin decides when a run with `-n` ends."""
     places = {name: place for place, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _only_a_stranger_is_trusted_by_the_system(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[None]:
+    """Replace the public CAs by one that nobody uses, for the processes of tests too.
+
+    So a test knows whom it trusts. And reading all public CAs takes 40 ms for each TLS context.
+    """
+    folder = tmp_path_factory.mktemp("trust")
+    trustme.CA().cert_pem.write_to_path(str(folder / "system.pem"))
+    with pytest.MonkeyPatch.context() as environment:
+        for name in TRUST:
+            environment.delenv(name, raising=False)
+        environment.setenv("SSL_CERT_FILE", str(folder / "system.pem"))
+        environment.setenv("SSL_CERT_DIR", str(folder / "nothing"))
+        yield
 
 
 @pytest.fixture(scope="session")

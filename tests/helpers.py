@@ -2,13 +2,17 @@
 
 import hashlib
 import json
+import os
 import re
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlencode
+
+import pytest
 
 from relay.body import Template
 from relay.connections import (
@@ -30,6 +34,10 @@ SHEBANG = f"""#!/bin/sh
 '''exec' "{sys.executable}" "$0" "$@"
 ' '''"""
 """The first lines of a Python script that is run by its name: `#!` takes no path with blanks."""
+
+TRUST = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+"""The environment variables that name the CAs to trust."""
+GIVEN_TRUST = {name: os.environ[name] for name in TRUST if name in os.environ}
 
 CODE = "canary-code-5f1c"
 STATE = "canary-state-b72e"
@@ -117,6 +125,20 @@ def verified(
 ) -> VerifiedResponse:
     """Return a response that is believed."""
     return VerifiedResponse(code, state, error=error, iss=iss, implicit=implicit, extra=extra or {})
+
+
+@contextmanager
+def public_trust() -> Iterator[None]:
+    """Trust what this machine trusts, for a process that needs the network.
+
+    In all other tests conftest.py leaves a CA that nobody uses.
+    """
+    with pytest.MonkeyPatch.context() as environment:
+        for name in TRUST:
+            environment.delenv(name, raising=False)
+        for name, value in GIVEN_TRUST.items():
+            environment.setenv(name, value)
+        yield
 
 
 def tiny_wheel(folder: Path) -> str:

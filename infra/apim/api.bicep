@@ -14,17 +14,52 @@ var hasSecret = !empty(clientId)
 var headers = loadTextContent('headers.xml')
 var tokenPolicy = hasSecret ? loadTextContent('token.secret.xml') : loadTextContent('token.identity.xml')
 var policies = {
-  callback: replace(replace(loadTextContent('callback.policy.xml'), '<!-- token.xml -->', tokenPolicy), '<!-- headers.xml -->', headers)
+  callback: replace(
+    replace(loadTextContent('callback.policy.xml'), '<!-- token.xml -->', tokenPolicy),
+    '<!-- headers.xml -->',
+    headers
+  )
   probe: replace(loadTextContent('probe.policy.xml'), '<!-- headers.xml -->', headers)
   done: replace(loadTextContent('done.policy.xml'), '<!-- headers.xml -->', headers)
 }
 var operations = [
-  { name: 'callback', displayName: 'The redirect URI', method: 'GET', urlTemplate: callbackPath, policy: policies.callback }
-  { name: 'callback-head', displayName: 'The redirect URI, probed', method: 'HEAD', urlTemplate: callbackPath, policy: policies.probe }
-  { name: 'callback-options', displayName: 'The redirect URI, asked for its methods', method: 'OPTIONS', urlTemplate: callbackPath, policy: policies.probe }
-  { name: 'done', displayName: 'The page at the end', method: 'GET', urlTemplate: '/done/{outcome}', policy: policies.done }
-  { name: 'done-head', displayName: 'The page at the end, probed', method: 'HEAD', urlTemplate: '/done/{outcome}', policy: policies.done }
+  {
+    name: 'callback'
+    displayName: 'The redirect URI'
+    method: 'GET'
+    urlTemplate: callbackPath
+    policy: policies.callback
+  }
+  {
+    name: 'callback-head'
+    displayName: 'The redirect URI, probed'
+    method: 'HEAD'
+    urlTemplate: callbackPath
+    policy: policies.probe
+  }
+  {
+    name: 'callback-options'
+    displayName: 'The redirect URI, asked for its methods'
+    method: 'OPTIONS'
+    urlTemplate: callbackPath
+    policy: policies.probe
+  }
+  {
+    name: 'done'
+    displayName: 'The page at the end'
+    method: 'GET'
+    urlTemplate: '/done/{outcome}'
+    policy: policies.done
+  }
+  {
+    name: 'done-head'
+    displayName: 'The page at the end, probed'
+    method: 'HEAD'
+    urlTemplate: '/done/{outcome}'
+    policy: policies.done
+  }
 ]
+var outcome = { name: 'outcome', type: 'string', required: true }
 
 resource service 'Microsoft.ApiManagement/service@2024-05-01' existing = {
   name: serviceName
@@ -97,7 +132,7 @@ resource operation 'Microsoft.ApiManagement/service/apis/operations@2024-05-01' 
       displayName: one.displayName
       method: one.method
       urlTemplate: one.urlTemplate
-      templateParameters: contains(one.urlTemplate, '{outcome}') ? [{ name: 'outcome', type: 'string', required: true }] : []
+      templateParameters: contains(one.urlTemplate, '{outcome}') ? [outcome] : []
     }
   }
 ]

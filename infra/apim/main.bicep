@@ -60,11 +60,15 @@ var token = toLower(uniqueString(resourceGroup().id))
 var serviceName = empty(existingService) ? 'apim-relay-${token}' : existingService
 
 // What Python and .NET read differently, or only one of them reads. A class minus a class ends in ]].
-var onlyOneReads = ['(?P', '(?<', '(?a', '(?L', '(?u', '(?n', ']]', '{,', '++', '*+', '?+', '}+', '\\p', '\\P', '\\N', '\\U', '\\c', '\\e', '\\G', '\\k', '\\_', '\\z', '\\Z']
-var refused = filter(onlyOneReads, part => contains(statePattern, part))
-var checkedPattern = empty(refused) ? statePattern : fail('statePattern: ${join(refused, ' ')} does not mean the same here and in STATE_PATTERN of the Function App. Write it without.')
-var checkedUrl = startsWith(dynamicsUrl, 'https://') ? dynamicsUrl : fail('dynamicsUrl: expected a URL that begins with https://')
-var checkedVault = (empty(clientId) || !empty(vaultName)) ? vaultName : fail('vaultName: expected, because clientId is given. It holds the client secret.')
+var groups = ['(?P', '(?<', '(?a', '(?L', '(?u', '(?n', ']]', '{,', '++', '*+', '?+', '}+']
+var escapes = ['\\p', '\\P', '\\N', '\\U', '\\c', '\\e', '\\G', '\\k', '\\_', '\\z', '\\Z']
+var refused = filter(concat(groups, escapes), part => contains(statePattern, part))
+var notTheSame = 'statePattern: ${join(refused, ' ')} does not mean the same here and in STATE_PATTERN of the Function App. Write it without.'
+var checkedPattern = empty(refused) ? statePattern : fail(notTheSame)
+var noTls = 'dynamicsUrl: expected a URL that begins with https://'
+var checkedUrl = startsWith(dynamicsUrl, 'https://') ? dynamicsUrl : fail(noTls)
+var noVault = 'vaultName: expected, because clientId is given. It holds the client secret.'
+var checkedVault = (empty(clientId) || !empty(vaultName)) ? vaultName : fail(noVault)
 
 // The members that the objects of infra/dynamics take and this edition has a value for.
 var members = {

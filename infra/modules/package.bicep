@@ -78,4 +78,4 @@ module account 'br/public:avm/res/storage/storage-account:0.33.0' = {
 }
 
 output name string = account.outputs.name
-output url string = '${account.outputs.primaryBlobEndpoint}${container}'
+output url string = '${account.outputs.serviceEndpoints.blob}${container}'

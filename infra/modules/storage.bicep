@@ -151,6 +151,7 @@ module account 'br/public:avm/res/storage/storage-account:0.33.0' = {
 }
 
 output name string = account.outputs.name
-output blobEndpoint string = account.outputs.primaryBlobEndpoint
+// Not `primaryBlobEndpoint`: the module leaves that empty where it makes no container.
+output blobEndpoint string = account.outputs.serviceEndpoints.blob
 output queueEndpoint string = account.outputs.serviceEndpoints.queue
 output tableEndpoint string = account.outputs.serviceEndpoints.table

@@ -1,9 +1,9 @@
 """A verified callback: its identity, its expiry, the values of the body template."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Self
+from typing import NamedTuple, Self
 
 from relay.body import PARAM
 from relay.connections import Connection
@@ -16,8 +16,7 @@ EXPIRED = "temporarily_unavailable"
 """The `error` (RFC 6749 §4.1.2.1) in place of a code that expired in the outbox."""
 
 
-@dataclass(frozen=True, slots=True)
-class Callback:
+class Callback(NamedTuple):
     """A verified authorization response on its way to Dynamics.
 
     `delivery_id` is the same for the same response; `expires_at` is when the code expires at the
@@ -68,7 +67,7 @@ class Callback:
             error=EXPIRED,
             error_description="Dynamics could not be reached while the authorization code lived.",
         )
-        return replace(self, response=response)
+        return self._replace(response=response)
 
     def values(self) -> dict[str, str | None]:
         """Return the value of each placeholder of a body template."""

@@ -10,10 +10,9 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, NoReturn, Self
+from typing import Any, NamedTuple, NoReturn, Self
 from urllib.parse import urlsplit
 
 import h11
@@ -22,6 +21,7 @@ import httpx
 from relay import outgoing
 from relay.connections import Target
 from relay.delivery import targets
+from relay.delivery.refusals import Meaning, Refusal
 from relay.delivery.retry_after import TRANSIENT, seconds
 from relay.delivery.throttle import Throttle
 from relay.errors import ApplicationFailed, Rejected, Unauthorized, Unavailable
@@ -46,7 +46,8 @@ _HEADERS = {
     "Prefer": "return=minimal",
 }
 
-_REDIRECTS = range(300, 400)
+REDIRECTS = frozenset(range(300, 400))
+"""Statuses that lead elsewhere: to a page of servicing, or to the sign-in of AD FS."""
 
 # HTTPX parses a string anew for each request; the strings here are those of the settings.
 _parsed = lru_cache(httpx.URL)
@@ -102,7 +103,7 @@ class DynamicsClient:
             raise Unavailable(_fault(error), "Dynamics cannot be reached.") from None
         # The first of the two POSTs may have created the record.
         created = answer.repeated and target.has_own_key
-        return replace(receipt, existed=False) if created else receipt
+        return receipt._replace(existed=False) if created else receipt
 
     async def aclose(self) -> None:
         """Close the connections to Dynamics."""
@@ -132,10 +133,11 @@ class DynamicsClient:
         success = status // 100 == 2  # noqa: PLR2004 - the class of RFC 9110 §15.3
         if success and not is_html:
             return Receipt(existed=False, status=status)
-        refusal = targets.Refusal.of(status, answer.body, sent)
-        if targets.says_exists(refusal):
+        known = targets.meaning_of(Refusal.of(status, answer.body, sent))
+        meaning = known and known.meaning
+        if meaning is Meaning.EXISTS:
             return Receipt(existed=True, status=status)
-        redirect = status in _REDIRECTS
+        redirect = status in REDIRECTS
         if status == HTTPStatus.UNAUTHORIZED or (redirect and _is_sign_in(answer, token)):
             raise Unauthorized(
                 "dynamics_redirect" if redirect else "dynamics_401",
@@ -147,12 +149,14 @@ class DynamicsClient:
             reason = "dynamics_redirect"
         elif is_html and status not in TRANSIENT:
             reason = "dynamics_html"
-        if targets.is_exception(refusal):
+        elif known is not None and status not in TRANSIENT:
+            reason = known.reason
+        if meaning is Meaning.FAILED:
             raise ApplicationFailed(
                 reason, "The application in Dynamics failed.", dynamics_status=status
             )
         # A redirect or a page: F&O in servicing, or a gateway before a target that is down.
-        if status in TRANSIENT or redirect or is_html or targets.is_transient(refusal):
+        if status in TRANSIENT or redirect or is_html or meaning is Meaning.PASSES:
             self._close(target, answer, reason)
         raise Rejected(reason, "Dynamics refuses the callback.", dynamics_status=status)
 
@@ -168,8 +172,7 @@ class DynamicsClient:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Response:
+class _Response(NamedTuple):
     """A response; `body` has at most `MAX_ANSWER` bytes. `repeated`: the POST was sent twice."""
 
     status: int

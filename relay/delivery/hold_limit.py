@@ -7,7 +7,6 @@ write, not on what the queue holds.
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from relay.delivery.callback import Callback
 
@@ -19,12 +18,12 @@ CAPACITY = 10_000
 """Held callbacks that are counted for one connection with signed ones; the oldest are forgotten."""
 
 
-@dataclass(slots=True)
 class _Held:
     """What one connection holds, in the order of expiry: when each ends, and its state."""
 
-    ends: deque[tuple[float, str]] = field(default_factory=deque)
-    by_state: Counter[str] = field(default_factory=Counter)
+    def __init__(self) -> None:
+        self.ends: deque[tuple[float, str]] = deque()
+        self.by_state: Counter[str] = Counter()
 
     def forget(self) -> None:
         """Forget the oldest."""

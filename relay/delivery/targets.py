@@ -6,38 +6,20 @@ and the online ones tell the cloud, not the kind (`relay.entra.clouds`, which ha
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from relay.outgoing import json_object
+from relay.delivery.refusals import Known, Meaning, Refusal
+
+EXISTS, FAILED, PASSES = Meaning
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An answer that is no success: `document` is its JSON, `None` where it has none.
-
-    `sent` are the values that were sent, because Dynamics repeats them in its messages.
-    """
-
-    status: int
-    document: object = field(repr=False)
-    sent: tuple[str, ...] = field(repr=False)
-
-    @classmethod
-    def of(cls, status: int, body: bytes, sent: Iterable[str]) -> "Refusal":
-        """Read the body of an answer."""
-        return cls(status, json_object(body), tuple(sent))
-
-
-type Rule = Callable[[Refusal], bool]
-
-
-def _never(_: Refusal) -> bool:
-    return False
+type Reader = Callable[[object], tuple[str, str] | None]
+"""Returns code and message of an error, or `None` if the document is none of this target's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,10 +29,9 @@ class TargetKind:
     `path`: the path of its URLs; the first group names the tenant or environment (nothing where the
     host does), the second the service, the others are names in it.
     `shape`: the same for people. `url` and `body`: `DYNAMICS_URL` and `DYNAMICS_BODY` for the
-    objects of this repository. `says_exists`: a refusal means that the record exists.
-    `is_transient`: a refusal passes although its status says that it is final. `is_exception`: a
-    refusal is an exception of the application, which may be final although its status says that it
-    passes. `challenge`: a path that answers 401 and names the authority, if one is known.
+    objects of this repository. `read`: code and message of its errors. `refusals`: those whose
+    status does not say what they mean. `challenge`: a path that answers 401 and names the
+    authority, if one is known.
     """
 
     name: str
@@ -58,9 +39,8 @@ class TargetKind:
     shape: str
     url: str
     body: Mapping[str, object]
-    says_exists: Rule
-    is_transient: Rule = _never
-    is_exception: Rule = _never
+    read: Reader
+    refusals: tuple[Known, ...]
     challenge: str | None = None
 
 
@@ -71,124 +51,35 @@ class Address(NamedTuple):
     names: tuple[str, ...]
 
 
-def _exception_type_is_duplicate(refusal: Refusal) -> bool:
-    match refusal.document:
+def _exception_type(document: object) -> tuple[str, str] | None:
+    match document:
         case {"ExceptionType": str(kind)}:
-            return kind.rpartition(".")[2] == "DuplicateKeyException"
-    return False
+            return kind, ""
+    return None
 
 
-def _has_exception_type(refusal: Refusal) -> bool:
-    match refusal.document:
-        case {"ExceptionType": str()}:
-            return refusal.status == HTTPStatus.INTERNAL_SERVER_ERROR
-    return False
+def _inner_error(document: object) -> tuple[str, str] | None:
+    """Return type and message of an error of F&O's OData: it has no codes."""
+    match document:
+        case {"error": {"innererror": {"type": str(kind), "message": str(message)}}}:
+            return kind, message
+    return None
 
 
-def _write_exception_says(*phrases: str) -> Rule:
-    """Search the message of F&O OData: it has no codes."""
-
-    def rule(refusal: Refusal) -> bool:
-        match refusal.document:
-            case {"error": {"innererror": {"type": str(kind), "message": str(message)}}}:
-                return kind.endswith(".AxODataWriteException") and any(
-                    _says(phrase, message, refusal.sent) for phrase in phrases
-                )
-        return False
-
-    return rule
-
-
-def _says(phrase: str, message: str, sent: Iterable[str]) -> bool:
-    """Tell whether the message says so in words of its own, not in a value that it repeats."""
-    values = [value.casefold() for value in sent]
-    if any(phrase in value for value in values):
-        # The message may repeat the value whole, in part or rewritten: nothing can be told.
-        return False
-    message = message.casefold()
-    for value in sorted(values, key=len, reverse=True):
-        # A piece of the phrase proves nothing, and cutting it out would hide the phrase.
-        if value and value not in phrase:
-            message = message.replace(value, "\ufffd")
-    return phrase in message
-
-
-def _error(refusal: Refusal) -> tuple[str, str]:
-    """Return code and message of an OData error (OData JSON Format 4.0 §19), or empty texts."""
-    match refusal.document:
+def _odata_error(document: object) -> tuple[str, str] | None:
+    """Return code and message of an OData error (OData JSON Format 4.0 §19)."""
+    match document:
         case {"error": {"code": str(code), "message": str(message)}}:
             return code, message
         case {"error": {"code": str(code)}}:
             return code, ""
-    return "", ""
+    return None
 
 
-def _business_central_exists(refusal: Refusal) -> bool:
-    return _error(refusal)[0] == "Internal_EntityWithSameKeyExists"
-
-
-_BC_CODE = re.compile(r"[A-Z][A-Za-z]+_\w+|Unknown")
-BC_TRANSIENT = {
-    "Application_ServiceUnavailable",
-    "Internal_MetadataSyncError",
-    "Internal_TenantUnavailable",
-    "Request_EntityChanged",
-}
-BC_CHANGED = (
-    "by another user",
-    "another user has",
-    "another session",
-    "deadlock",
-    "retry the activity",
-    "page has just changed",
-)
-"""Its message of 400 for a lock, a changed record, and a page that is being published."""
-
-
-def _business_central_is_transient(refusal: Refusal) -> bool:
-    """Its 409 is a duplicate, a lock, or an administrator's change: one filter makes all three.
-
-    Codes: https://learn.microsoft.com/dynamics365/business-central/dev-itpro/webservices/dynamics-error-codes
-    """
-    code, message = _error(refusal)
-    if code in BC_TRANSIENT:
-        return True
-    if refusal.status == HTTPStatus.CONFLICT:
-        return _BC_CODE.fullmatch(code) is not None
-    return refusal.status == HTTPStatus.BAD_REQUEST and any(
-        _says(phrase, message, refusal.sent) for phrase in BC_CHANGED
-    )
-
-
-def _dataverse_exists(refusal: Refusal) -> bool:
-    code = _error(refusal)[0].lower()
-    # With other statuses 0x80040237 stands for other violations too.
-    return code == "0x80060892" or (
-        code == "0x80040237" and refusal.status == HTTPStatus.PRECONDITION_FAILED
-    )
-
-
-DATAVERSE_TRANSIENT = {
-    # Service protection: requests, their time, how many at once; the platform's own limits.
-    *("0x80072322", "0x80072321", "0x80072326", "0x80072327", "0x8005f103", "0x8004a001"),
-    # The database: time-out, lock, aborted transaction, network, TempDB.
-    *("0x80044151", "0x8004026c", "0x80040255", "0x80073000", "0x80048542"),
-    # A solution is being imported or published.
-    *("0x80071151", "0x80071154", "0x80090412", "0x80048543"),
-    # Administration mode, environment switched off, migration, organisation not ready.
-    *("0x8004a113", "0x8004a104", "0x8004b044", "0x8004d253"),
-}
-_DATAVERSE_SQL, _SQL_TRANSIENT = "0x80044150", re.compile(r"\bSql Number: (?:1205|10054)\b")
-"""A SQL error of any kind; its number tells a deadlock and a broken connection."""
-
-
-def _dataverse_is_transient(refusal: Refusal) -> bool:
-    """Codes: https://learn.microsoft.com/power-apps/developer/data-platform/reference/web-service-error-codes."""
-    code, message = _error(refusal)
-    code = code.lower()
-    return code in DATAVERSE_TRANSIENT or (
-        code == _DATAVERSE_SQL and _SQL_TRANSIENT.search(message) is not None
-    )
+def _dataverse_error(document: object) -> tuple[str, str] | None:
+    """Return the same; hexadecimal codes come in either case."""
+    error = _odata_error(document)
+    return None if error is None else (error[0].lower(), error[1])
 
 
 _BODY = {
@@ -206,6 +97,7 @@ _BODY = {
     "ReceivedAt": "{received_at}",
     "ExpiresAt": "{expires_at}",
 }
+_WRITE_EXCEPTION = r".*\.AxODataWriteException"
 # The primary column of a Dataverse table is its name.
 _COLUMNS = {name: f"oacb_{name.lower()}" for name in _BODY} | {"DeliveryId": "oacb_name"}
 
@@ -216,8 +108,11 @@ CUSTOM_SERVICE = TargetKind(
     url="https://contoso.operations.dynamics.com"
     "/api/services/OAuthCallbackServices/OAuthCallbackService/deliver",
     body={"_contract": _BODY},
-    says_exists=_exception_type_is_duplicate,
-    is_exception=_has_exception_type,
+    read=_exception_type,
+    refusals=(
+        Known(EXISTS, codes=(r"(?:.*\.)?DuplicateKeyException",)),
+        Known(FAILED, statuses=(HTTPStatus.INTERNAL_SERVER_ERROR,)),
+    ),
 )
 DATAVERSE = TargetKind(
     name="dataverse",
@@ -225,8 +120,51 @@ DATAVERSE = TargetKind(
     shape="/api/data/v9.2/<table>",
     url="https://contoso.crm.dynamics.com/api/data/v9.2/oacb_oauthcallbacks",
     body={_COLUMNS[name]: value for name, value in _BODY.items()},
-    says_exists=_dataverse_exists,
-    is_transient=_dataverse_is_transient,
+    read=_dataverse_error,
+    # https://learn.microsoft.com/power-apps/developer/data-platform/reference/web-service-error-codes
+    refusals=(
+        Known(EXISTS, codes=("0x80060892",)),
+        # With other statuses it stands for other violations too.
+        Known(
+            EXISTS,
+            codes=("0x80040237",),
+            statuses=(HTTPStatus.PRECONDITION_FAILED,),
+        ),
+        Known(
+            PASSES,
+            "dynamics_throttled",
+            # Requests, their time, how many at once; the platform's own limits.
+            codes=(
+                *("0x80072322", "0x80072321", "0x80072326"),
+                *("0x80072327", "0x8005f103", "0x8004a001"),
+            ),
+        ),
+        Known(
+            PASSES,
+            "dynamics_busy",
+            # Time-out, lock, aborted transaction, network, TempDB.
+            codes=("0x80044151", "0x8004026c", "0x80040255", "0x80073000", "0x80048542"),
+        ),
+        Known(
+            PASSES,
+            "dynamics_busy",
+            # A SQL error of any kind; its number tells a deadlock and a broken connection.
+            codes=("0x80044150",),
+            phrases=("sql number: 1205", "sql number: 10054"),
+        ),
+        Known(
+            PASSES,
+            "dynamics_publishing",
+            codes=("0x80071151", "0x80071154", "0x80090412", "0x80048543"),
+        ),
+        Known(PASSES, "dynamics_administration", codes=("0x8004a113",)),
+        Known(
+            PASSES,
+            "dynamics_disabled",
+            # Switched off, being migrated, not ready.
+            codes=("0x8004a104", "0x8004b044", "0x8004d253"),
+        ),
+    ),
     challenge="/api/data/v9.2/WhoAmI",
 )
 BUSINESS_CENTRAL = TargetKind(
@@ -238,8 +176,47 @@ BUSINESS_CENTRAL = TargetKind(
     url="https://api.businesscentral.dynamics.com/v2.0/contoso.onmicrosoft.com/production"
     "/api/oauthRelay/inbox/v1.0/companies(aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee)/oauthCallbacks",
     body={name[0].lower() + name[1:]: value for name, value in _BODY.items()},
-    says_exists=_business_central_exists,
-    is_transient=_business_central_is_transient,
+    read=_odata_error,
+    # https://learn.microsoft.com/dynamics365/business-central/dev-itpro/webservices/dynamics-error-codes
+    refusals=(
+        Known(EXISTS, codes=("Internal_EntityWithSameKeyExists",)),
+        Known(
+            PASSES,
+            "dynamics_starting",
+            codes=("Internal_TenantUnavailable",),
+        ),
+        Known(
+            PASSES,
+            "dynamics_publishing",
+            codes=("Internal_MetadataSyncError", "Application_ServiceUnavailable"),
+        ),
+        Known(
+            PASSES,
+            "dynamics_publishing",
+            phrases=("page has just changed",),
+            statuses=(HTTPStatus.BAD_REQUEST,),
+        ),
+        Known(PASSES, "dynamics_busy", codes=("Request_EntityChanged",)),
+        Known(
+            PASSES,
+            "dynamics_busy",
+            phrases=(
+                "by another user",
+                "another user has",
+                "another session",
+                "deadlock",
+                "retry the activity",
+            ),
+            statuses=(HTTPStatus.BAD_REQUEST,),
+        ),
+        # A lock, or an administrator's change: one filter gives both the status of duplicates.
+        Known(
+            PASSES,
+            "dynamics_busy",
+            codes=(r"[A-Z][A-Za-z]+_\w+", "Unknown"),
+            statuses=(HTTPStatus.CONFLICT,),
+        ),
+    ),
 )
 FINANCE_OPERATIONS = TargetKind(
     name="finance-operations",
@@ -247,8 +224,20 @@ FINANCE_OPERATIONS = TargetKind(
     shape="/data/<collection>",
     url="https://contoso.operations.dynamics.com/data/OAuthCallbacks",
     body=_BODY,
-    says_exists=_write_exception_says("already exists"),
-    is_transient=_write_exception_says("deadlock", "update conflict"),
+    read=_inner_error,
+    refusals=(
+        Known(
+            EXISTS,
+            codes=(_WRITE_EXCEPTION,),
+            phrases=("already exists",),
+        ),
+        Known(
+            PASSES,
+            "dynamics_busy",
+            codes=(_WRITE_EXCEPTION,),
+            phrases=("deadlock", "update conflict"),
+        ),
+    ),
     challenge="/data",
 )
 
@@ -283,19 +272,14 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def says_exists(refusal: Refusal) -> bool:
-    """Tell whether a refusal says that the record exists, whatever its status.
+def meaning_of(refusal: Refusal) -> Known | None:
+    """Return the entry that a refusal fits, if its body tells more than its status.
 
-    The rules of all kinds count: behind a gateway the URL does not tell the kind.
+    The entries of all kinds count: behind a gateway the URL does not tell the kind.
     """
-    return any(kind.says_exists(refusal) for kind in TARGETS)
-
-
-def is_transient(refusal: Refusal) -> bool:
-    """Tell whether a refusal passes although its status says that it is final."""
-    return any(kind.is_transient(refusal) for kind in TARGETS)
-
-
-def is_exception(refusal: Refusal) -> bool:
-    """Tell whether a refusal is an exception of the application, rather than of the service."""
-    return any(kind.is_exception(refusal) for kind in TARGETS)
+    found: list[Known] = []
+    for kind in TARGETS:
+        error = kind.read(refusal.document)
+        if error is not None:
+            found += (each for each in kind.refusals if each.fits(refusal, *error))
+    return min(found, key=lambda each: each.meaning, default=None)

@@ -9,25 +9,24 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 from relay.connections import Target
 from relay.delivery import targets
 from relay.errors import Unavailable
 
 
-@dataclass(slots=True)
 class _Tenant:
-    throttled: bool = False
+    def __init__(self) -> None:
+        self.throttled = False
 
 
-@dataclass(slots=True)
 class _Way:
     """The way of one connection to one tenant; `turn` is held while one request is tried."""
 
-    tenant: _Tenant
-    closed_until: float = 0.0
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    def __init__(self, tenant: _Tenant) -> None:
+        self.tenant = tenant
+        self.closed_until = 0.0
+        self.turn = asyncio.Lock()
 
 
 class Throttle:

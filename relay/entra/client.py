@@ -32,7 +32,8 @@ from relay.connections import (
     ManagedIdentity,
 )
 from relay.delivery.retry_after import TRANSIENT, seconds
-from relay.entra import clouds
+from relay.entra import clouds, refusals
+from relay.entra.refusals import Retry
 from relay.errors import CredentialRefused, RelayError, Unavailable
 from relay.ports import AccessToken
 
@@ -47,22 +48,6 @@ EARLY = 300.0
 
 FEDERATED_PAUSE = 1.0
 """Seconds before a refused federated credential is asked for a second time."""
-
-TRANSIENT_ERRORS = frozenset({"temporarily_unavailable", "server_error"})
-"""Values of `error` (RFC 6749 §4.1.2.1) that may change on the next attempt."""
-FEDERATED = frozenset({70021, 700211, 700212, 700213})
-"""AADSTS codes of a federated credential that is unknown: also of a right one, because a replica is
-behind. https://learn.microsoft.com/entra/workload-id/workload-identity-federation-considerations"""
-STALE_ASSERTION = 700024
-"""The AADSTS code of an assertion that is outside of its time; MSAL keeps one for minutes."""
-TRANSIENT_CODES = FEDERATED | {
-    *(90006, 90012, 90024, 90033, 90055, 90090, 90091),
-    *(40010, 50033, 50087, 50196, 51005, 70012, 80005, STALE_ASSERTION),
-}
-"""AADSTS codes that may change on the next attempt, whatever the status.
-https://learn.microsoft.com/entra/identity-platform/reference-error-codes"""
-IDENTITY_TRANSIENT = TRANSIENT | {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
-"""The same for statuses of the identity endpoint: 404 and 410 while it starts or is updated."""
 
 logger = logging.getLogger(__name__)
 
@@ -227,7 +212,9 @@ class Client:
         try:
             with self._http.session():
                 result = self._ask()
-                if _code(result) in FEDERATED and self._http.wait(FEDERATED_PAUSE):
+                reasons = _reasons("entra", None, result, "")
+                again = refusals.retry(*reasons) is Retry.AT_ONCE
+                if again and self._http.wait(FEDERATED_PAUSE):
                     self._http_cache.clear()
                     result = self._ask()
         except RelayError:
@@ -336,11 +323,13 @@ class Client:
         http = self._http
         status, said = http.status, result or http.answer
         transient = transient or status is None or status < HTTPStatus.BAD_REQUEST
-        reason = _reason(http.asked, status, said, otherwise)
+        reasons = [*_reasons(http.asked, status, said, otherwise)]
+        reason = reasons[0]
+        retry = refusals.retry(*reasons)
         logger.warning("no token from Entra: reason=%s entra_status=%s", reason, status)
-        if _code(said) == STALE_ASSERTION:
+        if retry is Retry.ANEW:
             self._app = None
-        if transient or _is_transient(http.asked, status, said):
+        if transient or status in TRANSIENT or retry is not Retry.NEVER:
             message = "Entra cannot be reached just now."
             return Unavailable(reason, message, retry_after=http.retry_after)
         return CredentialRefused(reason, "Entra does not give the relay a token.")
@@ -461,15 +450,6 @@ def _file_version(credential: Credential) -> object:
 _WORD = re.compile(r"[a-z_]{1,40}")
 
 
-def _is_transient(asked: str, status: int | None, said: Mapping[str, Any]) -> bool:
-    """Tell whether a refusal may change on the next attempt: by its code and error, or status."""
-    if asked == "identity":
-        # MSAL words these refusals itself.
-        return status in IDENTITY_TRANSIENT
-    error = said.get("error")
-    return status in TRANSIENT or _code(said) in TRANSIENT_CODES or error in TRANSIENT_ERRORS
-
-
 _AADSTS = re.compile(r"AADSTS(\d{4,8})\b")
 
 
@@ -484,18 +464,21 @@ def _code(said: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _reason(asked: str, status: int | None, result: Mapping[str, Any], otherwise: str) -> str:
-    """Return the reason for the log: an AADSTS number, OAuth's `error`, or `otherwise`.
+def _reasons(
+    asked: str, status: int | None, said: Mapping[str, Any], otherwise: str
+) -> Iterator[str]:
+    """Yield what a refusal is called: its AADSTS number, OAuth's `error`, and `otherwise`.
 
-    Descriptions are not logged, because they quote the request. For the identity endpoint the
-    reason is the status, because MSAL calls all its errors `invalid_scope`.
+    The first one is for the log. Descriptions are not logged, because they quote the request. For
+    the identity endpoint it is the status, because MSAL calls all its errors `invalid_scope`.
     """
     if asked == "identity" and status is not None:
-        return f"identity_{status}"
-    code = _code(result)
+        yield f"identity_{status}"
+        return
+    code = _code(said)
     if code is not None:
-        return f"AADSTS{code}"
-    error = result.get("error")
+        yield f"AADSTS{code}"
+    error = said.get("error")
     if isinstance(error, str) and _WORD.fullmatch(error):
-        return f"{asked}_{error}"
-    return f"{asked}_{otherwise}"
+        yield f"{asked}_{error}"
+    yield f"{asked}_{otherwise}"

@@ -4,12 +4,12 @@ Sources: https://learn.microsoft.com/entra/identity-platform/authentication-nati
 https://learn.microsoft.com/entra/workload-id/workload-identity-federation-config-app-trust-managed-identity
 """
 
-from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 
-@dataclass(frozen=True, slots=True)
-class Cloud:
+class Cloud(NamedTuple):
     """One national cloud.
 
     `logins` are its login hosts, `dynamics` the suffixes of its Dynamics hosts. `exchange` is the
@@ -53,6 +53,7 @@ NO_TENANT = ("", "common", "organizations", "consumers")
 """Values in the tenant's place that name no tenant: an app-only token needs one."""
 
 
+@cache
 def of_login(authority: str) -> Cloud | None:
     """Return the cloud whose login host an authority URL names, if any."""
     host = _host(authority)

@@ -143,7 +143,7 @@ def _ticket_pairs(
     query = parse_qsl(endpoint.partition("?")[2], keep_blank_values=True)
     taken = REFUSED.union(name.lower() for name, _ in (*query, *provider.extra))
     if any(name.lower() in taken for name in params):
-        raise state.TICKET.refused("params")
+        raise state.TICKET.refused("params", authenticated=True)
     return list(params.items())
 
 

@@ -28,20 +28,37 @@ REGISTERED = frozenset(
 )
 """Errors of the authorization endpoint in IANA's registry "OAuth Extensions Error"."""
 
-_DECISIONS = frozenset(
+DECISIONS = frozenset(
     {
-        "access_denied",
+        "access_denied",  # Adobe sends ACCESS_DENIED
+        "access-denied",  # Salesforce
         "user_cancelled",  # Tink
         "user_cancelled_authorize",  # Apple, LinkedIn
         "user_cancelled_login",  # LinkedIn
         "usercancelledsession",  # GoCardless Bank Account Data
     }
 )
+"""Errors by which a person has decided, in lower case."""
+SET_UP = frozenset(
+    {
+        "aadsts65005",  # Entra: a permission of the app is not there
+        "msis9605",  # AD FS: the client may not use the resource
+        "permissions error",  # Meta: the app is in development
+        "policy evaluation failed",  # Okta
+        "user is not assigned to the client application",  # Okta
+    }
+)
+"""Words of `error_description`, in lower case, by which these errors are no decision."""
+CANCELLED = frozenset({("consent_required", "aadsts65004")})
+"""Errors that are one with these words: an administrator has cancelled Entra's consent."""
 
 
-def is_decision(error: str) -> bool:
+def is_decision(error: str, description: str | None) -> bool:
     """Tell whether a person decided so; any other error is a fault that somebody has to mend."""
-    return error.lower() in _DECISIONS  # Adobe sends ACCESS_DENIED
+    error, words = error.lower(), (description or "").lower()
+    if any(error == each and word in words for each, word in CANCELLED):
+        return True
+    return error in DECISIONS and not any(word in words for word in SET_UP)
 
 
 def known(error: str) -> str:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from relay.errors import InvalidResponse
 
@@ -23,8 +23,7 @@ LEEWAY = 60
 """Seconds that the clocks of two machines may be apart, in either direction."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(NamedTuple):
     """A kind of token and its limits.
 
     `name` is the prefix of its reasons in the log. `sentence` is shown for every fault: the next
@@ -40,9 +39,11 @@ class Kind:
     types: frozenset[str] = frozenset({"jwt"})
     fractions: bool = False
 
-    def refused(self, fault: str) -> InvalidResponse:
-        """Return the error for one fault."""
-        return InvalidResponse(f"{self.name}_{fault}", self.sentence)
+    def refused(self, fault: str, *, authenticated: bool = False) -> InvalidResponse:
+        """Return the error for one fault. `authenticated`: its signature was verified."""
+        error = InvalidResponse(f"{self.name}_{fault}", self.sentence)
+        error.authenticated = authenticated
+        return error
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 
-from relay.connections import Connection, StatePolicy
+from relay.connections import Connection, StatePolicy, canonical
 from relay.errors import CookieMissing, InvalidResponse, UnknownEnvironment
 from relay.oauth import jws
 from relay.oauth.authorization import (
@@ -176,14 +176,16 @@ def _match(state: str, connection: Connection) -> str | None:
             "state_mismatch", "The state is not one that Dynamics hands out for this address."
         )
     named = found.groupdict().get(ENVIRONMENT)
-    return connection.at(None if named is None else _environment(named)).environment
+    environment = None if named is None else _environment(named)
+    connection.at(environment)  # raises if there is none
+    return environment
 
 
 def _environment(named: object) -> str:
     """Return the name of an environment as the settings have it. Raises `UnknownEnvironment`."""
     if not isinstance(named, str) or not _ENVIRONMENT.fullmatch(named):
         raise UnknownEnvironment
-    return named.lower().replace("_", "-")
+    return canonical(named)
 
 
 def _claims(
@@ -195,8 +197,9 @@ def _claims(
         raise kind.refused("algorithm")
     try:
         # Only without the claim it is for the connection's own target; an empty one is refused.
-        named = token.claims.get(ENVIRONMENT)
-        at = connection.at(_environment(named) if ENVIRONMENT in token.claims else None)
+        named = ENVIRONMENT in token.claims
+        environment = _environment(token.claims[ENVIRONMENT]) if named else None
+        at = connection.at(environment)
     except UnknownEnvironment:
         raise kind.refused("environment") from None
     kid = token.header.get("kid")
@@ -212,7 +215,7 @@ def _claims(
     cookie = token.text_claim("cookie", _HASH) if "cookie" in token.claims else None
     params = _params(token.claims) if use == AUTHORIZE else {}
     token.verify(key, jws.HS256)
-    return StateClaims(key, jti, cookie, params, at.environment)
+    return StateClaims(key, jti, cookie, params, environment)
 
 
 def _params(claims: Mapping[str, object]) -> dict[str, str]:
@@ -234,11 +237,11 @@ def _bound_cookie(claims: StateClaims, cookies: str) -> str:
         raise CookieMissing
     if len(values) > 1:
         # Cookie tossing: somebody else has set a second cookie of that name.
-        raise STATE.refused("cookie_repeated")
+        raise STATE.refused("cookie_repeated", authenticated=True)
     if not _HASH.fullmatch(values[0]) or not hmac.compare_digest(
         fingerprint(values[0]), claims.cookie or ""
     ):
-        raise STATE.refused("cookie_mismatch")
+        raise STATE.refused("cookie_mismatch", authenticated=True)
     return values[0]
 
 

@@ -3,17 +3,16 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from http import HTTPStatus
 from types import MappingProxyType
+from typing import NamedTuple
 
 from relay.connections import Connection
 from relay.oauth.authorize import Started
 from relay.outcome import Answer, Outcome, Page
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """An HTTP answer. `cookies` are values of Set-Cookie headers, the most important one first."""
 
     status: int
@@ -76,7 +75,7 @@ def render(
     request.
     """
     reply = _reply_to(answer, accept_language, connection, html=html)
-    return reply if answer.clear is None else replace(reply, cookies=(answer.clear,))
+    return reply if answer.clear is None else reply._replace(cookies=(answer.clear,))
 
 
 def probe(method: str) -> Reply:

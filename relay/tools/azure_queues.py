@@ -5,12 +5,14 @@ What runs inside of Azure has no such library, and uses `storage_queues`.
 
 import base64
 import json
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any, Self, override
 
+import requests
 from azure.core.credentials import AzureNamedKeyCredential, TokenCredential
 from azure.core.exceptions import (
     HttpResponseError,
@@ -18,8 +20,10 @@ from azure.core.exceptions import (
     ServiceRequestError,
     ServiceResponseError,
 )
+from azure.core.pipeline.transport import RequestsTransport
 from azure.identity import CredentialUnavailableError, ManagedIdentityCredential
 from azure.storage.queue import QueueServiceClient
+from requests.adapters import HTTPAdapter
 
 from relay.tools.doctor.finding import Finding, Verdict
 from relay.tools.storage_queues import VERSION, Account, QueueMissing, StorageRefused, body
@@ -51,14 +55,39 @@ class Peeked:
         return max(0, self.count - len(self.shown))
 
 
+class _Trusting(HTTPAdapter):
+    """The library takes the path of a file that replaces its trust; this takes the relay's."""
+
+    def __init__(self, trust: ssl.SSLContext) -> None:
+        self._trust = trust
+        super().__init__()
+
+    @override
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options, ssl_context=self._trust)
+
+    @override
+    def proxy_manager_for(self, *args: Any, **options: Any) -> Any:
+        options |= {"ssl_context": self._trust, "proxy_ssl_context": self._trust}
+        return super().proxy_manager_for(*args, **options)
+
+
+def _session(trust: ssl.SSLContext) -> requests.Session:
+    session = requests.Session()
+    session.mount("https://", _Trusting(trust))
+    return session
+
+
 class Queues:
     """The queues of one account. Blocks; a context manager.
 
-    `operator`: the credential where the app itself uses an identity. Every method raises
-    `StorageRefused`, or `StorageUnreachable`.
+    `trust`: that of TLS. `operator`: the credential where the app itself uses an identity. Every
+    method raises `StorageRefused`, or `StorageUnreachable`.
     """
 
-    def __init__(self, account: Account, operator: TokenCredential | None = None) -> None:
+    def __init__(
+        self, account: Account, trust: ssl.SSLContext, operator: TokenCredential | None = None
+    ) -> None:
         credential: Any = operator
         match account.kind:
             case "key":
@@ -71,7 +100,11 @@ class Queues:
                 credential = ManagedIdentityCredential(client_id=client_id)
         # Without retries, which begin after 15 seconds: a person can run the command again.
         self._service = QueueServiceClient(
-            account.url, credential, api_version=VERSION, retry_total=0, connection_timeout=10
+            account.url,
+            credential,
+            api_version=VERSION,
+            retry_total=0,
+            transport=RequestsTransport(session=_session(trust), connection_timeout=10),
         )
 
     def __enter__(self) -> Self:

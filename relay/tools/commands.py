@@ -21,7 +21,7 @@ from typer.core import TyperGroup
 
 import relay
 from relay import log, outgoing, settings, settings_reader
-from relay.connections import Connection
+from relay.connections import Connection, canonical
 from relay.delivery import targets
 from relay.delivery.sealing import DeadLetter
 from relay.entra import clouds
@@ -32,6 +32,7 @@ from relay.errors import (
     RelayError,
     Undelivered,
     UnknownConnection,
+    UnknownEnvironment,
 )
 from relay.oauth import state as states
 from relay.oauth.authorization import AuthorizationResponse
@@ -117,6 +118,10 @@ app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Option("--connection", metavar="NAME", help="as in /callback/NAME")]
+Environment = Annotated[
+    str | None,
+    typer.Option(metavar="ENV", help="as in ENVIRONMENTS__ENV; else the connection's own"),
+]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, for machines")]
 AppName = Annotated[
     str | None,
@@ -223,7 +228,7 @@ def _examine_app(
     known = settings_reader.read(app.settings).connections.by_name
     if connection is not None and connection not in known:
         raise Stop(f"No connection has this name. There are: {', '.join(known) or 'none'}")
-    asked = Examination(app, call.desk, connection, call.patience)
+    asked = Examination(app, call.desk, trust(call.settings()), connection, call.patience)
     patience = f"{call.patience / 60:.0f} minutes at most"
     about = [
         f"looks at  {app.name} in {app.resource_group}, from inside of Azure",
@@ -287,11 +292,16 @@ def discover(
 
 @app.command(
     short_help="Send one smoke record through Entra to Dynamics.",
-    epilog=_examples("send", "send --connection xero --state a-state-that-dynamics-issued"),
+    epilog=_examples(
+        "send",
+        "send --environment uat",
+        "send --connection xero --state a-state-that-dynamics-issued",
+    ),
 )
 def send(
     context: typer.Context,
     connection: Name = "default",
+    environment: Environment = None,
     state: Annotated[
         str | None, typer.Option(metavar="STATE", help="the record's state; else one is made up")
     ] = None,
@@ -301,17 +311,20 @@ def send(
 
     Delete it afterwards: its code is relay-smoke-test.
     """
+    from relay.entra import refusals  # noqa: PLC0415 - for its messages
     from relay.entra.client import Client  # noqa: PLC0415 - imports MSAL
     from relay.tools import smoke_record  # noqa: PLC0415 - likewise
-    from relay.tools.doctor import aadsts, writing  # noqa: PLC0415 - for their messages
+    from relay.tools.doctor import writing  # noqa: PLC0415 - for its messages
 
     call: Call = context.obj
     given = call.settings()
-    found, trusted = find_connection(connection, given), trust(given)
+    found, trusted = find_target(connection, environment, given), trust(given)
     try:
         record = smoke_record.callback(found, datetime.now(UTC), state)
     except InvalidResponse as error:
         fix = "Give a state that this connection takes, with --state."
+        if isinstance(error, UnknownEnvironment):
+            fix = "The state is for another environment: name that with --environment."
         _sent(error.outcome, as_json, reason=error.reason, wrong=str(error), fix=fix)
         raise typer.Exit(1) from None
     try:
@@ -321,7 +334,7 @@ def send(
     except Undelivered as error:
         # By the reason: without an answer of Dynamics there is no status to go by.
         from_dynamics = error.reason.startswith("dynamics_")
-        hint = writing.meaning(error) if from_dynamics else aadsts.hint(error.reason)
+        hint = writing.meaning(error) if from_dynamics else refusals.hint(error.reason)
         known = {"status": error.dynamics_status, "reason": error.reason}
         _sent(error.outcome, as_json, **known, reference=record.reference, **hint._asdict())
         raise typer.Exit(1) from None
@@ -359,19 +372,23 @@ def keygen() -> None:
 
 
 def _mint(
-    mint: Callable[[Connection, str, datetime, timedelta], str], name: str, call: Call
+    mint: Callable[[Connection, str, datetime, timedelta], str],
+    name: str,
+    environment: str | None,
+    call: Call,
 ) -> None:
-    """Print what is minted for a connection, for a trial."""
-    found = find_connection(name, call.settings())
+    """Print what is minted for a connection or one of its environments, for a trial."""
+    found = find_target(name, environment, call.settings())
     if not found.state_keys:
         raise Stop("STATE_KEYS: expected, to mint with; python -m relay keygen makes one")
     print(mint(found, secrets.token_urlsafe(16), datetime.now(UTC), TRIAL))
 
 
-@app.command(epilog=_examples("state", "state --connection xero"))
+@app.command(epilog=_examples("state", "state --connection xero", "state --environment uat"))
 def state(
     context: typer.Context,
     connection: Name = "default",
+    environment: Environment = None,
     check: Annotated[
         str | None,
         typer.Option(metavar="JWT", help="mint none: say, offline, who takes this one"),
@@ -380,8 +397,10 @@ def state(
     """Mint a signed state for trying out. It lives for ten minutes."""
     call: Call = context.obj
     if check is None:
-        _mint(states.mint, connection, call)
+        _mint(states.mint, connection, environment, call)
         return
+    if environment is not None:
+        raise Stop("--environment and --check exclude each other: the state names its own", 2)
     given = call.settings()
     find_connection(connection, given)
     refused = False
@@ -406,10 +425,12 @@ def _reason(text: str, connection: Connection) -> str | None:
     return None
 
 
-@app.command(epilog=_examples("ticket", "ticket --connection xero"))
-def ticket(context: typer.Context, connection: Name = "default") -> None:
+@app.command(epilog=_examples("ticket", "ticket --connection xero", "ticket --environment uat"))
+def ticket(
+    context: typer.Context, connection: Name = "default", environment: Environment = None
+) -> None:
     """Mint a ticket for /authorize, for trying out. It lives for ten minutes."""
-    _mint(states.mint_ticket, connection, context.obj)
+    _mint(states.mint_ticket, connection, environment, context.obj)
 
 
 # -- dead letters --------------------------------------------------------------------------------
@@ -441,7 +462,7 @@ def dead_letters(
         given = _find(call, app, resource_group).settings
     queue = settings_reader.read(given).app.outbox_queue
     desk = call.desk if app is not None else None
-    dead, poison = _lost(given, queue, desk, every=every)
+    dead, poison = _lost(given, queue, desk, trust(call.settings()), every=every)
     letters = [letter for letter in map(_letter, dead.shown) if letter is not None]
     unreadable = len(dead.shown) - len(letters)
     if as_json:
@@ -458,7 +479,12 @@ def dead_letters(
 
 
 def _lost(
-    given: Mapping[str, str], queue: str, desk: "Desk | None", *, every: bool
+    given: Mapping[str, str],
+    queue: str,
+    desk: "Desk | None",
+    trusted: ssl.SSLContext,
+    *,
+    every: bool,
 ) -> "tuple[Peeked, Peeked]":
     """Return the dead letters and the poison messages of an outbox, or raise `Stop`."""
     from relay.tools.azure_queues import Queues, StorageUnreachable  # noqa: PLC0415
@@ -473,7 +499,7 @@ def _lost(
         raise Stop(_lines("an identity opens the storage, and this machine has none", fix))
     try:
         with (
-            Queues(account, desk.credential if desk else None) as service,
+            Queues(account, trusted, desk.credential if desk else None) as service,
             terminal.waiting("reading …"),
         ):
             read = service.all if every else service.peek
@@ -503,19 +529,25 @@ def _letter(body: bytes) -> DeadLetter | None:
 
 
 def _print_letters(letters: Sequence[DeadLetter]) -> None:
+    from relay.tools.doctor import reasons  # noqa: PLC0415 - for its messages
+
     if not letters:
         print("none")
         return
     print(f"{'given up (UTC)':<16} {'connection':<14} {'reference':<16} {'tries':>5}  reason")
     for letter in letters:
+        where = "/".join(filter(None, (letter.connection, letter.environment)))
         row = (
-            f"{letter.last.replace('T', ' ')[:16]:<16} {_cut(letter.connection, 14):<14} "
+            f"{letter.last.replace('T', ' ')[:16]:<16} {_cut(where, 14):<14} "
             f"{_cut(letter.reference, 16):<16} {_cut(str(letter.attempts), 5):>5}  "
             f"{_cut(letter.reason, 23)}"
         )
         # The queue's writers must not send control characters to the terminal.
         print("".join(char if char.isprintable() else "?" for char in row))
-    print("\n--json also has each state, by which Dynamics knows the person.")
+    print("\n--json also has each state, by which Dynamics knows the person.\n")
+    for word in dict.fromkeys(letter.reason for letter in letters):
+        if hint := reasons.hint(word):
+            print(terminal.filled(f"{word}: {hint.wrong}. Next: {hint.fix}"))
 
 
 def _cut(text: str, width: int) -> str:
@@ -656,6 +688,27 @@ def find_connection(name: str, given: Mapping[str, str]) -> Connection:
     except UnknownConnection:
         known = ", ".join(connections.by_name)
         raise Stop(f"No connection has this name. There are: {known}") from None
+
+
+def find_target(name: str, environment: str | None, given: Mapping[str, str]) -> Connection:
+    """Return a connection as it delivers to an environment, `None` for its own target.
+
+    Raises `Stop`.
+    """
+    connection = find_connection(name, given)
+    known = ", ".join(connection.environments)
+    try:
+        return connection.at(None if environment is None else canonical(environment))
+    except Misconfigured as error:
+        raise Stop("\n".join(error.problems)) from None
+    except UnknownEnvironment:
+        if environment is None:
+            problem = f"The connection has no target of its own. Give --environment: {known}"
+        elif known:
+            problem = f"No environment of the connection has this name. There are: {known}"
+        else:
+            problem = "The connection has no environments: leave out --environment"
+        raise Stop(problem) from None
 
 
 def command_line() -> TyperGroup:

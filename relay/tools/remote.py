@@ -4,6 +4,7 @@ The desk needs no access to what the app may do: only to its settings and to the
 """
 
 import secrets
+import ssl
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,10 +30,11 @@ SENDER, PROCESSOR = "Storage Queue Data Message Sender", "Storage Queue Data Mes
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """One request to one app. `desk` is who asks."""
+    """One request to one app. `desk` is who asks, `trust` that of TLS from there."""
 
     app: App
     desk: Desk
+    trust: ssl.SSLContext
     connection: str | None = None
     patience: float = PATIENCE
     request_id: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -58,7 +60,7 @@ class Examination:
             yield fail("storage", str(problem), storage.EXPECTED)
             return
         try:
-            with Queues(account, self.desk.credential) as queues:
+            with Queues(account, self.trust, self.desk.credential) as queues:
                 request = Request(self.request_id, self.connection)
                 queues.ask(self.queue, request.to_json())
                 report = self._wait(queues)
@@ -109,9 +111,10 @@ class Examination:
         )
 
     def _silent(self) -> Iterator[Finding]:
+        environ = {**self.app.settings, "WEBSITE_SITE_NAME": self.app.name}
         found = [
             each
-            for each in host_json.examine(Path("nowhere"), self.app.settings)
+            for each in host_json.examine(Path("nowhere"), environ)
             if each.check == "platform" and each.verdict is not Verdict.OK
         ]
         yield fail(

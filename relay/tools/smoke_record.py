@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from relay.connections import Connection, StatePolicy
 from relay.delivery.callback import Callback
 from relay.delivery.dynamics import DynamicsClient
+from relay.errors import UnknownEnvironment
 from relay.oauth import authorization, state
 from relay.oauth.authorization import AuthorizationResponse
 from relay.ports import AccessToken, Receipt
@@ -22,11 +23,12 @@ LIFETIME = timedelta(minutes=10)
 
 
 def callback(connection: Connection, now: datetime, given: str | None = None) -> Callback:
-    """Return a smoke record, as a browser would bring it.
+    """Return a smoke record, as a browser would bring it, for the environment of the connection.
 
     `given` is its state. By default one is made: under the policy `signed` a signed one, bound to a
     cookie where flows begin at the relay, so that it has the greatest length. Raises
-    `InvalidResponse` when the policy refuses it: for a pattern no state can be made up.
+    `InvalidResponse` when the policy refuses it, as for a pattern no state can be made up, and
+    `UnknownEnvironment` when it is for another environment.
     """
     made, cookies = (given, "") if given is not None else _state(connection, now)
     response = AuthorizationResponse(
@@ -36,6 +38,8 @@ def callback(connection: Connection, now: datetime, given: str | None = None) ->
         extra=dict.fromkeys(connection.target.body.params, CODE),
     )
     verified = state.verify(response, connection, cookies, now)
+    if verified.environment != connection.environment:
+        raise UnknownEnvironment
     authorization.check(verified, connection)
     return Callback.received(connection, verified, secrets.token_hex(8), now)
 

@@ -1,13 +1,26 @@
-"""A flood of junk at a connection whose states nobody signs must not hurt its signed neighbour."""
+"""A flood of junk must neither hurt a signed connection nor blind whoever reads the log."""
 
+import asyncio
+import logging
 import secrets
 import time
+from dataclasses import replace
+from datetime import UTC, datetime
 
+import pytest
 from cryptography.fernet import Fernet
 
+from relay import log
+from relay.connections import Connections, Provider, StatePolicy
+from relay.delivery.single_flight import SingleFlight
+from relay.errors import Rejected
+from relay.flow import Relay
+from relay.oauth.request import Request
+from relay.ports import Receipt
 from sandbox.dynamics import Fault
 from sandbox.world import World
-from tests.fakes import b64, compact, hs256
+from tests.fakes import Clock, Dynamics, Entra, Keys, b64, compact, hs256
+from tests.helpers import connection, get
 from tests.outbox import QUICK, eventually
 
 KEY = bytes(range(32))
@@ -21,8 +34,8 @@ SETTINGS = {
 }
 
 
-def signed() -> str:
-    claims = {"aud": "callback:bank", "exp": int(time.time()) + 600, "jti": secrets.token_hex(16)}
+def signed(**claims: object) -> str:
+    claims |= {"aud": "callback:bank", "exp": int(time.time()) + 600, "jti": secrets.token_hex(16)}
     return compact({"alg": "HS256", "typ": "JWT", "kid": "k1"}, claims, hs256(KEY))
 
 
@@ -49,3 +62,67 @@ def test_a_flood_of_junk_at_an_unsigned_neighbour_costs_a_signed_code_nothing() 
         assert program.get(bank, params={"code": "c", "state": second}).json()["outcome"] == "held"
         eventually(lambda: second in world.dynamics.rows, 40)
         assert set(world.dynamics.rows) == {first, second}
+
+
+class Site:
+    """A relay with a signed and an unsigned connection; Dynamics refuses whatever it gets."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        issuer = Provider(issuer="https://as.example")
+        bank = replace(
+            connection(name="bank", provider=issuer),
+            state_policy=StatePolicy.SIGNED,
+            state_keys={"k1": KEY},
+        )
+        self.relay = Relay(
+            Connections({"bank": bank, "default": connection(provider=issuer)}),
+            Entra(),
+            Dynamics([Rejected("dynamics_403", "No.", dynamics_status=403)]),
+            Keys(),
+            SingleFlight[Receipt](clock=self.clock),
+            None,
+            lambda: datetime.now(UTC),
+            writer=log.Writer(self.clock),
+        )
+
+    def receive(self, name: str, request: Request) -> None:
+        asyncio.run(self.relay.receive(name, request))
+
+
+def test_a_flood_of_refusals_neither_fills_the_log_nor_hides_what_is_real(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """CWE-779: logging of excessive data, which reaches the log's daily limit and ends alerts."""
+    site, each = Site(), 300
+    caplog.set_level(logging.INFO, "relay")
+    junk = {
+        "state_malformed": ("bank", {"code": "c", "state": "canary"}),
+        "state_signature": ("bank", {"code": "c", "state": signed()[:-43] + "A" * 43}),
+        "iss_mismatch": ("default", {"code": "c", "state": "canary", "iss": "https://evil"}),
+        "connection": ("canary", {"code": "c", "state": "s"}),
+    }
+    for _ in range(each):
+        for name, query in junk.values():
+            site.receive(name, get(query))
+    # 20 and 4 times 2 lines for 1,200 requests of a minute, and no text of the stranger's.
+    assert len(caplog.records) == 28
+    assert "canary" not in caplog.text
+
+    # Meanwhile what bears a signature of Dynamics, or says that something is broken, is all there.
+    caplog.clear()
+    for number in range(30):
+        real = {"code": f"c{number}", "iss": "https://as.example"}
+        site.receive("bank", get(real | {"state": signed(cookie="A" * 43)}))
+        site.receive("bank", get(real | {"state": signed(), "iss": "https://other.example"}))
+        site.receive("bank", get(real | {"state": signed()}))
+    written = [vars(record)["reason"] for record in caplog.records]
+    assert written == ["state_cookie_missing", "iss_mismatch", "dynamics_403"] * 30
+
+    # The next line of a later minute tells the rest: nothing is uncounted.
+    caplog.clear()
+    site.clock.seconds += 60
+    site.receive("bank", get({"code": "c", "state": "canary"}))
+    *counts, _ = caplog.records
+    left = {vars(record)["reason"]: vars(record)["times"] for record in counts}
+    assert left == dict.fromkeys(junk, each - 5 - 200)

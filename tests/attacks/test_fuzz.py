@@ -38,6 +38,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import relay
+from relay import log as lines
 from relay import pages, settings_reader
 from relay.delivery.single_flight import SingleFlight
 from relay.errors import CredentialRefused, KeysUnavailable, Rejected, Unauthorized, Unavailable
@@ -276,6 +277,7 @@ class World:
 def world() -> Iterator[World]:
     log, logger = Log(), logging.getLogger("relay")
     level = logger.level
+    written, lines.WRITTEN = lines.WRITTEN, 1_000_000  # each request is looked up by its line
     logger.addHandler(log)
     logger.setLevel(logging.DEBUG)
     logger.propagate = False  # thousands of lines tell nothing of the one request that failed
@@ -284,6 +286,7 @@ def world() -> Iterator[World]:
     logger.propagate = True
     logger.setLevel(level)
     logger.removeHandler(log)
+    lines.WRITTEN = written
 
 
 # -- the contract, §3 ----------------------------------------------------------------------------
@@ -418,8 +421,10 @@ def hold_page(hit: Hit, seen: Seen) -> None:
     )
     connection = settings_reader.read(SETTINGS).connections.find(plain.connection)
     declined = plain.outcome is Outcome.DECLINED
-    if declined and not error_codes.is_decision(Sent(hit).error or ""):
-        plain = dataclasses.replace(plain, page="fault")
+    if declined:
+        sent = Sent(hit)
+        if not error_codes.is_decision(sent.error or "", sent.description):
+            plain = dataclasses.replace(plain, page="fault")
     signed = connection is not None and connection.state_policy == "signed"
     if not (declined and signed):
         if declined:

@@ -1,22 +1,28 @@
 """Attacks on defaults, limits and inheritance: what a stranger gets when a setting is lost."""
 
+import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from relay import settings_reader
-from relay.connections import Connection, Provider, StatePolicy
+from relay import bootstrap, settings_reader
+from relay.connections import Connection, Connections, Provider, StatePolicy
+from relay.delivery.callback import Callback
+from relay.delivery.sealing import DeadLetter
+from relay.delivery.single_flight import SingleFlight
 from relay.errors import InvalidResponse, UnknownConnection
+from relay.flow import Relay
 from relay.oauth import authorization, authorize, request, state
 from relay.tools.storage_queues import Account, Queues, StorageRefused
 from sandbox.serving import Server
 from sandbox.world import World
-from tests.fakes import b64, compact, hs256
-from tests.helpers import CODE, FORM, connection, get, post
+from tests.fakes import Dynamics, Entra, Keys, b64, compact, hs256
+from tests.helpers import CODE, FORM, connection, get, parse, post
 
 ARTICLE = {
     "ActiveDirectoryTenant": "https://login.microsoftonline.com/contoso.com",
@@ -73,6 +79,39 @@ def test_keys_for_signed_states_are_enough_to_ask_for_them() -> None:
 
 def test_the_articles_five_settings_still_work() -> None:
     assert policy(ARTICLE) is StatePolicy.OPAQUE
+
+
+@pytest.mark.parametrize("given", [ARTICLE, {**OURS, "STATE_POLICY": "opaque"}])
+def test_each_start_warns_that_strangers_can_write_rows(
+    given: Mapping[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    bootstrap.app(given)
+    [warning] = [each for each in caplog.records if each.name == "relay.bootstrap"]
+    assert warning.levelname == "WARNING"
+    assert "STATE_POLICY: is opaque at default, strangers write rows" in warning.getMessage()
+
+
+async def test_a_state_that_is_read_in_a_dead_letter_cannot_be_answered() -> None:
+    bank = replace(connection(), state_policy=StatePolicy.SIGNED, state_keys={"k1": KEY})
+    minted = state.mint(bank, "b3f1c2d4e5a69788", NOW, timedelta(minutes=30))
+    sent = parse(get({"code": CODE, "state": minted}), bank)
+    callback = Callback.received(bank, state.verify(sent, bank, now=NOW), "0" * 16, NOW)
+    letter = DeadLetter.of(callback, "expired", 7, NOW)
+    assert letter.state_jti == "b3f1c2d4e5a69788"
+    assert DeadLetter(**json.loads(letter.to_json())) == letter
+    relay = Relay(
+        Connections({"default": bank}),
+        Entra(),
+        Dynamics(),
+        Keys(),
+        SingleFlight(),
+        None,
+        lambda: NOW,
+    )
+    assert (await relay.receive("default", get({"code": "mine", "state": minted}))).status == 200
+    for read in json.loads(letter.to_json()).values():
+        answer = await relay.receive("default", get({"code": "mine", "state": str(read)}))
+        assert answer.outcome == "invalid"
 
 
 def test_phishing_in_the_providers_words_needs_a_signed_state() -> None:
@@ -167,7 +206,7 @@ def test_a_misspelt_name_is_warned_of(name: str, meant: str) -> None:
 
 # -- the start of a flow -------------------------------------------------------------------------
 
-ENDPOINT = "https://provider.example/authorize?audience=api"
+ENDPOINT = "https://provider.example/authorize?audience=api&Empty="
 
 
 def starting(**provider: object) -> Connection:
@@ -199,18 +238,26 @@ def started(where: Connection, **claims: object) -> Mapping[str, str]:
 @pytest.mark.parametrize(
     "params",
     [
-        {"redirect_uri": "https://evil.example"},
-        {"Client_ID": "other"},
-        {"SCOPE": "all"},
-        {"request_uri": "urn:x"},
-        {"response_type": "token"},
-        {"code_challenge_method": "plain"},
-        {"AUDIENCE": "other"},
-        {"prompt": "none"},
+        *(
+            {name: "x"}
+            for name in (
+                *("response_type", "response_mode", "client_id", "client_secret"),
+                *("client_assertion", "redirect_uri", "scope", "state", "code_challenge"),
+                *("code_challenge_method", "request", "request_uri", "registration"),
+                # In other letters, in the endpoint's query, in PROVIDER_EXTRA.
+                *("Client_ID", "SCOPE", "AUDIENCE", "audience", "empty", "prompt", "Prompt"),
+            )
+        ),
         {"a b": "x"},
+        {"": "x"},
+        {"n" * 65: "x"},
         {"nonce": 1},
         {"nonce": None},
+        {"nonce": "x", "another": ["x"]},
         [["nonce", "x"]],
+        [],
+        None,
+        "nonce=x",
         {f"p{number}": "x" for number in range(11)},
     ],
 )

@@ -26,16 +26,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from relay import errors, settings
+from relay.delivery.refusals import HINTS, Meaning
+from relay.delivery.retry_after import TRANSIENT
 from relay.delivery.sealing import DeadLetter
-from relay.delivery.targets import Refusal, is_transient
-from relay.entra.client import TRANSIENT_CODES, TRANSIENT_ERRORS
+from relay.delivery.targets import TARGETS, TargetKind
+from relay.entra.refusals import KNOWN, Retry
 from relay.flow import DEADLINE, ENTRA_DEADLINE
-from relay.log import LEVEL, Line
-from relay.outcome import STATUS, Outcome
+from relay.log import Line
+from relay.outcome import Outcome
 from relay.pages.translations import LANGUAGES, Text
 from relay.settings import ARTICLE
 from relay.tools.commands import PROGRAM, command_line, main
-from relay.tools.doctor.aadsts import HINTS
+from relay.tools.doctor import reasons as explained
 from relay.tools.doctor.host_json import FILE
 from relay.tracing import SWITCHES
 from sandbox import terminals
@@ -43,6 +45,7 @@ from sandbox.azure_storage import AzureQueues
 from sandbox.azurite import Azurite
 from sandbox.target import Fault
 from sandbox.world import APP, World
+from tests.docs import operate_page
 from tests.infra.view import Evaluation
 
 DOCS = APP / "docs"
@@ -474,28 +477,17 @@ def title_of(page: Text) -> str:
     return page.title.replace("\N{NO-BREAK SPACE}", " ")
 
 
-def outcomes() -> dict[str, list[str]]:
-    return {row[0].strip("`"): row for row in rows(section(OPERATE, "The outcomes"))}
+def test_the_page_has_three_steps_for_each_outcome_as_they_are_generated() -> None:
+    _, part, _ = operate_page.parts(text_of(OPERATE))
+    assert part == operate_page.generated(), "run python -m tests.docs.operate_page"
+    assert re.findall(r"^### `(\w+)`$", part, re.MULTILINE) == list(Outcome)
+    assert part.count("\n2. Run first: ") == len(Outcome)
 
 
-@pytest.mark.parametrize("outcome", Outcome)
-def test_every_outcome_has_its_status_its_level_and_its_page(outcome: Outcome) -> None:
-    _, status, level, page, *_ = outcomes()[outcome]
-    names = {20: "INFO", 30: "WARNING", 40: "ERROR"}
-    assert status == str(int(STATUS[outcome]))
-    assert level == names[LEVEL.get(outcome, 20)]
-    assert page == title_of(LANGUAGES["en"].pages[outcome])
-
-
-def test_the_table_of_outcomes_has_no_others() -> None:
-    assert set(outcomes()) == set(Outcome)
-
-
-def test_every_other_page_is_named_by_its_title() -> None:
-    text = section(OPERATE, "The outcomes")
+def test_every_page_of_a_person_is_named_by_its_title() -> None:
+    text = " ".join(text_of(OPERATE).split())
     for name, page in LANGUAGES["en"].pages.items():
-        title = title_of(page)
-        assert title in text, name
+        assert f"“{title_of(page)}”" in text, name
 
 
 def test_setup_names_pages_by_their_titles() -> None:
@@ -527,6 +519,7 @@ FAMILIES = {
     "f'{asked}_{error}'": ["entra_<error>"],
     # Of the identity endpoint a status is known, or there was no answer and a word says why.
     "f'{asked}_{otherwise}'": ["entra_<Kind>", "identity_<Kind>"],
+    "known.reason": sorted({each.reason for kind in TARGETS for each in kind.refusals} - {""}),
     "_fault(error)": [
         f"dynamics_{word}"
         for word in ("connect", "connection", "protocol", "proxy", "request", "tls")
@@ -544,8 +537,8 @@ PASSED_ON = {
     "message",
     "f'{self.name}_{fault}'",
     "f'jwks_{fault}'",
+    "reasons[0]",
     "name",
-    "_reason(http.asked, status, said, otherwise)",
     "problems",
     "tuple(problems)",
     "(*wrong, *problems)",
@@ -617,9 +610,9 @@ def reasons() -> set[str]:
                 target = ast.unparse(node.targets[0])
                 if target in ("reason", "line.reason", "self.line.reason"):
                     found |= set(words(node.value))
-            elif isinstance(node, ast.FunctionDef) and node.name == "_reason":
+            elif isinstance(node, ast.FunctionDef) and node.name == "_reasons":
                 for each in ast.walk(node):
-                    if isinstance(each, ast.Return) and each.value is not None:
+                    if isinstance(each, ast.Yield) and each.value is not None:
                         found |= set(words(each.value))
     return found
 
@@ -638,6 +631,15 @@ def test_every_reason_that_is_explained_can_be_given() -> None:
     assert told() - reasons() == set()
 
 
+def test_what_a_reason_means_is_found_by_its_word_or_its_family() -> None:
+    for word in told() - {"<error>", "other"}:
+        example = re.sub(r"<status>|<number>", "503", word).replace("<Kind>", "ReadError")
+        found = explained.find(example.replace("<error>", "invalid_client"))
+        assert found
+        assert word in found.words.split()
+    assert explained.find("another") is None
+
+
 def test_the_reasons_are_found() -> None:
     # A collector that finds nothing would let every page pass.
     assert len(reasons()) > 90
@@ -645,42 +647,68 @@ def test_the_reasons_are_found() -> None:
     assert {"dynamics_connect", "entra_timeout", "identity_missing", "settings"} <= reasons()
 
 
-def test_every_number_of_entra_that_the_doctor_knows_is_explained_in_its_words() -> None:
+def test_every_refusal_of_entra_is_explained_in_the_words_of_the_doctor() -> None:
     explained = {}
-    for numbers, wrong, fix in rows(section(OPERATE, "The numbers of Entra")):
-        for number in re.findall(r"\d+", numbers):
-            explained[int(number)] = (wrong, fix)
-    assert explained == {number: (hint.wrong, hint.fix) for number, hint in HINTS.items()}
-
-
-def passing(who: str) -> str:
-    """Return the cells of the refusals that pass, of whoever begins like this."""
-    table = rows(section(OPERATE, "Refusals that pass"))
-    return " ".join(answer for name, answer in table if name.startswith(who))
-
-
-def test_every_number_of_entra_that_passes_is_told() -> None:
-    told = {int(number) for number in re.findall(r"\b\d{5,}\b", passing("Entra"))}
-    assert told == TRANSIENT_CODES
-    assert set(re.findall(r"`(\w+)`", passing("Entra"))) == TRANSIENT_ERRORS
-
-
-@pytest.mark.parametrize(
-    ("who", "form"),
-    [("Dataverse", r"0[xX][0-9A-Fa-f]{8}"), ("Business", r"[A-Z][A-Za-z]+_[A-Z]\w+")],
-)
-def test_every_code_of_dynamics_that_passes_is_told(who: str, form: str) -> None:
-    source = text_of(APP / "relay" / "delivery" / "targets.py")
-    texts = ["", "Sql Number: 1205"]  # one code of Dataverse's passes with such a message only
-    found = set(re.findall(rf'"({form})"', source))
-    passes = {
-        code.lower()
-        for code in found
-        for text in texts
-        if is_transient(Refusal(400, {"error": {"code": code, "message": text}}, ()))
+    for names, outcome, wrong, fix in rows(section(OPERATE, "The numbers of Entra")):
+        for name in names.split(", "):
+            reason = f"AADSTS{name}" if name.isdecimal() else name.strip("`")
+            explained[reason] = (outcome.strip("`"), wrong, fix)
+    assert explained == {
+        reason: ("rejected" if known.retry is Retry.NEVER else "held", known.wrong, known.fix)
+        for known in KNOWN
+        for reason in known.reasons
     }
-    assert len(passes) > 3
-    assert {code.lower() for code in re.findall(form, passing(who))} == passes
+
+
+PASSING = {known.reason for kind in TARGETS for known in kind.refusals} - {""}
+"""The reasons of refusals that pass although their status is final."""
+
+
+def test_every_status_of_dynamics_is_explained_in_the_words_of_send() -> None:
+    explained = {
+        reason.strip("`"): (outcome.strip("`"), wrong, fix)
+        for reason, outcome, wrong, fix in rows(section(OPERATE, "The statuses of Dynamics"))
+    }
+    expected = {}
+    for reason in HINTS.keys() - PASSING:
+        status = reason.removeprefix("dynamics_")
+        held = not status.isdecimal() or int(status) in TRANSIENT
+        expected[reason] = ("held" if held else "rejected", *HINTS[reason])
+    assert explained == expected
+
+
+def test_every_refusal_of_dynamics_that_passes_is_explained_in_the_words_of_send() -> None:
+    table = rows(section(OPERATE, "Refusals that pass"))
+    assert {reason.strip("`"): (wrong, fix) for reason, _, wrong, fix in table} == {
+        reason: tuple(HINTS[reason]) for reason in PASSING
+    }
+
+
+NAMES = {
+    "dataverse": "Dataverse",
+    "business-central": "Business Central",
+    "finance-operations": "Finance & Operations, OData",
+}
+
+
+@pytest.mark.parametrize("kind", TARGETS, ids=lambda kind: kind.name)
+def test_every_code_and_phrase_of_dynamics_that_passes_is_told(kind: TargetKind) -> None:
+    passes = [known for known in kind.refusals if known.meaning is Meaning.PASSES]
+    expected: dict[str, set[str]] = {}
+    for known in passes:
+        # Of a pattern the name in it is told; what it is a pattern of, in words.
+        codes = {re.sub(r"^\.\*\\\.", "", code) for code in known.codes}
+        plain = {code for code in codes if re.fullmatch(r"\w+", code)}
+        expected.setdefault(known.reason, set()).update(plain, known.phrases)
+    found = {}
+    for reason, answers, *_ in rows(section(OPERATE, "Refusals that pass")):
+        for answer in answers.split(". "):
+            who, _, what = answer.partition(": ")
+            assert who in NAMES.values()
+            if who == NAMES.get(kind.name):
+                told = re.findall(r"`([^`]+)`|“([^”]+)”", what)
+                found[reason.strip("`")] = {code or phrase for code, phrase in told}
+    assert found == expected
 
 
 def test_every_line_that_the_relay_logs_is_told() -> None:

@@ -1,15 +1,17 @@
 """Commands that README, docs and programs print can be pasted where they say: into PowerShell 5.1
-or 7, or, in a block that is marked `sh`, into a POSIX shell.
+or 7, or, in a block marked `sh`, into a POSIX shell. Their options are those that they have.
 """
 
 import ast
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
 from tests.helpers import ROOT
+from tests.infra.stand_ins import KNOWN, refusal
 
 PAGES = sorted(
     page
@@ -23,7 +25,7 @@ PROGRAMS = sorted(
     for program in ROOT.glob(pattern)
 )
 COMMAND = re.compile(
-    r"(?:az|azd|azure-functions-doctor|cp|copy|curl(?:\.exe)?|export|func|git|npx(?:\.cmd)?|npm|pip|py|"
+    r"(?:az|azd|azure-functions-doctor|cp|copy|curl(?:\.exe)?|dotnet|export|func|gh|git|npx(?:\.cmd)?|npm|pac|pip|py|"
     r"python3?|pwsh|set(?=\s\w+=)|source(?=\s\S+/)|uv|\.venv\S*|infra/scripts/\S+|keys\.py)\s"
 )
 
@@ -59,11 +61,19 @@ def in_programs() -> Iterator[Printed]:
     for program in PROGRAMS:
         name = program.relative_to(ROOT).as_posix()
         for node in ast.walk(ast.parse(program.read_text("utf-8"))):
-            match node:
-                case ast.Constant(value=str(value)):
-                    for line in value.splitlines():
-                        for text in re.split(r": | run ", line):
-                            yield Printed(f"{name}:{node.lineno}", "", text.strip())
+            for line in said(node).splitlines():
+                for text in re.split(r": |(?<!hooks) run ", line):
+                    yield Printed(f"{name}:{getattr(node, 'lineno', 0)}", "", text.strip())
+
+
+def said(node: ast.AST) -> str:
+    """Return the text of a literal; what is worked out in it is one word."""
+    match node:
+        case ast.JoinedStr(values=parts):
+            return "".join(said(part) or "x" for part in parts)
+        case ast.Constant(value=str(value)):
+            return value
+    return ""
 
 
 COMMANDS = [each for each in (*in_pages(), *in_programs()) if COMMAND.match(each.text)]
@@ -113,6 +123,25 @@ def test_the_commands_are_found() -> None:
 @pytest.mark.parametrize("command", COMMANDS, ids=[each.where for each in COMMANDS])
 def test_a_printed_command_can_be_pasted(command: Printed) -> None:
     assert faults(command) == [], command.text
+
+
+PROGRAM = {command.split()[0] for command in KNOWN}
+OF_OTHERS = [
+    each
+    for each in COMMANDS
+    # A half of a text that is put together, or of a sentence, is none.
+    if each.text.split()[0] in PROGRAM and not re.search(r"[`;]|--[\w-]+$", each.text)
+]
+
+
+@pytest.mark.parametrize("command", OF_OTHERS, ids=[each.where for each in OF_OTHERS])
+def test_a_printed_command_has_options_that_exist(command: Printed) -> None:
+    text = re.sub(r"<[^<>]+>|…", "x", command.text).removesuffix("\\").rstrip(".")
+    arguments = shlex.split(text, comments=True)
+    if arguments[1:2] == ["env"] and "--file" in arguments:
+        return  # The file is the block's before it: tests/infra/test_deploy_page.py.
+    # A sentence may name a command without what it needs.
+    assert (command.kind == "" and " ".join(arguments) in KNOWN) or refusal(arguments) is None
 
 
 @pytest.mark.parametrize(

@@ -204,9 +204,10 @@ class Stage:
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
     settings = {"PROVIDER_ISSUER": "", "STATE_POLICY": "", "STATE_KEYS": KEYS}
-    further = {"error", "verifier"}
+    further = {"error", "verifier", "redirect_uri"}
     for each in PAGES:
         body = {"code": "{code}", "state": "{state}", "error": "{error}"} | each.members
+        body["redirect_uri"] = "{redirect_uri}"
         if each.pkce:
             body["verifier"] = "{code_verifier}"
         name = each.name.upper().replace("-", "_")
@@ -259,6 +260,10 @@ def test_a_callback_of_each_provider_arrives_as_its_page_says(
     row = dict(world.dynamics.rows[token])
     verifier = row.pop("verifier", None)
     assert (None if verifier is None else s256(verifier)) == challenge
+    # What the flow began with, which Dynamics has to name again.
+    starts = page.setting("PROVIDER_AUTHORIZATION_ENDPOINT") is not None
+    redirect_uri = page.setting("PROVIDER_REDIRECT_URI") if starts else None
+    assert row.pop("redirect_uri", None) == redirect_uri
     for member, placeholder in page.members.items():
         if placeholder == "{params}":
             row[member] = json.loads(row[member])

@@ -21,6 +21,7 @@ import pytest
 from relay import pages
 from relay.delivery import targets
 from relay.delivery.callback import Callback, iso
+from relay.delivery.refusals import Meaning, Refusal
 from relay.pages.translations import LANGUAGES
 from tests.helpers import CODE as REFUSED_CODE
 from tests.helpers import STATE as REFUSED_STATE
@@ -35,8 +36,15 @@ from tests.infra.gateway import (
     is_installed,
 )
 from tests.infra.view import INFRA, Evaluation, Failed, parsed, resources, used
-from tests.unit import test_refusals, test_responses
-from tests.unit.test_refusals import coded
+from tests.refusals import (
+    HELD,
+    TARGET_CASES,
+    Case,
+    Ends,
+    ax,
+    coded,
+)
+from tests.unit import test_responses
 
 APIM = INFRA / "apim"
 MAIN, API = APIM / "main.bicep", APIM / "api.bicep"
@@ -67,7 +75,7 @@ class Difference:
     rows: tuple[str, ...] = ()
     verdict: tuple[str, int] | None = None
     settings: tuple[str, ...] = ()
-    refusals: Mapping[object, str] | None = None
+    refusals: Mapping[Ends, str] | None = None
 
 
 DIFFERENCES = [
@@ -75,7 +83,7 @@ DIFFERENCES = [
         "Dynamics or Entra is down",
         "holds the callback, sealed, and delivers it later",
         "nothing is held: the person is told to start again, and the code is lost",
-        refusals={test_refusals.HELD: "rejected"},
+        refusals={HELD: "rejected"},
     ),
     Difference(
         "who is believed",
@@ -255,28 +263,24 @@ INVALID, DECLINED = ("invalid", 400), ("declined", 400)
 
 # -- the function's own tables ---------------------------------------------------------------------
 
-MEANT = {
-    test_refusals.EXISTS: "duplicate",
-    test_refusals.REFUSED: "rejected",
-    test_refusals.FRESH_TOKEN: "rejected",
-}
-OUTCOMES = MEANT | {
+OUTCOMES = {ends: ends.outcome for ends in Ends} | {
     outcome: here for each in DIFFERENCES for outcome, here in (each.refusals or {}).items()
 }
 
 
-@pytest.mark.parametrize("case", test_refusals.CASES.values(), ids=test_refusals.CASES)
-def test_a_refusal_means_what_it_means_to_the_function(
-    compiled: Expressions, case: test_refusals.Case
-) -> None:
-    is_page = case.body == test_refusals.PAGE
-    headers = {"Content-Type": "text/html" if is_page else "application/json"}
-    body = case.body.decode() if isinstance(case.body, bytes) else json.dumps(case.body)
-    answer = Answer(case.status, headers, body or None)
+REFUSALS = {name: case for name, case in TARGET_CASES.items() if case.dynamics}
+
+
+@pytest.mark.parametrize("case", REFUSALS.values(), ids=REFUSALS)
+def test_a_refusal_means_what_it_means_to_the_function(compiled: Expressions, case: Case) -> None:
+    given = case.dynamics[0]
+    answer = Answer(
+        given.status, {"Content-Type": given.media_type}, given.content.decode() or None
+    )
     world = World(compiled, answer, secret=True, values=named_values(pattern=".{3,}"))
     sent = {"code": REFUSED_CODE, "state": REFUSED_STATE}
-    assert world.callback(**sent)[0] == OUTCOMES[case.outcome]
-    assert len(world.posts) == (2 if case.status == 401 else 1)
+    assert world.callback(**sent)[0] == OUTCOMES[case.ends]
+    assert len(world.posts) == (2 if given.status == 401 else 1)
 
 
 ROWS = [row for row in test_responses.ROWS if row.at == "plain"]
@@ -331,12 +335,12 @@ TEXTS = [
     (400, coded("Application_DialogException", "It already exists."), "x"),
     (404, {"error": {"code": "NotFound", "message": "already exists"}}, "x"),
     (500, {"ExceptionType": "Dynamics.Ax.Xpp.ErrorException", "Message": "already exists"}, "x"),
-    (400, test_refusals.ax("It already exists.", "InvalidOperationException"), "x"),
-    (400, test_refusals.ax("The record e already exists"), "e"),
-    (400, test_refusals.ax("The record a already exists"), "a"),
-    (400, test_refusals.ax("The record Already Exists."), "x"),
-    (400, test_refusals.ax("Value already exists is wrong"), "already exists"),
-    (400, test_refusals.ax("Value ALREADY exists is wrong"), "Already Exists"),
+    (400, ax("It already exists.", "InvalidOperationException"), "x"),
+    (400, ax("The record e already exists"), "e"),
+    (400, ax("The record a already exists"), "a"),
+    (400, ax("The record Already Exists."), "x"),
+    (400, ax("Value already exists is wrong"), "already exists"),
+    (400, ax("Value ALREADY exists is wrong"), "Already Exists"),
     (500, {"ExceptionType": "Dynamics.DuplicateKeyException"}, "Dynamics.DuplicateKeyException"),
     (412, coded("0x80040237"), "x"),
     (400, coded("0X80060892"), "x"),
@@ -352,9 +356,11 @@ TEXTS = [
 def test_it_exists_by_the_targets_own_shape_and_not_by_a_word_somewhere(
     compiled: Expressions, status: int, document: object, code: str
 ) -> None:
-    refusal = targets.Refusal.of(status, json.dumps(document).encode(), (code, STATE))
+    refusal = Refusal.of(status, json.dumps(document).encode(), (code, STATE))
+    known = targets.meaning_of(refusal)
+    exists = known is not None and known.meaning is Meaning.EXISTS
     world = World(compiled, json_answer(status, document))
-    assert world.callback(code) == (DUPLICATE if targets.says_exists(refusal) else REJECTED)
+    assert world.callback(code) == (DUPLICATE if exists else REJECTED)
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,14 @@ def test_every_bicep_file_parses(path: Path) -> None:
     assert parsed(path)
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_a_line_is_no_longer_than_the_formatter_leaves_it(path: Path) -> None:
+    """The formatter breaks what is wider than 120 characters, unless it is one text."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        text = re.fullmatch(r"@description\('.*'\)|\s*(?:var \w+ = |\w+: )?'.*'", line)
+        assert len(line) <= 120 or text, line
+
+
 def test_a_bicep_file_that_is_broken_does_not_parse() -> None:
     with pytest.raises(Exception, match="Unexpected"):
         pycep.BicepParser().parse(text="resource x 'Microsoft.Web/sites@2025-03-01' = {\n")
@@ -556,6 +564,16 @@ def test_the_host_reaches_its_storage_by_identity_alone() -> None:
     assert package["authentication"]["type"] == "UserAssignedIdentity"
 
 
+@pytest.mark.parametrize("path", [STORAGE, PACKAGE], ids=lambda path: path.stem)
+def test_an_address_of_storage_is_never_empty(path: Path) -> None:
+    """`primaryBlobEndpoint` of the verified module is empty where it makes no container."""
+    addresses = re.findall(
+        r"account\.outputs\.(serviceEndpoints\.\w+|\w+Endpoint)\b", path.read_text()
+    )
+    assert addresses
+    assert [one for one in addresses if not one.startswith("serviceEndpoints.")] == []
+
+
 def test_the_host_can_be_told_to_keep_its_keys_in_files() -> None:
     assert "AzureWebJobsSecretStorageType" not in app_settings()
     assert app_settings(hostKeysInFiles=True)["AzureWebJobsSecretStorageType"] == "files"
@@ -703,6 +721,19 @@ def test_a_private_network_closes_the_public_door(path: Path, module: str) -> No
     assert closed["networkAcls"]["defaultAction"] == "Deny"
     assert closed["networkAcls"]["bypass"] == "None"
     assert closed["privateEndpoints"] != []
+
+
+def test_every_private_endpoint_has_the_zone_of_its_service() -> None:
+    """The host wants blobs, queues and tables; a service without a zone has its public address."""
+    text = NETWORK.read_text()
+    zones = re.findall(r"^  'privatelink(?:\.(\w+)|\$\{replace)", text, re.MULTILINE)
+    assert zones == ["blob", "queue", "table", ""]  # the last one is the vault's
+    places = re.findall(r"output (\w+)ZoneId string = zone\[(\d)\]", text)
+    assert places == [("blob", "0"), ("queue", "1"), ("table", "2"), ("vault", "3")]
+    endpoints = re.findall(r"\{ service: '(\w+)', zone: (\w+)ZoneId \}", STORAGE.read_text())
+    assert endpoints == [(name, name) for name in ("blob", "queue", "table")]
+    for name, _ in places:
+        assert f"{name}ZoneId: network.?outputs.{name}ZoneId ?? ''" in MAIN.read_text()
 
 
 def test_the_private_network_delegates_the_apps_subnet_to_flex_consumption() -> None:

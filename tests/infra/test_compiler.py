@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers import public_trust
 from tests.infra.scan import templates
 from tests.infra.view import INFRA, UNKNOWN
 
@@ -24,9 +25,10 @@ pytestmark = pytest.mark.skipif(
 
 
 def run(*arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments], check=False, capture_output=True, text=True
-    )
+    with public_trust():
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT), *arguments], check=False, capture_output=True, text=True
+        )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

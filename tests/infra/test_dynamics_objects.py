@@ -1330,6 +1330,9 @@ def test_the_addresses_of_the_pages_are_those_of_the_objects() -> None:
     assert url["custom-service"].endswith(
         f"/api/services/{text(group, 'Name')}/{text(service, 'Name')}/{text(operation, 'Name')}"
     )
+    # What the class says of itself is the same.
+    [shown] = re.findall(r"POST (/api/\S+)", source_of("OAuthCbService", ""))
+    assert url["custom-service"].endswith(shown)
     api = properties(AL / "OAuthCallbackAPI.Page.al")
     path = f"/api/{api['APIPublisher']}/{api['APIGroup']}/{api['APIVersion']}/companies("
     assert path.replace("'", "") in url["business-central"]
@@ -1451,6 +1454,15 @@ def test_every_al_source_is_whole(path: Path) -> None:
     words = Counter(re.findall(r"\b(begin|case|end|repeat|until)\b", code))
     assert words["begin"] + words["case"] == words["end"]
     assert words["repeat"] == words["until"]
+
+
+@pytest.mark.parametrize("path", AL_SOURCES, ids=lambda path: path.name)
+def test_global_variables_stand_before_the_first_procedure(path: Path) -> None:
+    """As everywhere in Microsoft's own apps. A procedure's own variables follow its head."""
+    first = re.search(r"^    (?:local |internal )?procedure ", AL_SOURCES[path], re.MULTILINE)
+    variables = [match.start() for match in re.finditer(r"\n\n    var\n", AL_SOURCES[path])]
+    assert len(variables) <= 1
+    assert not first or all(at < first.start() for at in variables)
 
 
 def test_every_al_reference_leads_somewhere() -> None:

@@ -32,6 +32,7 @@ COLUMNS = {
     "dynamics_status",
     "reason",
     "states",
+    "times",
 }
 
 MINUTES = ["PT5M", "PT10M", "PT15M", "PT30M", "PT45M"]
@@ -40,8 +41,8 @@ WINDOWS = [*MINUTES, *HOURS]
 """What a scheduled query rule takes."""
 
 HELPERS = {
-    "ago", "arg_max", "bin", "count", "datetime_diff", "dcount", "extract", "isnotempty", "max",
-    "min", "minif", "not", "percentile", "toint",
+    "ago", "arg_max", "bin", "coalesce", "count", "datetime_diff", "dcount", "extract",
+    "isnotempty", "max", "min", "minif", "not", "percentile", "sum", "toint", "tolong",
 }  # fmt: skip
 """Functions of KQL that are used; a misspelled one is not among them."""
 
@@ -52,13 +53,13 @@ def written(caplog: pytest.LogCaptureFixture, line: Line, outcome: Outcome) -> s
     """Return the message of the line that the relay writes, as the worker sends it."""
     caplog.clear()
     with caplog.at_level(logging.DEBUG, logger="relay"):
-        log.write(line, outcome)
+        log.Writer().write(line, outcome)
     return caplog.records[-1].getMessage()
 
 
 def extracted(message: str) -> dict[str, str]:
     """Return what the query's patterns make of a message; nothing is an empty text, as in KQL."""
-    patterns = re.findall(r'extend (\w+) = (?:toint\()?extract\(@"([^"]+)", 1, Message\)', BASE)
+    patterns = re.findall(r'extend (\w+) = (?:\w+\()*extract\(@"([^"]+)", 1, Message\)', BASE)
     found = {name: re.search(pattern, message) for name, pattern in patterns}
     return {name: match[1] if match else "" for name, match in found.items()}
 
@@ -121,7 +122,22 @@ def test_every_outcome_is_read_from_a_line_that_knows_everything(
         "dynamics_status": "503",
         "reason": "AADSTS7000215",
         "states": "",
+        "times": "",
     }
+
+
+def test_a_line_that_counts_refusals_is_read_as_so_many(caplog: pytest.LogCaptureFixture) -> None:
+    counted = Line(reference="-", reason="state_key", times=100)
+    read = extracted(written(caplog, counted, Outcome.INVALID))
+    assert (read["outcome"], read["reason"], read["times"]) == ("invalid", "state_key", "100")
+    for name in ("outcomes.kql", "reasons.kql"):
+        assert "sum(times)" in text_of(name)
+
+
+def test_no_alert_depends_on_lines_that_may_be_counted_together() -> None:
+    for path in QUERIES.glob("*.kql"):
+        for refusal in log.REFUSALS:
+            assert str(refusal) not in text_of(path.name)
 
 
 @pytest.mark.parametrize("outcome", Outcome)
@@ -139,6 +155,7 @@ def test_what_a_line_does_not_know_is_empty(
         "dynamics_status": "",
         "reason": "",
         "states": "",
+        "times": "",
     }
 
 

@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import imports, refusals, report
+from benchmarks import imports, outage, refusals, report, scale
 from benchmarks.arithmetic import (
     GOALS,
     METRICS,
@@ -49,7 +49,10 @@ from benchmarks.upstream import CLIENT_ID, CLIENT_SECRET, ROWS, TENANT, Upstream
 from relay import settings_reader
 from relay.oauth import state
 from relay.oauth.authorization import AuthorizationResponse
+from sandbox.entra import Entra
+from sandbox.serving import Server
 from sandbox.tls import Authority
+from tests.outbox import QUICK as QUICK_OUTBOX
 
 BY_NAME = {metric.name: metric for metric in METRICS}
 UNPINNED = Cores(None, None)
@@ -587,6 +590,47 @@ def test_the_page_shows_the_numbers_of_the_last_full_run() -> None:
     readme = report.README.read_text("utf-8")
     assert measured is None or report.fill_readme(readme, measured) == readme
     assert all(mark in readme for mark in report.COST)
+
+
+def test_the_pages_show_the_last_outage_and_the_last_sizes() -> None:
+    page = report.PAGE.read_text("utf-8")
+    assert outage.fill(page, outage.read()) == page
+    page = scale.PAGE.read_text("utf-8")
+    assert scale.fill(page, scale.read()) == page
+
+
+def test_no_code_of_an_outage_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outage, "PATIENCE", 60.0)
+    kinds = [outage.Kind("long", 600), outage.Kind("short", 1, errors=True)]
+    found = outage.run("", 1.0, 0.3, kinds, QUICK_OUTBOX)
+    assert [fate.lost for fate in found.fates.values()] == [0, 0]
+    long, short = found.fates.values()
+    assert long.told == {"held": long.callbacks}
+    assert long.codes == long.callbacks
+    assert short.codes + short.errors == short.callbacks
+    assert "| 600 s | no |" in outage.text(found)
+
+
+def test_every_size_is_set_up_and_gets_callbacks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(scale, "CALLBACKS", 2)
+    scale.main(["2", "1"])
+    found = json.loads(capsys.readouterr().out)
+    size = scale.Size(2, 1, 11, 800, **found)
+    said = scale.text(scale.Scale("2026-01-02", [size], 12.4))
+    assert "| 2 \N{MULTIPLICATION SIGN} 1 | 11 | 0.8 KiB |" in said
+    assert "12 KiB" in said
+
+
+def test_what_a_token_takes_is_measured_with_tokens(capsys: pytest.CaptureFixture[str]) -> None:
+    with Authority() as authority:
+        entra = Entra(clients={scale.CLIENT: scale.SECRET}, resources=map(scale.address, range(2)))
+        with Server(entra.app, tls=authority.server_context()) as server:
+            entra.url = server.url
+            scale.main(["tokens", f"{server.url}/{entra.tenant}", str(authority.bundle), "2"])
+    assert json.loads(capsys.readouterr().out).keys() == {"token_kib"}
+    assert entra.token_requests == 2
 
 
 def test_the_page_says_who_takes_part() -> None:

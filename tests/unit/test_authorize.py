@@ -17,9 +17,9 @@ from azure_functions_runtime.bindings.datumdef import datum_as_proto
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.connections import Connection, Provider, StatePolicy
+from relay.connections import Connection, Environment, Provider, StatePolicy
 from relay.errors import InvalidResponse, UnknownConnection
-from relay.oauth import authorize, state
+from relay.oauth import authorize, jws, state
 from relay.oauth.authorize import Started
 from relay.oauth.request import Request
 from sandbox.host import FunctionsHost
@@ -38,7 +38,7 @@ PROVIDER = Provider(
 
 def starting(name: str = "xero", /, **provider: Any) -> Connection:
     return dataclasses.replace(
-        connection(name=name, provider=dataclasses.replace(PROVIDER, **provider)),
+        connection(name=name, provider=PROVIDER._replace(**provider)),
         state_policy=StatePolicy.SIGNED,
         state_keys={"k1": bytes(32), "k0": bytes(range(32))},
     )
@@ -251,6 +251,54 @@ def test_a_query_that_is_too_long_is_refused() -> None:
     with pytest.raises(InvalidResponse) as refused:
         begin({"ticket": ticket(), "pad": "p" * 8192})
     assert refused.value.status == 413
+
+
+# -- what a ticket asks for beside ---------------------------------------------------------------
+
+
+def ticket_with(claims: Mapping[str, object], jti: str = JTI) -> str:
+    exp = int((NOW + timedelta(minutes=5)).timestamp())
+    known = {"aud": "authorize:xero", "exp": exp, "jti": jti}
+    return jws.sign({**known, **claims}, bytes(32), "k1")
+
+
+def begin_with(params: object, **provider: Any) -> Started:
+    return begin({"ticket": ticket_with({"params": params})}, at=starting(**provider))
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"login_hint": "a@contoso.com", "shop": "x.example", "empty": ""},
+        {f"p{n}": "v" for n in range(10)},
+        {"n" * 64: "v" * 500, "a.b_c~d-E0": 'é "&='},
+    ],
+)
+def test_what_the_ticket_asks_for_beside_comes_last(params: dict[str, str]) -> None:
+    asked = sent(begin_with(params, extra=(("prompt", "consent"),)))
+    assert list(asked.items())[8:] == list(params.items())
+    assert list(asked.items())[7] == ("prompt", "consent")
+
+
+def test_a_state_may_say_params_as_it_likes() -> None:
+    """Only a ticket has the claim; in a state it means nothing."""
+    claims = {"aud": "callback:xero", "params": 5}
+    assert state.verify(response(state=ticket_with(claims)), starting(), "", NOW).jti == JTI
+
+
+def test_a_ticket_for_an_environment_starts_its_flow_there() -> None:
+    own = starting()
+    there = Environment(own.credentials, own.target, {"d1": b"d" * 32})
+    at = dataclasses.replace(own, environments={"dev": there})
+    minted = state.mint_ticket(at.at("dev"), JTI, NOW, timedelta(minutes=5))
+    started = begin({"ticket": minted}, at=at)
+    assert started.environment == "dev"
+    name, value, _ = cookie(started.cookies[0])
+    asked = sent(started)
+    verified = state.verify(response(state=asked["state"]), at, f"{name}={value}", NOW)
+    assert verified.environment == "dev"
+    assert state.fingerprint(str(verified.code_verifier)) == asked["code_challenge"]
 
 
 # -- the cookie ----------------------------------------------------------------------------------

@@ -34,6 +34,18 @@ def callback(response: VerifiedResponse, now: datetime = NOON, code_ttl: int = 3
             "917aa36341912aa73b2011d77e1559a5",
             id="an-error",
         ),
+        # printf 'error\nxero\n\naccess_denied' | sha256sum | head -c 32
+        pytest.param(
+            verified(code=None, state="", error="access_denied"),
+            "98f3077e272aca7537a254fc54f06325",
+            id="an-error-without-a-state",
+        ),
+        # printf 'xero\n\n' | sha256sum | head -c 32
+        pytest.param(
+            verified(code=None, state=""),
+            "879fcba83f6689e76bb69584ac424094",
+            id="nothing",
+        ),
     ],
 )
 def test_the_delivery_id_is_the_one_of_the_contract(
@@ -57,7 +69,7 @@ def test_the_delivery_id_tells_connection_state_code_and_error_apart() -> None:
 
 def test_the_delivery_id_does_not_depend_on_anything_else() -> None:
     one = callback(verified(iss="https://a", extra={"x": "1"}))
-    other = dataclasses.replace(callback(verified(), NOON + timedelta(hours=1)), reference="f" * 16)
+    other = callback(verified(), NOON + timedelta(hours=1))._replace(reference="f" * 16)
     assert one.delivery_id == other.delivery_id
 
 
@@ -81,6 +93,16 @@ def test_every_value_of_a_code_has_its_placeholder() -> None:
         "received_at": "2027-03-04T12:00:00Z",
         "expires_at": "2027-03-04T12:05:00Z",
     }
+
+
+def test_what_the_relay_itself_sent_to_the_provider_has_its_placeholder() -> None:
+    response = dataclasses.replace(
+        verified(), code_verifier="v" * 43, redirect_uri="https://relay.example/callback"
+    )
+    values = callback(dataclasses.replace(response, params='[["code","c"]]')).values()
+    assert values["code_verifier"] == "v" * 43
+    assert values["redirect_uri"] == "https://relay.example/callback"
+    assert values["params"] == '[["code","c"]]'
 
 
 def test_every_value_of_an_error_has_its_placeholder() -> None:
@@ -112,6 +134,16 @@ def test_times_are_written_in_utc_whatever_zone_the_clock_is_in() -> None:
 
 def test_a_code_ends_its_life_after_the_connections_code_ttl() -> None:
     assert callback(verified(), code_ttl=60).expires_at == NOON + timedelta(seconds=60)
+
+
+def test_the_error_record_of_a_code_that_came_too_late_says_why_and_has_no_code() -> None:
+    late = callback(verified(code="c", state="s", iss="https://as.example"))
+    record = late.expired().values()
+    assert record == late.values() | {
+        "code": None,
+        "error": "temporarily_unavailable",
+        "error_description": "Dynamics could not be reached while the authorization code lived.",
+    }
 
 
 def test_neither_a_token_nor_a_callback_can_be_printed_by_accident() -> None:

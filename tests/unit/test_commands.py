@@ -152,6 +152,27 @@ def test_a_state_is_checked_offline_for_every_connection(run: Run) -> None:
     assert (code, "state_malformed" in out, "canary" in out) == (1, True, False)
 
 
+def test_a_state_that_is_checked_names_its_own_environment(run: Run) -> None:
+    code, out, err = run("state", "--check", "canary.canary.canary", "--environment", "uat")
+    assert (code, out) == (2, "")
+    assert "--check" in err
+
+
+def test_a_ticket_for_an_environment_is_under_its_key(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    further = {
+        "ENVIRONMENTS__UAT__DYNAMICS_URL": "https://uat.operations.dynamics.com/data/Rows",
+        "ENVIRONMENTS__UAT__STATE_KEYS": f"u1:{'C' * 43}",
+    }
+    for name, value in further.items():
+        monkeypatch.setenv(name, value)
+    code, out, err = run("ticket", "--environment", "UAT")
+    assert (code, err) == (0, "")
+    found = settings_reader.read(SETTINGS | further).connections.get("default")
+    assert state.verify_ticket(out.strip(), found, datetime.now(UTC)).environment == "uat"
+
+
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     with World(

@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from relay.delivery.sealing import DeadLetter
 from relay.tools.commands import main
@@ -17,6 +21,8 @@ from relay.tools.storage_queues import EMULATOR_KEY, PEEK
 from sandbox import dynamics
 from sandbox.azure_storage import AzureQueues
 from sandbox.azurite import Azurite
+from sandbox.serving import Server
+from sandbox.tls import Authority
 from sandbox.world import World
 from tests.outbox import QUICK, eventually
 
@@ -84,7 +90,11 @@ def test_when_nothing_is_dead_it_says_none(
 def test_a_person_reads_a_table_with_the_oldest_first_and_no_state(
     outbox: str, queues: AzureQueues, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    letters = [letter(1), letter(2, connection="bank-one", reason="expired", attempts=12)]
+    letters = [
+        letter(1),
+        letter(2, connection="bank-one", reason="expired", attempts=12),
+        letter(3, environment="uat"),
+    ]
     put(queues, f"{outbox}-dead", *map(laid_out, letters))
     assert main(["dead-letters"]) == 0
     out = capsys.readouterr().out
@@ -92,8 +102,17 @@ def test_a_person_reads_a_table_with_the_oldest_first_and_no_state(
         "given up (UTC)   connection     reference        tries  reason",
         "2026-11-21 12:01 default        0000000000000001     7  dynamics_403",
         "2026-11-21 12:02 bank-one       0000000000000002    12  expired",
+        "2026-11-21 12:03 default/uat    0000000000000003     7  dynamics_403",
         "",
         "--json also has each state, by which Dynamics knows the person.",
+        "",
+        "dynamics_403: 400: the body does not fit, or its own check refuses. 403: the",
+        "user may not create. 404: nothing at DYNAMICS_URL. held are 429 (throttled),",
+        "408, 425, 5xx (down, or an exception in X++, AL or a plug-in) and the refusals",
+        "that pass (docs/operate.md). Next: python -m relay doctor, then the page of your",
+        "target.",
+        "expired: the code came to its end while it was held. Next: let the person start",
+        "again.",
     ]
     assert "state-1" not in out
 
@@ -115,13 +134,13 @@ def test_how_many_more_there_are_is_said_because_a_queue_shows_its_first_only(
     put(queues, f"{outbox}-dead", *(laid_out(letter(number)) for number in range(PEEK + 3)))
     assert main(["dead-letters"]) == 0
     out = capsys.readouterr().out
-    assert out.count("dynamics_403") == PEEK
+    assert out.count("  dynamics_403") == PEEK
     assert "About 3 more: a queue shows its first 32 only; --all receives them." in out
     assert main(["dead-letters", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["more"] == 3
     assert main(["dead-letters", "--all"]) == 0
     out = capsys.readouterr().out
-    assert out.count("dynamics_403") == PEEK + 3
+    assert out.count("  dynamics_403") == PEEK + 3
     assert "more" not in out
 
 
@@ -220,6 +239,27 @@ def test_a_storage_that_cannot_be_read_is_an_error_with_the_next_step(
     assert wrong in " ".join(said.err.split())
     assert fix in " ".join(said.err.split())
     assert not any(secret in said.err for secret in ("canary", KEY, EMULATOR_KEY))
+
+
+def empty(_: Request) -> Response:
+    """Answer as a storage account whose queues the host has not made yet."""
+    text = "<Error><Code>QueueNotFound</Code><Message>There is none.</Message></Error>"
+    headers = {"x-ms-error-code": "QueueNotFound"}
+    return Response(text, 404, headers, media_type="application/xml")
+
+
+def test_a_storage_behind_a_private_authority_is_read_with_ca_bundle(
+    outbox: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = Starlette(routes=[Route("/{path:path}", empty)])
+    with Authority() as authority, Server(storage, tls=authority.server_context()) as server:
+        account = f"AccountName=contoso;AccountKey={KEY};QueueEndpoint={server.url}/contoso"
+        monkeypatch.setenv("AzureWebJobsStorage", account)
+        assert main(["dead-letters"]) == 1
+        assert "nothing answers" in capsys.readouterr().err
+        monkeypatch.setenv("CA_BUNDLE", str(authority.bundle))
+        assert main(["dead-letters"]) == 0
+        assert capsys.readouterr().out == "none\n"
 
 
 def test_an_identity_is_not_looked_for_where_there_is_none(

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from relay import log
+from relay.entra import refusals
 from relay.tools import doctor
-from relay.tools.doctor import aadsts
 from relay.tools.doctor.finding import Finding, Verdict
 from sandbox.aadsts import AADSTS
 from sandbox.entra import EXCHANGE, FederatedCredential
@@ -316,7 +316,7 @@ def test_one_connection_is_examined_alone(world: World) -> None:
 
 @pytest.mark.parametrize("code", AADSTS)
 def test_every_code_has_a_hint_in_plain_words(code: int) -> None:
-    wrong, fix = aadsts.hint(f"AADSTS{code}")
+    wrong, fix = refusals.hint(f"AADSTS{code}")
     assert wrong.endswith(f"(AADSTS{code})")
     assert fix.endswith(".")
     assert len(fix) < 200

@@ -10,6 +10,7 @@ import pytest
 from relay import log, pages
 from relay.tools import doctor
 from relay.tools.doctor.finding import Finding, Verdict
+from relay.tools.doctor.host_json import BODY_LIMIT
 from tests.helpers import ROOT
 
 CHECKS = ("host.json", "platform")
@@ -352,6 +353,31 @@ def test_what_stands_in_the_way_in_the_environment_is_named(
     name: str, value: str, verdict: str, wrong: str, fix: str
 ) -> None:
     assert_only(examine({name: value}), verdict, "platform", wrong, fix)
+
+
+@pytest.mark.parametrize(
+    ("limit", "wrong"),
+    [
+        (None, "fill the memory"),
+        ("", "fill the memory"),
+        ("64 KB", "fill the memory"),
+        ("-1", "fill the memory"),
+        ("104857600", "fill the memory"),
+        ("16384", "answers 500 to bodies that the relay takes"),
+        ("0", "answers 500 to bodies that the relay takes"),
+    ],
+)
+def test_in_azure_large_bodies_need_a_limit(limit: str | None, wrong: str) -> None:
+    given = {} if limit is None else {BODY_LIMIT: limit}
+    environ = {"WEBSITE_SITE_NAME": "func-relay", **given}
+    assert_only(examine(environ), "fail", "platform", wrong, f"Set {BODY_LIMIT} to 65536.")
+    # At a desk nobody else posts.
+    assert {one.verdict for one in examine(given)} == {Verdict.OK}
+
+
+def test_the_limit_that_the_deployment_sets_is_right() -> None:
+    environ = {"WEBSITE_SITE_NAME": "func-relay", BODY_LIMIT: "65536"}
+    assert {one.verdict for one in examine(environ)} == {Verdict.OK}
 
 
 def test_what_is_off_or_provided_for_is_left_alone(folder: Path) -> None:

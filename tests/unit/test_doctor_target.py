@@ -37,6 +37,7 @@ from sandbox.identity import Identity, IdentityEndpoint
 from sandbox.serving import Server
 from sandbox.target import Fault, Property, Target, csdl
 from sandbox.tls import Authority
+from tests.refusals import CASES, Case
 
 APP = "0f8e3a52-6d1b-4c47-9a35-2b1c0d9e8f70"
 SECRET = "canary~secret"
@@ -310,6 +311,12 @@ def changed(kind: str, **attributes: Any) -> Make:
     return make
 
 
+def answering(kind: str, case: Case) -> Make:
+    """Return what makes a target that refuses everything as this line of the table says."""
+    given = case.dynamics[0]
+    return changed(kind, _attempt=lambda *_: Response(given.content, given.status))
+
+
 def with_body(kind: str, text: str) -> Make:
     return lambda stage: stage.play(kind, DYNAMICS_BODY=text)
 
@@ -488,6 +495,14 @@ ROWS = {
     "Dataverse throttles": Row(
         "dataverse", with_fault("dataverse", Fault.THROTTLED), FAIL, "target",
         ("429",), ("Wait",),
+    ),
+    "Dataverse is in administration mode": Row(
+        "dataverse", answering("dataverse", CASES["dv-administration-mode"]), FAIL, "target",
+        ("administration mode", "403"), ("Power Platform admin center",),
+    ),
+    "Business Central is starting": Row(
+        "bc", answering("bc", CASES["bc-starting"]), FAIL, "target",
+        ("starting", "404"), ("Wait",),
     ),
     "a service is being serviced": Row(
         "service", with_fault("service", Fault.UNAVAILABLE), FAIL, "target",

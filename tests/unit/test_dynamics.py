@@ -18,6 +18,7 @@ from pytest_httpx import HTTPXMock
 from relay.connections import Target
 from relay.delivery import targets
 from relay.delivery.dynamics import DynamicsClient
+from relay.delivery.refusals import Known, Meaning
 from relay.errors import Rejected, Unauthorized, Unavailable, Undelivered
 from relay.ports import AccessToken, Receipt
 from tests.fakes import Clock
@@ -446,18 +447,20 @@ async def test_what_the_entry_of_a_target_says_of_a_refusal_counts(
 ) -> None:
     entry = replace(
         targets.DATAVERSE,
-        says_exists=lambda refusal: refusal.document == {"there": STATE},
-        is_transient=lambda refusal: (refusal.status, refusal.sent) == (403, (CODE, STATE)),
+        refusals=(
+            Known(Meaning.EXISTS, codes=("there",)),
+            Known(Meaning.PASSES, "dynamics_busy", codes=("later",), statuses=(403,)),
+        ),
     )
     monkeypatch.setattr(targets, "TARGETS", (*targets.TARGETS, entry))
-    server.add(400, of={"there": STATE})
+    server.add(400, of=coded("There"))
     assert (await deliver(dynamics)).existed
-    server.add(403, headers={"retry-after": "17"}, of={"there": CODE})
+    server.add(403, headers={"retry-after": "17"}, of=coded("later"))
     error = await failure(Unavailable, dynamics)
-    assert (error.dynamics_status, error.retry_after) == (403, 17)
+    assert (error.dynamics_status, error.reason, error.retry_after) == (403, "dynamics_busy", 17)
     clock.seconds += 17
-    server.add(404, of={"there": CODE})
-    await failure(Rejected, dynamics)
+    server.add(404, of=coded("later"))
+    assert (await failure(Rejected, dynamics)).reason == "dynamics_404"
 
 
 # -- Retry-After ---------------------------------------------------------------------------------

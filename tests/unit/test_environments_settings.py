@@ -500,12 +500,12 @@ def fact(each: Environment, setting: str) -> object:
 
 @pytest.mark.parametrize("setting", VALUES)
 def test_the_setting_that_is_nearest_to_an_environment_counts(setting: str) -> None:
-    others: dict[str, list[object]] = {
+    known: Mapping[str, list[object]] = {
         "ENTRA_TENANT_ID": [f"https://login.microsoftonline.com/{each}.example" for each in "abcd"],
         "DYNAMICS_BODY": [f'{{"{each}":"x"}}'.encode() for each in "abcd"],
         "DYNAMICS_TIMEOUT": [1.0, 2.0, 3.0, 4.0],
     }
-    expected = others.get(setting, ["a", "b", "c", "d"])
+    expected = known.get(setting, ["a", "b", "c", "d"])
     given = {**BASE, **X}
     for place, value, become in zip(PLACES, VALUES[setting], expected, strict=True):
         given = {f"{place}{setting}": value, **without(given, f"{place}{setting}")}

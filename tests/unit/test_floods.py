@@ -13,7 +13,7 @@ from cryptography.fernet import Fernet
 from relay.connections import Connection, Connections, StatePolicy, Target
 from relay.delivery import targets
 from relay.delivery.callback import Callback
-from relay.delivery.hold_limit import PER_STATE, UNSIGNED, HoldLimit
+from relay.delivery.hold_limit import CAPACITY, PER_STATE, UNSIGNED, HoldLimit
 from relay.delivery.sealing import Sealer
 from relay.delivery.single_flight import SingleFlight
 from relay.delivery.slots import PLACES
@@ -126,6 +126,7 @@ async def test_a_pause_is_of_one_connection_and_its_neighbours_try_one_at_a_time
     with pytest.raises(Unavailable) as closed:
         await ways.send(target("told"))
     assert (closed.value.reason, closed.value.retry_after) == ("dynamics_pause", 17)
+    assert str(closed.value) == "Dynamics asked for a pause."
 
     async with ways.sending(target("stranger", "fabrikam")) as at_once:
         assert at_once == 10
@@ -175,14 +176,14 @@ async def test_what_nobody_signed_uses_a_quarter_of_the_slots_beside_signed_neig
         for number in range(PLACES + 2)
     ]
     mine = asyncio.create_task(stage.redeliver(received(signed())))
-    done, _ = await asyncio.wait(junk, return_when=asyncio.FIRST_EXCEPTION, timeout=30)
+    ends = iter(asyncio.as_completed(junk, timeout=30))
+    for _ in range(2):
+        with pytest.raises(Unavailable) as refused:
+            await next(ends)
+        assert refused.value.reason == "outbox_share"
     await many_posts(stage.dynamics, PLACES + 1)
     stage.dynamics.gate.set()
-    ends = await asyncio.gather(*junk, mine, return_exceptions=True)
-    refused = [each for each in ends if isinstance(each, Unavailable)]
-    assert done
-    assert [each.reason for each in refused] == ["outbox_share"] * 2
-    assert ends[-1] is None
+    await asyncio.gather(*ends, mine)
     # The places are free again.
     await stage.redeliver(received(connection(), "junk"))
 
@@ -247,6 +248,30 @@ def test_a_connection_without_signed_states_holds_a_thousand() -> None:
     assert all(limit.admit(received(signed(), f"s-{n}")) for n in range(UNSIGNED + 10))
     clock.seconds += 300
     assert limit.admit(received(connection()))
+
+
+def test_each_callback_that_ends_makes_room_for_one_of_its_state() -> None:
+    limit = HoldLimit(clock := Clock())
+    for _ in range(PER_STATE):
+        assert limit.admit(received(connection()))
+        clock.seconds += 10
+    # They end after 300 seconds, in tens.
+    clock.seconds = 1_000 + 300
+    assert [limit.admit(received(connection())) for _ in range(2)] == [True, False]
+    clock.seconds += 20
+    assert [limit.admit(received(connection())) for _ in range(3)] == [True, True, False]
+
+
+def test_only_so_many_callbacks_with_signed_states_are_counted() -> None:
+    """The oldest is forgotten when there are more, so one more of its state is admitted."""
+    limit = HoldLimit(Clock())
+    for _ in range(PER_STATE):
+        limit.admit(received(signed(), "first"))
+    for n in range(CAPACITY - PER_STATE):
+        limit.admit(received(signed(), f"s-{n}"))
+    assert not limit.admit(received(signed(), "first"))
+    assert limit.admit(received(signed(), "one more"))
+    assert limit.admit(received(signed(), "first"))
 
 
 # -- a state with another code -------------------------------------------------------------------

@@ -694,7 +694,7 @@ async def test_a_withdrawn_key_is_gone_after_five_minutes(stage: Stage) -> None:
 
 async def test_connections_of_one_issuer_share_its_keys_and_others_do_not(stage: Stage) -> None:
     await stage.get()
-    await stage.get(provider=dataclasses.replace(stage.provider, client_id="another"))
+    await stage.get(provider=stage.provider._replace(client_id="another"))
     assert stage.issuer.fetches == 1
     await stage.get(provider=Provider(issuer="x", jwks_uri=f"{stage.issuer.url}/keys"))
     assert stage.issuer.fetches == 2

@@ -10,6 +10,7 @@ import pytest
 from relay import log
 from relay.log import Line
 from relay.outcome import Outcome
+from tests.fakes import Clock
 
 CHATTY = [
     "httpx",
@@ -41,7 +42,7 @@ def _restored() -> Iterator[None]:
 def written(caplog: pytest.LogCaptureFixture, line: Line, outcome: Outcome) -> logging.LogRecord:
     """Return the one record that a line became."""
     with caplog.at_level(logging.DEBUG):
-        log.write(line, outcome)
+        log.Writer().write(line, outcome)
     (record,) = caplog.records
     return record
 
@@ -117,6 +118,75 @@ def test_the_duration_is_counted_in_milliseconds(caplog: pytest.LogCaptureFixtur
     line = Line("r", started=time.monotonic() - 2.5)
     (shown,) = re.findall(r"duration_ms=(\d+) ", written(caplog, line, Outcome.HELD).getMessage())
     assert 2_500 <= int(shown) < 10_000
+
+
+class Flood:
+    """A writer, and what it has written."""
+
+    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
+        self.clock = Clock()
+        self.writer = log.Writer(self.clock)
+        self._caplog = caplog
+        caplog.set_level(logging.DEBUG)
+
+    def refuse(self, number: int, reason: str, outcome: Outcome = Outcome.INVALID) -> list[str]:
+        """Write as many refusals; return how each line that this has made ends."""
+        self._caplog.clear()
+        for _ in range(number):
+            self.writer.write(Line("0" * 16, reason=reason), outcome)
+        return [each.partition("dynamics_status=- ")[2] for each in self._caplog.messages]
+
+
+def test_the_first_refusals_of_a_minute_have_a_line_each(caplog: pytest.LogCaptureFixture) -> None:
+    assert Flood(caplog).refuse(20, "state_key") == ["reason=state_key"] * 20
+
+
+def test_further_refusals_are_counted_by_the_hundred(caplog: pytest.LogCaptureFixture) -> None:
+    flood = Flood(caplog)
+    assert flood.refuse(120, "state_key")[20:] == ["reason=state_key times=100"]
+    assert flood.refuse(250, "state_key") == ["reason=state_key times=100"] * 2
+
+
+def test_what_is_left_is_counted_with_the_first_line_of_a_later_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    flood = Flood(caplog)
+    flood.refuse(25, "state_key")
+    flood.refuse(7, "connection", Outcome.UNKNOWN)
+    flood.clock.seconds += 59
+    assert flood.refuse(1, "state_key") == []
+    flood.clock.seconds += 1
+    flood.writer.write(Line("1" * 16, connection="bank"), Outcome.DELIVERED)
+    left, unknown, delivered = caplog.records
+    assert left.getMessage().startswith("callback invalid connection=- reference=- ")
+    assert left.getMessage().endswith(" reason=state_key times=6")
+    assert left.levelname == "WARNING"
+    assert vars(left)["times"] == 6
+    assert unknown.getMessage().startswith("callback unknown connection=- ")
+    assert unknown.getMessage().endswith(" reason=connection times=7")
+    assert delivered.getMessage().startswith("callback delivered connection=bank ")
+    # Told once, and the new minute has its own lines.
+    assert flood.refuse(1, "state_key") == ["reason=state_key"]
+
+
+def test_refusals_with_a_valid_signature_and_other_outcomes_have_a_line_each_in_any_flood(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    flood = Flood(caplog)
+    flood.refuse(50, "state_key")
+    caplog.clear()
+    for outcome in Outcome:
+        flood.writer.write(Line("1" * 16, reason="x", authenticated=True), outcome)
+    for outcome in set(Outcome) - {Outcome.INVALID, Outcome.UNKNOWN}:
+        flood.writer.write(Line("1" * 16, reason="x"), outcome)
+    assert len(caplog.records) == 14
+
+
+def test_a_bare_visit_is_not_counted(caplog: pytest.LogCaptureFixture) -> None:
+    flood = Flood(caplog)
+    flood.refuse(300, "bare")
+    assert {each.levelname for each in caplog.records} == {"DEBUG"}
+    assert flood.refuse(20, "state_key") == ["reason=state_key"] * 20
 
 
 @pytest.mark.usefixtures("_restored")

@@ -1,23 +1,16 @@
 """Whom the relay trusts. Handshakes are real ones, in memory."""
 
+import hashlib
 import ssl
 from pathlib import Path
 
 import pytest
 import trustme
+from cryptography import x509
 
 from relay import outgoing
 
 HOST = "dynamics.example"
-
-
-@pytest.fixture(autouse=True)
-def _nobody_is_trusted_by_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the system's trust a stranger's CA, so that a test knows whom it trusts."""
-    bundle = tmp_path / "system.pem"
-    trustme.CA().cert_pem.write_to_path(str(bundle))
-    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
-    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "nothing"))
 
 
 class Authority:
@@ -80,6 +73,40 @@ def test_whom_the_system_trusts_stays_trusted(
     assert trusts(outgoing.trust(None, {}), one)
     assert trusts(outgoing.trust(str(two.path), {}), one)
     assert trusts(outgoing.trust(None, {"REQUESTS_CA_BUNDLE": str(two.path)}), one)
+
+
+def hash_link(authority: Authority) -> str:
+    """Return the name under which OpenSSL looks for a CA in a directory."""
+    subject = x509.load_pem_x509_certificate(authority.path.read_bytes()).subject
+    lower = x509.Name([x509.NameAttribute(each.oid, str(each.value).lower()) for each in subject])
+    digest = hashlib.sha1(lower.public_bytes()[2:], usedforsecurity=False).digest()
+    return f"{int.from_bytes(digest[:4], 'little'):08x}.0"
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+@pytest.mark.parametrize("is_default", [True, False])
+def test_debians_directory_of_cas_stands_for_its_file(
+    tmp_path: Path,
+    one: Authority,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    has_links: bool,
+    is_default: bool,
+) -> None:
+    folder, file = tmp_path / "certs", tmp_path / "cert.pem"
+    folder.mkdir()
+    if has_links:
+        (folder / hash_link(one)).symlink_to(one.path)
+    other = Authority(folder / "ca-certificates.crt")
+    file.symlink_to(other.path)
+    default = file if is_default else tmp_path / "default.pem"
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    monkeypatch.setenv("SSL_CERT_DIR", str(folder))
+    paths = ssl.get_default_verify_paths()._replace(openssl_cafile=str(default))
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths)
+    context = outgoing.trust(None, {})
+    assert trusts(context, one) == has_links
+    assert trusts(context, other) == (not has_links or not is_default)  # Debian has it in both
 
 
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])

@@ -1,195 +1,244 @@
-"""Refusals of Dynamics, one line each: what is answered, and what becomes of the callback.
+"""Each entry of the relay's tables of refusals is needed: without it a line of the table changes.
 
-The answers are captured or documented ones. What is held is delivered once Dynamics gives way.
+An entry without a line fails here, and so does an entry whose line is gone.
 """
 
-import json
 import ssl
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 from pytest_httpx import HTTPXMock
 
-from relay.delivery import targets
+from relay import flow
+from relay.connections import Connections
+from relay.delivery import dynamics, targets
+from relay.delivery.callback import Callback
 from relay.delivery.dynamics import DynamicsClient
-from relay.errors import Rejected, Unauthorized, Unavailable, Undelivered
+from relay.delivery.refusals import HINTS, Known, Meaning, Refusal
+from relay.delivery.retry_after import TRANSIENT
+from relay.delivery.sealing import DeadLetter, Sealer
+from relay.delivery.single_flight import SingleFlight
+from relay.delivery.targets import TARGETS, TargetKind
+from relay.errors import ApplicationFailed, Rejected, Unauthorized, Unavailable, Undelivered
+from relay.flow import STARTING, Relay
 from relay.ports import AccessToken, Receipt
-from tests.helpers import CANARY, CODE, STATE, TOKEN, connection
+from tests.fakes import Dynamics, Entra, Keys
+from tests.helpers import CANARY, CODE, STATE, TOKEN, connection, verified
+from tests.refusals import (
+    AUTHORITY,
+    CASES,
+    CHANGED,
+    DEADLOCK,
+    DELIVERED,
+    EXISTS,
+    FRESH_TOKEN,
+    GIVEN_UP,
+    HELD,
+    REFUSED,
+    SEQUENCES,
+    Answer,
+    Ends,
+    coded,
+)
 
-AUTHORITY = "https://adfs.contoso.example/adfs"
-PAGE = b"<!doctype html><title>Service is unavailable</title>"
-EXISTS, HELD, REFUSED, FRESH_TOKEN = "exists", Unavailable, Rejected, Unauthorized
-
-
-class Case(NamedTuple):
-    """An answer: its status, its body, and a location if it is a redirect."""
-
-    outcome: str | type[Undelivered]
-    status: int
-    body: object = b""
-    location: str = ""
-
-
-def coded(code: str, message: str = "") -> dict[str, Any]:
-    """Return an error of Business Central or Dataverse."""
-    return {"error": {"code": code, "message": f"{message} State='{STATE}'"}}
-
-
-def ax(message: str, kind: str = "AxODataWriteException") -> dict[str, Any]:
-    """Return an error of F&O's OData."""
-    return {"error": {"code": "", "innererror": {"type": f"Dynamics.{kind}", "message": message}}}
-
-
-LOCK = "The operation could not complete because a row was locked by another session."
-DEADLOCK = "Your activity was deadlocked with another user. Please retry the activity."
-CHANGED = "The record has been changed by another user."
-SQL = "Generic SQL error. CRM ErrorCode: -2147204784 Sql ErrorCode: -2146232060 Sql Number: {}"
-
-CASES = {
-    # Business Central
-    "bc-duplicate-400": Case(EXISTS, 400, coded("Internal_EntityWithSameKeyExists")),
-    "bc-duplicate-409": Case(EXISTS, 409, coded("Internal_EntityWithSameKeyExists")),
-    "bc-row-lock": Case(HELD, 409, coded("Internal_ServerError", LOCK)),
-    "bc-409-without-a-text": Case(HELD, 409, coded("Unknown")),
-    "bc-entity-changed-400": Case(HELD, 400, coded("Request_EntityChanged")),
-    "bc-entity-changed": Case(HELD, 409, coded("Request_EntityChanged")),
-    "bc-deadlock-400": Case(HELD, 400, coded("Application_DialogException", DEADLOCK)),
-    "bc-deadlock-only": Case(HELD, 400, coded("Unknown", "The transaction was deadlocked.")),
-    "bc-retry-only": Case(HELD, 400, coded("Unknown", "Please retry the activity.")),
-    "bc-modified-400": Case(HELD, 400, coded("Unknown", "Another user has modified the record.")),
-    "bc-changed-400": Case(HELD, 400, coded("Application_DialogException", CHANGED)),
-    "bc-lock-400": Case(HELD, 400, coded("Internal_ServerError", LOCK)),
-    "bc-just-published": Case(HELD, 400, coded("Unknown", "The page has just changed, try again")),
-    "bc-schema": Case(HELD, 400, coded("Internal_MetadataSyncError")),
-    "bc-session": Case(HELD, 400, coded("Application_ServiceUnavailable")),
-    "bc-starting": Case(HELD, 404, coded("Internal_TenantUnavailable")),
-    "bc-dialog": Case(REFUSED, 400, coded("Application_DialogException", "It already exists.")),
-    "bc-too-long": Case(REFUSED, 400, coded("Application_StringExceededLength")),
-    "bc-no-page": Case(REFUSED, 404, coded("BadRequest_NotFound")),
-    "bc-read-only": Case(REFUSED, 405, coded("BadRequest_MethodNotAllowed")),
-    "bc-permission": Case(REFUSED, 403, coded("Internal_ServerError", "Sorry, the permissions")),
-    "bc-token": Case(FRESH_TOKEN, 401, coded("Authentication_InvalidCredentials")),
-    # Dataverse
-    "dv-duplicate": Case(EXISTS, 412, coded("0x80060892")),
-    "dv-duplicate-of-a-key": Case(EXISTS, 412, coded("0x80040237")),
-    "dv-another-violation": Case(REFUSED, 400, coded("0x80040237")),
-    "dv-version": Case(REFUSED, 412, coded("0x80060882")),
-    "dv-key-not-found": Case(REFUSED, 404, coded("0x80060891")),
-    "dv-administration-mode": Case(HELD, 403, coded("0x8004A113")),
-    "dv-administration-mode-lower-case": Case(HELD, 403, coded("0x8004a113")),
-    "dv-disabled": Case(HELD, 403, coded("0x8004a104")),
-    "dv-migration": Case(HELD, 403, coded("0x8004b044")),
-    "dv-not-ready": Case(HELD, 403, coded("0x8004d253")),
-    "dv-requests": Case(HELD, 400, coded("0x80072322")),
-    "dv-their-time": Case(HELD, 400, coded("0x80072321")),
-    "dv-at-once": Case(HELD, 400, coded("0x80072326")),
-    "dv-limit": Case(HELD, 400, coded("0x80072327")),
-    "dv-another-limit": Case(HELD, 400, coded("0x8005F103")),
-    "dv-busy": Case(HELD, 400, coded("0x8004A001")),
-    "dv-sql-time-out": Case(HELD, 400, coded("0x80044151")),
-    "dv-sql-lock": Case(HELD, 400, coded("0x8004026c")),
-    "dv-sql-aborted": Case(HELD, 400, coded("0x80040255")),
-    "dv-sql-network": Case(HELD, 400, coded("0x80073000")),
-    "dv-sql-tempdb": Case(HELD, 400, coded("0x80048542")),
-    "dv-import": Case(HELD, 400, coded("0x80071151")),
-    "dv-publish": Case(HELD, 400, coded("0x80071154")),
-    "dv-import-lock": Case(HELD, 400, coded("0x80090412")),
-    "dv-publish-lock": Case(HELD, 400, coded("0x80048543")),
-    "dv-sql-deadlock": Case(HELD, 400, coded("0x80044150", SQL.format(1205))),
-    "dv-sql-reset": Case(HELD, 400, coded("0x80044150", SQL.format(10054))),
-    "dv-sql-other": Case(REFUSED, 400, coded("0x80044150", SQL.format(12050))),
-    "dv-sql-deadlock-500": Case(HELD, 500, coded("0x80044150", SQL.format(1205))),
-    "dv-user-disabled": Case(REFUSED, 403, coded("0x8004A112")),
-    "dv-no-member": Case(REFUSED, 403, coded("0x80072560")),
-    "dv-too-long": Case(REFUSED, 400, coded("0x80044331")),
-    # Finance & Operations
-    "fo-duplicate": Case(EXISTS, 400, ax("The record already exists.")),
-    "fo-deadlock": Case(HELD, 400, ax("Cannot create a record. Deadlock, where one or more users")),
-    "fo-update-conflict": Case(HELD, 400, ax("An update conflict occurred.")),
-    "fo-another-exception": Case(REFUSED, 400, ax("A deadlock.", "InvalidOperationException")),
-    "fo-field": Case(REFUSED, 400, ax("Field 'State' must be filled in.")),
-    "fo-servicing-302": Case(HELD, 302, location="https://contoso.example/servicing"),
-    "fo-servicing-307": Case(HELD, 307, PAGE, "https://contoso.example/servicing"),
-    "fo-servicing-page": Case(HELD, 200, PAGE),
-    "fo-servicing-page-403": Case(HELD, 403, PAGE),
-    "fo-servicing-page-404": Case(HELD, 404, PAGE),
-    "fo-servicing-502": Case(HELD, 502, PAGE),
-    "fo-forbidden": Case(REFUSED, 403, {"Message": "Forbidden"}),
-    "fo-on-premises": Case(FRESH_TOKEN, 302, location=f"{AUTHORITY}/ls/?wa=wsignin1.0"),
-    "fo-on-premises-port": Case(FRESH_TOKEN, 302, location="https://ADFS.contoso.example:443/adfs"),
-    "fo-another-port": Case(HELD, 302, location="https://adfs.contoso.example:8443/adfs"),
-    "fo-no-location": Case(HELD, 302),
-    "fo-malformed-location": Case(HELD, 302, location="https://[adfs/"),
-    "fo-401-page": Case(FRESH_TOKEN, 401, PAGE),
-    # any
-    "request-time-out": Case(HELD, 408),
-    "too-early": Case(HELD, 425),
-    "throttled": Case(HELD, 429),
-    "unavailable": Case(HELD, 503),
-    "conflict-of-nobody": Case(REFUSED, 409, {"Message": "Conflict"}),
-    "gone": Case(REFUSED, 410),
+ANSWERS = {
+    name: (case.dynamics[0], case.ends)
+    for name, case in CASES.items()
+    if len({(each.status, each.content, each.location) for each in case.dynamics}) == 1
+    and case.dynamics[0].status
+    and not case.entra
+    and case.ends is not DELIVERED
+}
+"""The lines that one answer of Dynamics decides."""
+ENDS: dict[type[Undelivered], Ends] = {
+    Unauthorized: FRESH_TOKEN,
+    ApplicationFailed: GIVEN_UP,
+    Unavailable: HELD,
+    Rejected: REFUSED,
 }
 
 
-async def outcome(mock: HTTPXMock, case: Case, sent: tuple[str, ...] = (CODE, STATE)) -> object:
-    body = case.body if isinstance(case.body, bytes) else json.dumps(case.body).encode()
-    headers = {"content-type": "text/html" if body == PAGE else "application/json"}
-    headers |= {"location": case.location} if case.location else {}
-    mock.add_response(status_code=case.status, headers=headers, content=body)
-    dynamics = DynamicsClient(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
-    token = AccessToken(TOKEN, fresh_until=1e9, expires_at=1e9, authority=AUTHORITY)
+async def read(
+    mock: HTTPXMock,
+    given: Answer,
+    sent: tuple[str, ...] = (CODE, STATE),
+    authority: str | None = AUTHORITY,
+) -> tuple[Ends, str]:
+    """Return how an answer ends a callback, and its reason."""
+    headers = {"content-type": given.media_type}
+    headers |= {"location": given.location} if given.location else {}
+    mock.add_response(status_code=given.status, headers=headers, content=given.content)
+    client = DynamicsClient(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    token = AccessToken(TOKEN, fresh_until=1e9, expires_at=1e9, authority=authority)
     target = connection().target
     result: Receipt | Undelivered
     try:
-        result = await dynamics.deliver(target, token, b"{}", reference="0" * 16, sent=sent)
+        result = await client.deliver(target, token, b"{}", reference="0" * 16, sent=sent)
     except Undelivered as error:
         result = error
     finally:
-        await dynamics.aclose()
+        await client.aclose()
     if isinstance(result, Receipt):
-        return EXISTS if result.existed else "delivered"
-    assert result.dynamics_status == case.status
+        return EXISTS if result.existed else DELIVERED, ""
+    assert result.dynamics_status == given.status
     assert CANARY not in repr(vars(result)) + str(result)
-    return type(result)
+    return ENDS[type(result)], result.reason
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-async def test_a_refusal_of_dynamics_is_final_only_if_nothing_says_that_it_passes(
-    httpx_mock: HTTPXMock, case: Case
+async def changed(mock: HTTPXMock, *names: str) -> list[str]:
+    """Return which of these lines do not end any more as the table says."""
+    return [name for name in names if (await read(mock, ANSWERS[name][0]))[0] != ANSWERS[name][1]]
+
+
+# -- the entries of the targets ------------------------------------------------------------------
+
+FIELDS = ("codes", "phrases", "statuses")
+
+
+def meanings() -> dict[str, Meaning | None]:
+    """Return what the body of each line means."""
+    found = {}
+    for name, (given, _) in ANSWERS.items():
+        known = targets.meaning_of(Refusal.of(given.status, given.content, (CODE, STATE)))
+        found[name] = None if known is None else known.meaning
+    return found
+
+
+def entries() -> Iterator[Any]:
+    """Return each value of each entry, and what the entry is without it."""
+    for kind in TARGETS:
+        for known in kind.refusals:
+            for field in FIELDS:
+                for value in getattr(known, field):
+                    left = tuple(each for each in getattr(known, field) if each != value)
+                    changes: Any = {field: left}
+                    # Without the last value an entry would fit any.
+                    without = (replace(known, **changes),) if left else ()
+                    name = f"{kind.name}-{known.meaning.name}-{value}"
+                    yield pytest.param(kind, known, without, id=name)
+
+
+def limits() -> Iterator[Any]:
+    """Return each limit of each entry that has several, and the entry without it."""
+    for kind in TARGETS:
+        for known in kind.refusals:
+            given = [field for field in FIELDS if getattr(known, field)]
+            for field in given if len(given) > 1 else ():
+                name = f"{kind.name}-{known.meaning.name}-any-of-{field}-{getattr(known, field)[0]}"
+                changes: Any = {field: ()}
+                yield pytest.param(kind, known, (replace(known, **changes),), id=name)
+
+
+@pytest.mark.parametrize(("kind", "known", "instead"), [*entries(), *limits()])
+async def test_each_entry_of_a_target_decides_a_line(
+    httpx_mock: HTTPXMock,
+    kind: TargetKind,
+    known: Known,
+    instead: tuple[Known, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert await outcome(httpx_mock, case) == case.outcome
+    before = meanings()
+    place = kind.refusals.index(known)
+    refusals = (*kind.refusals[:place], *instead, *kind.refusals[place + 1 :])
+    kinds = (replace(each, refusals=refusals) if each is kind else each for each in TARGETS)
+    monkeypatch.setattr(targets, "TARGETS", tuple(kinds))
+    after = meanings()
+    assert await changed(httpx_mock, *(name for name in before if before[name] != after[name]))
+
+
+async def test_each_line_ends_so_and_its_reason_has_a_hint(httpx_mock: HTTPXMock) -> None:
+    for name, (given, ends) in ANSWERS.items():
+        found, reason = await read(httpx_mock, given)
+        assert (name, found) == (name, ends)
+        # A status that is final has no entry; what holds it says more than a number.
+        is_number = reason in ("", f"dynamics_{given.status}")
+        assert is_number or reason in HINTS, name
+        assert not is_number or ends is not HELD or given.status in TRANSIENT, name
+    reasons = {known.reason for kind in TARGETS for known in kind.refusals} - {""}
+    assert reasons <= HINTS.keys()
 
 
 @pytest.mark.parametrize("value", [DEADLOCK, CHANGED])
 async def test_a_value_does_not_make_a_refusal_that_passes(
     httpx_mock: HTTPXMock, value: str
 ) -> None:
-    case = Case(REFUSED, 400, coded("Application_StringExceededLength", f"Value: {value}"))
-    assert await outcome(httpx_mock, case, (value, STATE)) == REFUSED
+    given = Answer(400, coded("Application_StringExceededLength", f"Value: {value}"))
+    assert (await read(httpx_mock, given, (value, STATE)))[0] is REFUSED
 
 
-TABLES = ("BC_TRANSIENT", "BC_CHANGED", "DATAVERSE_TRANSIENT")
+# -- statuses, redirects, pages ------------------------------------------------------------------
 
-
-def held() -> set[str]:
-    """Return the cases that an entry of a target holds, and not their status."""
-    return {
-        name
-        for name, case in CASES.items()
-        if not isinstance(case.body, bytes)
-        and targets.is_transient(
-            targets.Refusal.of(case.status, json.dumps(case.body).encode(), (CODE, STATE))
-        )
-    }
+SERVER = frozenset(range(500, 600))
 
 
 @pytest.mark.parametrize(
-    ("table", "entry"),
-    [(name, entry) for name in TABLES for entry in sorted(getattr(targets, name))],
+    "statuses",
+    [SERVER, *(frozenset({status}) for status in sorted(TRANSIENT - SERVER))],
+    ids=lambda statuses: "5xx" if len(statuses) > 1 else str(*map(int, statuses)),
 )
-def test_each_entry_of_the_tables_holds_a_case(
-    table: str, entry: str, monkeypatch: pytest.MonkeyPatch
+async def test_each_status_that_passes_decides_a_line(
+    httpx_mock: HTTPXMock, statuses: frozenset[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, entries = held(), getattr(targets, table)
-    monkeypatch.setattr(targets, table, type(entries)(each for each in entries if each != entry))
-    assert held() < before
+    monkeypatch.setattr(dynamics, "TRANSIENT", TRANSIENT - statuses)
+    lines = [name for name, (given, _) in ANSWERS.items() if given.status in statuses]
+    assert await changed(httpx_mock, *lines)
+
+
+async def test_redirects_decide_a_line(
+    httpx_mock: HTTPXMock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [name for name, (given, _) in ANSWERS.items() if given.status in dynamics.REDIRECTS]
+    monkeypatch.setattr(dynamics, "REDIRECTS", frozenset())
+    # A page is one with any status.
+    assert set(lines) - set(await changed(httpx_mock, *lines)) == {"fo-servicing-307"}
+
+
+@pytest.mark.parametrize("name", ["fo-on-premises", "fo-on-premises-capitals"])
+async def test_where_a_token_is_from_decides_what_a_redirect_means(
+    httpx_mock: HTTPXMock, name: str
+) -> None:
+    given, ends = ANSWERS[name]
+    assert ends is FRESH_TOKEN
+    for other in (None, "https://login.microsoftonline.com/contoso"):
+        assert (await read(httpx_mock, given, authority=other))[0] is HELD
+    port = given._replace(location="https://adfs.contoso.example:443/adfs")
+    assert (await read(httpx_mock, port))[0] is FRESH_TOKEN
+
+
+async def test_a_page_decides_whatever_its_status(httpx_mock: HTTPXMock) -> None:
+    for name, (given, ends) in ANSWERS.items():
+        if given.media_type == "text/html" and given.status not in TRANSIENT | dynamics.REDIRECTS:
+            plain, _ = await read(httpx_mock, Answer(given.status, {}))
+            assert (plain != ends) is (given.status != 401), name
+
+
+# -- redeliveries --------------------------------------------------------------------------------
+
+
+async def redelivery(status: int) -> DeadLetter | None:
+    """Return what becomes of a redelivery that is refused with this status."""
+    now, where = datetime.now(UTC), connection()
+    sealer = Sealer([Fernet.generate_key().decode()])
+    refusing = Dynamics([Rejected(f"dynamics_{status}", "No.", dynamics_status=status)])
+    connections = Connections({where.name: where})
+    relay = Relay(connections, Entra(), refusing, Keys(), SingleFlight(), sealer, lambda: now)
+    message = sealer.seal(Callback.received(where, verified(), "0" * 16, now))
+    try:
+        return await relay.redeliver(message.encode(), 2)
+    except Rejected:
+        return None
+
+
+@pytest.mark.parametrize("status", sorted(STARTING))
+async def test_each_status_of_a_target_that_starts_decides_a_line(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [case.dynamics[1:] for case in SEQUENCES.values() if case.ends is HELD]
+    assert status in {given.status for answers in lines for given in answers}
+    assert await redelivery(status) is None
+    monkeypatch.setattr(flow, "STARTING", STARTING - {status})
+    assert await redelivery(status) is not None

@@ -1,8 +1,8 @@
 """sealing.py: nobody reads, forges or redirects what waits in the outbox."""
 
 import base64
+import dataclasses
 import json
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
@@ -11,7 +11,7 @@ from cryptography.fernet import Fernet
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.connections import Connections, StatePolicy
+from relay.connections import Connections, Environment
 from relay.delivery.callback import Callback
 from relay.delivery.sealing import DeadLetter, Sealer
 from relay.errors import Misconfigured, RelayError, UnknownConnection, Unopenable
@@ -23,6 +23,7 @@ OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
 BANK = connection(name="bank-of-canary", code_ttl=60)
 CONNECTIONS = Connections({"bank-of-canary": BANK})
 QUEUE_MESSAGE = 64 * 1024
+DEV_URL = "https://dev.operations.dynamics.com/data/OAuthCallbacks"
 
 
 def held(**parts: str) -> Callback:
@@ -149,22 +150,37 @@ def test_a_dead_letter_has_what_an_operator_needs_and_no_code() -> None:
     assert CODE not in letter.to_json()
 
 
-def test_a_dead_letter_of_a_signed_state_has_no_token_that_would_still_be_accepted() -> None:
-    signed = replace(BANK, state_policy=StatePolicy.SIGNED)
-    response = replace(verified(), jti="b3f1c2d4e5a69788")
-    callback = Callback.received(signed, response, "00112233aabbccdd", NOW)
-    letter = DeadLetter.of(callback, "expired", 7, NOW)
-    assert letter.state_jti == "b3f1c2d4e5a69788"
-    assert letter.state_hash == sha256(STATE.encode()).hexdigest()
-    assert STATE not in letter.to_json()
-    assert DeadLetter(**json.loads(letter.to_json())) == letter
-
-
 def test_a_message_of_the_version_before_opens() -> None:
     content = json.loads(Fernet(NEW).decrypt(Sealer([NEW]).seal(held()).encode()))
     del content["response"]["jti"]
     message = Fernet(NEW).encrypt(json.dumps(content).encode())
     assert Sealer([NEW]).open(message, CONNECTIONS) == held()
+
+
+def test_a_relay_that_knows_no_environments_opens_no_message_for_one() -> None:
+    """It would deliver it to the connection's own target."""
+    own = dataclasses.replace(connection(name="bank-of-canary"), code_ttl=timedelta(seconds=60))
+    dev = Environment(own.credentials, connection(url=DEV_URL).target, {})
+    at = dataclasses.replace(own, environments={"dev": dev})
+    callback = Callback.received(
+        at.at("dev"), dataclasses.replace(verified(), environment="dev"), "0" * 16, NOW
+    )
+    message = Sealer([NEW]).seal(callback).encode()
+    content = json.loads(Fernet(NEW).decrypt(message))
+    assert content["version"] == 2
+    assert (content["environment"], content["url"]) == ("dev", DEV_URL)
+    opened = Sealer([NEW]).open(message, Connections({"bank-of-canary": at}))
+    assert opened == callback
+    assert opened.response.environment == "dev"
+
+
+@pytest.mark.parametrize("version", [0, 3, "1", None])
+def test_a_message_of_a_version_that_is_not_known_says_so(version: object) -> None:
+    content = json.loads(Fernet(NEW).decrypt(Sealer([NEW]).seal(held()).encode()))
+    message = Fernet(NEW).encrypt(json.dumps({**content, "version": version}).encode())
+    with pytest.raises(Unopenable) as refusal:
+        Sealer([NEW]).open(message, CONNECTIONS)
+    assert refusal.value.reason == "outbox_version"
 
 
 def test_every_refusal_is_one_of_the_relays_own_errors() -> None:

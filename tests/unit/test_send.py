@@ -2,13 +2,16 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from starlette.responses import Response
 
 from relay import log
+from relay.delivery.refusals import HINTS
 from relay.tools import smoke_record
 from relay.tools.commands import main
 from sandbox.dynamics import Dynamics
@@ -17,7 +20,8 @@ from sandbox.entra import Fault as EntraFault
 from sandbox.serving import Server
 from sandbox.target import Fault
 from sandbox.tls import Authority
-from tests.fakes import b64, hs256
+from tests.fakes import b64, compact, hs256
+from tests.refusals import CASES
 
 APP = "0f8e3a52-6d1b-4c47-9a35-2b1c0d9e8f70"
 SECRET = "canary~secret"
@@ -28,7 +32,7 @@ class Stage:
     """A relay's settings, and the Entra and Dynamics that they are of."""
 
     def __init__(self, stack: ExitStack) -> None:
-        authority = stack.enter_context(Authority())
+        self.authority = authority = stack.enter_context(Authority())
         tls = authority.server_context()
         self.entra = Entra(clients={APP: SECRET})
         entra = stack.enter_context(Server(self.entra.app, tls=tls))
@@ -156,6 +160,29 @@ def test_what_dynamics_refuses_is_told_with_the_next_step(
     assert stage.dynamics.rows == {}
 
 
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("bc-row-lock", "dynamics_busy"),
+        ("bc-just-published", "dynamics_publishing"),
+        ("bc-starting", "dynamics_starting"),
+        ("dv-administration-mode", "dynamics_administration"),
+        ("dv-disabled", "dynamics_disabled"),
+        ("dv-requests", "dynamics_throttled"),
+    ],
+)
+def test_a_refusal_that_passes_is_told_by_what_it_says_and_not_by_its_status(
+    stage: Stage, send: Send, line: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = CASES[line].dynamics[0]
+    answer = Response(given.content, given.status)
+    monkeypatch.setattr(stage.dynamics, "_attempt", lambda *_: answer)
+    said = send()
+    assert (said.words["reason"], said.words["dynamics"]) == (reason, f"HTTP {given.status}")
+    wrong, fix = HINTS[reason]
+    assert (said.words["that is"], said.words["next"]) == (f"{wrong} (HTTP {given.status})", fix)
+
+
 def test_what_entra_refuses_is_told_by_its_code(
     stage: Stage, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,3 +254,79 @@ def test_the_record_has_what_a_providers_response_has(
     assert send().code == 0
     (row,) = stage.dynamics.rows.values()
     assert row["error"] == f"https://provider.example {smoke_record.CODE}"
+
+
+# -- environments --------------------------------------------------------------------------------
+
+ENVIRONMENTS = {
+    "STATE_POLICY": "signed",
+    "STATE_KEYS": KEY,
+    "ENVIRONMENTS__UAT__STATE_KEYS": f"u1:{b64(b'B' * 32)}",
+}
+
+
+@pytest.fixture
+def uat(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dynamics]:
+    """Return the Dynamics of an environment `uat` behind the same redirect URI."""
+    dynamics = Dynamics(stage.entra, key_length=1024)
+    with Server(dynamics.app, tls=stage.authority.server_context()) as server:
+        stage.entra.resources.add(server.url)
+        url = f"{server.url}/data/OAuthCallbacks"
+        for name, value in {**ENVIRONMENTS, "ENVIRONMENTS__UAT__DYNAMICS_URL": url}.items():
+            monkeypatch.setenv(name, value)
+        yield dynamics
+
+
+@pytest.mark.parametrize("name", ["uat", "UAT"])
+def test_a_record_is_sent_to_the_environment_that_is_named(
+    stage: Stage, uat: Dynamics, send: Send, name: str
+) -> None:
+    assert send("--environment", name).words["outcome"] == "delivered"
+    assert (len(uat.rows), len(stage.dynamics.rows)) == (1, 0)
+    assert send().words["outcome"] == "delivered"
+    assert (len(uat.rows), len(stage.dynamics.rows)) == (1, 1)
+
+
+def test_a_state_of_another_environment_goes_nowhere(
+    stage: Stage, uat: Dynamics, send: Send, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["state", "--environment", "uat"]) == 0
+    minted = capsys.readouterr().out.strip()
+    said = send("--state", minted)
+    assert (said.code, said.words["outcome"]) == (1, "invalid")
+    assert "--environment" in said.words["next"]
+    assert (uat.posts, stage.dynamics.posts) == (0, 0)
+    assert send("--state", minted, "--environment", "uat").words["outcome"] == "delivered"
+    assert list(uat.rows) == [minted]
+
+
+@pytest.mark.parametrize("command", ["send", "state", "ticket"])
+def test_an_environment_that_is_not_there_is_answered_with_those_that_are(
+    uat: Dynamics, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    def refusal(*options: str) -> str:
+        assert main([command, *options]) == 1
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        return printed.err
+
+    assert "There are: uat" in refusal("--environment", "canary")
+    assert "canary" not in refusal("--environment", "canary")
+    monkeypatch.setenv("CONNECTIONS__XERO__CODE_TTL", "60")  # inherits the environment alone
+    assert "--environment: uat" in refusal("--connection", "xero")
+    monkeypatch.delenv("ENVIRONMENTS__UAT__STATE_KEYS")
+    assert "ENVIRONMENTS__UAT__STATE_KEYS: expected" in refusal("--environment", "uat")
+    monkeypatch.delenv("ENVIRONMENTS__UAT__DYNAMICS_URL")
+    monkeypatch.delenv("CONNECTIONS__XERO__CODE_TTL")
+    assert "has no environments" in refusal("--environment", "uat")
+    assert uat.posts == 0
+
+
+def test_a_state_under_the_key_of_an_environment_that_names_none_goes_nowhere(
+    stage: Stage, uat: Dynamics, send: Send
+) -> None:
+    claims = {"aud": "callback:default", "exp": int(time.time()) + 600, "jti": "j" * 16}
+    minted = compact({"alg": "HS256", "typ": "JWT", "kid": "u1"}, claims, hs256(b"B" * 32))
+    said = send("--state", minted, "--environment", "uat")
+    assert (said.code, said.words["outcome"]) == (1, "invalid")
+    assert (uat.posts, stage.dynamics.posts) == (0, 0)

@@ -320,7 +320,7 @@ def test_json_that_is_too_deep_is_refused_and_not_a_crash(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # 1,024 characters are not deep enough for it: so let there be more.
-    deep = dataclasses.replace(state.STATE, size=10**6)
+    deep = state.STATE._replace(size=10**6)
     monkeypatch.setattr(state, "STATE", deep)
     nested = sign(TEXT, CLAIMS_TEXT[:-1] + ', "x": ' + "[" * 100_000 + "]" * 100_000 + "}")
     assert refusal(nested) == "state_malformed"
@@ -662,7 +662,7 @@ def test_what_was_checked_can_not_be_changed_afterwards() -> None:
         (state.verify_ticket(ticket, signed(), NOW), "jti"),
         (state.verify(response(state=bound()), signed(), f"{NAME}={COOKIE}", NOW), "code"),
     ):
-        with pytest.raises(dataclasses.FrozenInstanceError):
+        with pytest.raises(AttributeError):
             setattr(checked, name, "x")
 
 

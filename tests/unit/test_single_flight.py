@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from relay.delivery.single_flight import CAPACITY, SingleFlight
+from relay.errors import ApplicationFailed, Rejected, Unavailable
 from tests.fakes import Clock
 
 MINUTE = timedelta(minutes=1)
@@ -187,3 +188,47 @@ async def test_a_failure_that_nobody_waits_for_any_more_is_not_printed_by_the_lo
     del caller
     gc.collect()
     assert printed == []
+
+
+# -- failures in a row ---------------------------------------------------------------------------
+
+REFUSED = Rejected("dynamics_403", "…")
+EXCEPTION = ApplicationFailed("dynamics_500", "…")
+OUTAGE = Unavailable("dynamics_503", "…")
+
+
+async def fail(once: SingleFlight[str], key: str, *failures: Exception | None) -> None:
+    """Run work for a key that fails so, `None` for work that is done and not remembered."""
+    for failure in failures:
+        try:
+            await once.run(key, Work(failure=failure), keep=timedelta())
+        except (Rejected, Unavailable):
+            assert failure is not None
+
+
+@pytest.mark.parametrize(
+    ("ends", "failures"),
+    [
+        pytest.param([], 0, id="nothing-ran"),
+        pytest.param([REFUSED], 1, id="a-refusal"),
+        pytest.param([REFUSED, EXCEPTION, REFUSED], 3, id="three-in-a-row"),
+        pytest.param([EXCEPTION, EXCEPTION], 2, id="exceptions-of-the-application"),
+        pytest.param([REFUSED, REFUSED, OUTAGE], 0, id="an-outage-begins-the-row-again"),
+        pytest.param([REFUSED, OUTAGE, REFUSED], 1, id="after-an-outage"),
+        pytest.param([OUTAGE, OUTAGE], 0, id="outages-are-none"),
+        pytest.param([REFUSED, REFUSED, None], 0, id="delivered"),
+    ],
+)
+async def test_failures_in_a_row_are_counted(ends: list[Exception | None], failures: int) -> None:
+    once = SingleFlight[str](clock=Clock())
+    await fail(once, "another", REFUSED)
+    await fail(once, "a", *ends)
+    assert once.failures("a") == failures
+    assert once.failures("another") == 1
+
+
+async def test_the_failures_of_the_key_that_failed_first_are_forgotten_first() -> None:
+    once = SingleFlight[str](capacity=3)
+    for key in "abcd":
+        await fail(once, key, REFUSED)
+    assert [once.failures(key) for key in "abcd"] == [0, 1, 1, 1]

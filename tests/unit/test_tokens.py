@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -93,11 +93,11 @@ async def test_one_who_goes_away_does_not_take_the_others_token_along(stage: Sta
 
 async def test_equal_credentials_share_a_token_others_do_not(stage: Stage) -> None:
     await stage.get()
-    await stage.cache.get(replace(stage.credentials))
+    await stage.cache.get(stage.credentials._replace())
     assert stage.entra.token_requests == 1
     other = "https://other.operations.dynamics.com"
     stage.entra.resources.add(other)
-    await stage.cache.get(replace(stage.credentials, scope=f"{other}/.default"))
+    await stage.cache.get(stage.credentials._replace(scope=f"{other}/.default"))
     assert stage.entra.token_requests == 2
 
 
@@ -323,7 +323,7 @@ async def test_metadata_that_is_down_does_not_spoil_the_next_attempt(stage: Stag
 
 
 async def test_an_entra_that_nobody_reaches_is_unavailable(stage: Stage) -> None:
-    nowhere = replace(stage.credentials, authority="https://localhost:1/tenant")
+    nowhere = stage.credentials._replace(authority="https://localhost:1/tenant")
     with pytest.raises(Unavailable) as refusal:
         await stage.cache.get(nowhere)
     assert refusal.value.reason == "entra_connect"
@@ -434,7 +434,7 @@ def test_a_loop_that_ends_before_the_token_is_there_ends_without_a_word(
 
 
 async def test_only_a_few_clients_are_asked_for_ahead(stage: Stage) -> None:
-    many = [replace(stage.credentials, client_id=f"client-{number}") for number in range(50)]
+    many = [stage.credentials._replace(client_id=f"client-{number}") for number in range(50)]
     stage.cache.fetch_ahead(many)
     await threads_end()
     assert stage.entra.token_requests == AHEAD

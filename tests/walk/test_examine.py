@@ -263,6 +263,41 @@ def test_who_has_to_wait_too_long_is_told_so() -> None:
     assert "another examination" in only["message"]
 
 
+def test_a_thousand_messages_at_once_start_one_examination_and_leave_no_poison() -> None:
+    held = Watched(held=True)
+    request = examination.Request(ID).to_json().encode()
+    now, old = datetime.now(UTC), datetime.now(UTC) - timedelta(minutes=11)
+    messages: list[tuple[bytes, int, datetime]] = [
+        (request, 1, now),
+        (b"canary", 1, now),
+        (request, 2, now),
+        (request, 1, old),
+        (b'{"id": 1}', 1, now),
+    ] * 200
+
+    async def all_of_them() -> tuple[list[list[str]], int]:
+        one = asyncio.Lock()
+        asked = [
+            examination.run(body, held, one, dequeued=times, inserted=inserted, limit=1.0)
+            for body, times, inserted in messages
+        ]
+        # What raises becomes poison: gather would raise it here.
+        told = await asyncio.gather(*asked)
+        running = sum(thread.name == "doctor" for thread in threading.enumerate())
+        held.free.set()
+        async with asyncio.timeout(PATIENCE), one:  # its thread has ended
+            return told, running
+
+    told, running = asyncio.run(all_of_them())
+    assert running == 1
+    answered = [findings(parts[0])[-1] for parts in told if parts]
+    assert len(answered) == 200
+    assert {len(parts) for parts in told} == {0, 1}
+    # The one that ran ended with what it had, the others waited as long and say so.
+    assert {each["verdict"] for each in answered} == {"skip"}
+    assert sum("another examination" in each["message"] for each in answered) == 199
+
+
 def test_a_large_report_comes_in_parts_that_fit_a_queue_message() -> None:
     found = [Finding(Verdict.WARN, "check", "müßig " * 40, "fix", f"c{n}") for n in range(500)]
     parts = list(examination.parts(ID, found))

@@ -31,6 +31,7 @@ from sandbox.tls import client_certificate
 from sandbox.worker import Indexed
 from sandbox.worker_channel import WorkerProcess, WorkerProcessError
 from sandbox.world import CLIENT_ID, PASSWORD, USER, World
+from tests.helpers import public_trust
 from tests.outbox import QUICK, eventually
 from tests.unit import test_jarm as jarm
 
@@ -60,7 +61,8 @@ async def probe(req: func.HttpRequest) -> func.HttpResponse:
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
-    return Deployment.built(tmp_path_factory.mktemp("deployment"))
+    with public_trust():
+        return Deployment.built(tmp_path_factory.mktemp("deployment"))
 
 
 def changed(

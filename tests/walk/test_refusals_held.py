@@ -1,225 +1,243 @@
-"""Refusals through the Functions host: what is held, delivered afterwards, or a dead letter."""
+"""The table of refusals through the Functions host: what a person is told, what Dynamics has."""
 
-import base64
 import json
-import time
-from collections.abc import Callable, Iterator
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
 
-import httpx
 import pytest
 from cryptography.fernet import Fernet
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from relay.connections import Connections
 from relay.delivery.callback import Callback
 from relay.delivery.sealing import Sealer
 from relay.delivery.single_flight import SingleFlight
 from relay.flow import Relay
-from sandbox.storage import MemoryQueues
-from sandbox.target import Fault
-from sandbox.world import World
+from sandbox import custom_service
+from sandbox.adfs import Adfs
+from sandbox.business_central import BusinessCentral
+from sandbox.custom_service import CustomService
+from sandbox.dataverse import Dataverse
+from sandbox.dynamics import Dynamics as FinanceOperations
+from sandbox.identity import Identity, IdentityEndpoint
+from sandbox.queues import STORAGE
+from sandbox.serving import Reset
+from sandbox.target import Fault, Target
+from sandbox.world import CLIENT_ID, CLIENT_SECRET, World
 from tests.fakes import Dynamics, Entra, Keys
-from tests.helpers import connection, verified
-from tests.unit.test_refusals import CASES, EXISTS, FRESH_TOKEN, HELD, PAGE, REFUSED, Case
+from tests.helpers import STATE, connection, verified
+from tests.outbox import QUICK, eventually, everything
+from tests.refusals import CASES, DELIVERED, FRESH_TOKEN, LOST, RESET, TOKEN, Answer
 
-OUTBOX, DEAD, POISON = "callback-outbox", "callback-outbox-dead", "callback-outbox-poison"
-QUICK = {
-    "OUTBOX_KEYS": Fernet.generate_key().decode(),
-    "AzureFunctionsJobHost__extensions__queues__visibilityTimeout": "00:00:01",
-    "AzureFunctionsJobHost__extensions__queues__maxPollingInterval": "00:00:00.2",
-}
-CODE, STATE = "canary-code", "canary-state"
+OUTBOX = "refusals"
+SHARED = ("finance", "service", "bc", "dataverse")
+"""Connections for the cases that need no token of their own."""
 
 
-@pytest.fixture
-def world() -> Iterator[World]:
-    with World(QUICK) as world:
-        yield world
+class Stage:
+    """One relay with a connection for each target, and for each case that has its own token."""
+
+    def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> None:
+        self.world = world
+        self.names = {name: f"state-{number}" for number, name in enumerate(CASES)}
+        """The state of each case: a number, because messages are searched for words."""
+        self.adfs = Adfs(clients={}, resources=[])
+        adfs = world.add(self.adfs.app)
+        self.authorities = {
+            "adfs": f"{adfs.url}/adfs",
+            "finance": world.settings["ENTRA_AUTHORITY"],
+        }
+        self.targets: dict[str, Target] = {
+            "finance": world.dynamics,
+            "service": CustomService(world.entra),
+            "bc": BusinessCentral(world.entra),
+            "dataverse": Dataverse(world.entra),
+            "adfs": FinanceOperations(self.adfs, on_premises=True),
+        }
+        self.targets["identity"] = self.targets["finance"]
+        paths = {
+            "finance": "/data/OAuthCallbacks",
+            "service": custom_service.PATH,
+            "bc": BusinessCentral(world.entra).path,
+            "dataverse": Dataverse(world.entra).path,
+            "adfs": "/namespaces/AXSF/data/OAuthCallbacks",
+        }
+        self.urls = {"finance": world.dynamics_server.url}
+        for at in ("service", "bc", "dataverse", "adfs"):
+            self.urls[at] = world.add(self.targets[at].app).url
+        world.entra.resources |= {*self.urls.values()}
+        self.adfs.resources.add(self.urls["adfs"])
+        self.urls["identity"] = self.urls["finance"]
+        self.urls = {at: url + paths.get(at, paths["finance"]) for at, url in self.urls.items()}
+        self.identities = IdentityEndpoint(world.entra, [])
+        server = world.add(self.identities.app, tls=False)
+        for name, value in self.identities.environment(server.url).items():
+            monkeypatch.setitem(os.environ, name, value)
+
+        self.dynamics = {self.names[name]: [*case.dynamics] for name, case in CASES.items()}
+        self.entra: dict[str, list[Answer]] = {}
+        self.asked: dict[str, int] = {}
+        """How many tokens each client asked for."""
+        settings = {
+            "CA_BUNDLE": world.settings["CA_BUNDLE"],
+            "STATE_POLICY": "opaque",
+            "OUTBOX_QUEUE": OUTBOX,
+            STORAGE: world.settings[STORAGE],
+            **QUICK,
+        }
+        world.entra.clients[CLIENT_ID] = CLIENT_SECRET
+        for at in SHARED:
+            settings |= self._connection(at, at, CLIENT_ID)
+        # The first tokens are fetched while the host starts: those of cases without an answer.
+        own = {name: case for name, case in CASES.items() if case.has_own_token}
+        for name in sorted(own, key=lambda name: bool(own[name].entra)):
+            client = self._client(name)
+            settings |= self._connection(name, CASES[name].at, client)
+            self.entra[client] = [*CASES[name].entra]
+        for target in {*self.targets.values()}:
+            target.authorized_apps |= {*self.entra, CLIENT_ID}
+            self._script(monkeypatch, target)
+        self._script_issuers(monkeypatch)
+        self.relay = world.serve(settings)
+
+    def _client(self, name: str) -> str:
+        number = int(self.names[name].partition("-")[2])
+        return f"00000000-0000-0000-0000-{number:012}"
+
+    def _connection(self, name: str, at: str, client: str) -> dict[str, str]:
+        """Return the settings of a connection, and register its client."""
+        names = self.targets[at].names
+        body: dict[str, object] = {names.code: "{code}", names.state: "{state}"}
+        own = {
+            "DYNAMICS_URL": self.urls[at],
+            "DYNAMICS_BODY": json.dumps({"_contract": body} if at == "service" else body),
+        }
+        if at == "identity":
+            self.identities.identities.append(Identity(client, client))
+            own["ENTRA_MANAGED_IDENTITY_CLIENT_ID"] = client
+        else:
+            own["ENTRA_CLIENT_ID"], own["ENTRA_CLIENT_SECRET"] = client, CLIENT_SECRET
+            own["ENTRA_AUTHORITY"] = self.authorities["adfs" if at == "adfs" else "finance"]
+            issuer = self.adfs if at == "adfs" else self.world.entra
+            issuer.clients[client] = CLIENT_SECRET
+        key = name.upper().replace("-", "_")
+        return {f"CONNECTIONS__{key}__{setting}": value for setting, value in own.items()}
+
+    def _script(self, monkeypatch: pytest.MonkeyPatch, target: Target) -> None:
+        attempt = target._attempt
+
+        def answer(request: Request, body: bytes, fault: Fault | None) -> Response:
+            found = re.search(rb"state-\d+", body)
+            left = self.dynamics[found[0].decode()] if found else []
+            if not left:
+                return attempt(request, body, fault)
+            given = left.pop(0)
+            if given == LOST:
+                attempt(request, body, fault)
+            if given in (RESET, LOST):
+                return Reset()
+            authority = self.authorities["adfs" if target is self.targets["adfs"] else "finance"]
+            return response(given, authority, found[0].decode() if found else "")
+
+        monkeypatch.setattr(target, "_attempt", answer)
+
+    def _script_issuers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def scripted(grant: Callable[..., Response], client_of: Callable[..., str]) -> Any:
+            def answer(*asked: Any) -> Response:
+                client = client_of(*asked)
+                self.asked[client] = self.asked.get(client, 0) + 1
+                left = self.entra.get(client, [])
+                given = left.pop(0) if left else TOKEN
+                return grant(*asked) if given == TOKEN else response(given)
+
+            return answer
+
+        def by_form(_: Request, form: Mapping[str, str]) -> str:
+            return form["client_id"]
+
+        def by_query(request: Request) -> str:
+            return request.query_params["client_id"]
+
+        for issuer in (self.world.entra, self.adfs):
+            monkeypatch.setattr(issuer, "_grant", scripted(issuer._grant, by_form))
+        answer = scripted(self.identities._answer, by_query)
+        monkeypatch.setattr(self.identities, "_answer", answer)
+
+    def call(self, name: str) -> str:
+        """Send the callback of a case; return the outcome that its answer tells."""
+        case = CASES[name]
+        where = name if case.has_own_token else case.at
+        state = self.names[name]
+        with self.world.client(headers={"accept": "application/json"}) as client:
+            told = client.get(
+                f"{self.relay.url}/callback/{where}",
+                params={"code": f"code of {state}", "state": state},
+            )
+        return str(told.json()["outcome"])
+
+    def asked_by(self, name: str) -> int:
+        """Return how many tokens the client of a case asked for."""
+        return self.asked.get(self._client(name), 0)
+
+    def has(self, name: str) -> str | None:
+        """Return the code that Dynamics has of a case."""
+        target = self.targets[CASES[name].at]
+        row = target.rows.get(self.names[name])
+        return None if row is None else str(row[target.names.code])
 
 
-def coded(status: int, code: str, message: str = "") -> Response:
-    return JSONResponse({"error": {"code": code, "message": message}}, status)
+def response(given: Answer, authority: str = "", state: str = "") -> Response:
+    """Return an answer as it is sent: with the real state, and the real place of the sign-in."""
+    parts = urlsplit(authority)
+    location = given.location.replace("adfs.contoso.example:8443", f"{parts.hostname}:1")
+    location = re.sub("adfs.contoso.example", parts.netloc, location, flags=re.IGNORECASE)
+    headers = {"location": location} if location else {}
+    content = given.content.replace(STATE.encode(), state.encode())
+    return Response(content, given.status, headers, given.media_type)
 
 
-def x_plus_plus() -> Response:
-    kind = "Microsoft.Dynamics.Ax.Xpp.ErrorException"
-    return JSONResponse({"Message": "An exception occured", "ExceptionType": kind}, 500)
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    with pytest.MonkeyPatch.context() as monkeypatch, World() as world, ExitStack() as stack:
+        yield Stage(world, monkeypatch, stack)
 
 
-def plain(status: int) -> Response:
-    return JSONResponse({"Message": "No."}, status)
-
-
-def answer(world: World, monkeypatch: pytest.MonkeyPatch, *answers: Response) -> None:
-    """Let Dynamics give these answers first, and then do its work."""
-    left, attempt = list(answers), world.dynamics._attempt
-
-    def next_answer(request: Request, body: bytes, fault: Fault | None) -> Response:
-        return left.pop(0) if left else attempt(request, body, fault)
-
-    monkeypatch.setattr(world.dynamics, "_attempt", next_answer)
-
-
-def hit(world: World) -> str:
-    with world.client(headers={"accept": "application/json"}) as client:
-        told: httpx.Response = client.get(world.redirect_uri, params={"code": CODE, "state": STATE})
-    return str(told.json()["outcome"])
-
-
-def eventually(is_so: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
-
-
-def everything(world: World, queue: str) -> list[str]:
-    assert isinstance(world.queues, MemoryQueues)
-    if queue not in world.queues.names():
-        return []
-    return [base64.b64decode(found.text).decode() for found in world.queues.everything(queue)]
-
-
-def dead_letter(world: World) -> tuple[str, int]:
-    """Wait for the dead letter; return its reason and its attempts."""
-    eventually(lambda: everything(world, DEAD))
-    eventually(lambda: everything(world, OUTBOX) == [])
-    [letter] = [json.loads(text) for text in everything(world, DEAD)]
-    return letter["reason"], letter["attempts"]
-
-
-def refuse(case: Case) -> Response:
-    body = case.body if isinstance(case.body, bytes) else json.dumps(case.body).encode()
-    headers = {"location": case.location} if case.location else {}
-    media_type = "text/html" if body == PAGE else "application/json"
-    return Response(body, case.status, headers, media_type)
-
-
-def test_every_refusal_of_the_table_ends_as_it_says(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Through the host: what the person is told, and what Dynamics has in the end."""
-    told = {EXISTS: "duplicate", HELD: "held", REFUSED: "rejected", FRESH_TOKEN: "rejected"}
-    # Whose redirect is a sign-in depends on the authority; that is told in tests/unit.
-    # The states are numbers: a name could hold the words that a message is searched for.
-    cases = {
-        f"state-{number}": case
-        for number, case in enumerate(CASES.values())
-        if case.outcome is not FRESH_TOKEN or not case.location
+def test_every_line_of_the_table_ends_as_it_says(stage: Stage) -> None:
+    with ThreadPoolExecutor(8) as people:
+        told = dict(zip(CASES, people.map(stage.call, CASES), strict=True))
+    assert told == {name: case.ends.outcome for name, case in CASES.items()}
+    has_code = {
+        name: f"code of {stage.names[name]}"
+        for name, case in CASES.items()
+        if case.ends.has == "code"
     }
-    # The second one is for a token that is refused and made anew, or for the redelivery.
-    left = {name: [refuse(case)] * 2 for name, case in cases.items() if case.outcome is not EXISTS}
-    left |= {name: [refuse(case)] for name, case in cases.items() if case.outcome is EXISTS}
-    attempt = world.dynamics._attempt
+    letters = {stage.names[name]: case.letter for name, case in CASES.items() if case.letter}
 
-    def next_answer(request: Request, body: bytes, fault: Fault | None) -> Response:
-        answers = left[json.loads(body)["state"]]
-        return answers.pop() if answers else attempt(request, body, fault)
+    def found() -> tuple[dict[str, str | None], dict[str, str]]:
+        rows = {name: stage.has(name) for name in CASES}
+        dead = [json.loads(text) for text in everything(stage.world, f"{OUTBOX}-dead")]
+        return (
+            {name: code for name, code in rows.items() if code is not None},
+            {letter["state"]: letter["reason"] for letter in dead},
+        )
 
-    monkeypatch.setattr(world.dynamics, "_attempt", next_answer)
-    with world.client(headers={"accept": "application/json"}) as client:
-        for name, case in cases.items():
-            said = client.get(world.redirect_uri, params={"code": CODE, "state": name}).json()
-            assert (case, said["outcome"]) == (case, told[case.outcome])
-    held = {name for name, case in cases.items() if case.outcome is HELD}
-    eventually(lambda: set(world.dynamics.rows) == held)
-    eventually(lambda: everything(world, OUTBOX) == [])
-    assert everything(world, DEAD) == everything(world, POISON) == []
-
-
-def test_a_key_of_dataverse_that_is_taken_is_a_duplicate(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answer(world, monkeypatch, coded(412, "0x80040237"))
-    assert hit(world) == "duplicate"
-
-
-def test_a_key_that_an_attempt_without_an_answer_has_taken_is_a_success(
-    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    answer(world, monkeypatch, plain(503), coded(412, "0x80040237"))
-    assert hit(world) == "held"
-    eventually(lambda: any("callback delivered" in each for each in caplog.messages))
-    eventually(lambda: everything(world, OUTBOX) == [])
-    assert everything(world, DEAD) == []
-
-
-@pytest.mark.parametrize(("status", "code"), [(400, 90033), (401, 90024)])
-def test_an_entra_that_is_busy_holds_a_callback_whatever_its_status(
-    world: World, status: int, code: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said, grant = [(status, code)], world.entra._grant
-
-    def next_grant(request: Request, form: dict[str, str]) -> Response:
-        if not said:
-            return grant(request, form)
-        status, code = said.pop()
-        return JSONResponse({"error": "temporarily_unavailable", "error_codes": [code]}, status)
-
-    monkeypatch.setattr(world.entra, "_grant", next_grant)
-    assert hit(world) == "held"
-    eventually(lambda: world.dynamics.rows)
-
-
-# -- what ends a redelivery ----------------------------------------------------------------------
-
-
-def test_two_refusals_while_a_target_comes_up_lose_no_code(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answer(world, monkeypatch, plain(503), plain(404), plain(403))
-    assert hit(world) == "held"
-    eventually(lambda: world.dynamics.rows)
-    eventually(lambda: everything(world, OUTBOX) == [])
-    assert everything(world, DEAD) == []
-
-
-def test_three_refusals_in_a_row_are_a_dead_letter(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    statuses = (503, 404, 403, 503, 404, 403, 403)
-    answer(world, monkeypatch, *map(plain, statuses))
-    assert hit(world) == "held"
-    assert dead_letter(world) == ("dynamics_403", len(statuses))
-    assert world.dynamics.rows == {}
-
-
-def test_a_token_that_is_refused_three_times_in_a_row_is_a_dead_letter(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Each attempt posts twice: the second time with a fresh token.
-    answer(world, monkeypatch, plain(503), *(plain(401) for _ in range(6)))
-    assert hit(world) == "held"
-    assert dead_letter(world) == ("dynamics_401", 4)
-
-
-def test_any_other_refusal_of_a_redelivery_is_a_dead_letter_at_once(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answer(world, monkeypatch, plain(503), plain(400))
-    assert hit(world) == "held"
-    assert dead_letter(world) == ("dynamics_400", 2)
-
-
-def test_an_exception_of_a_custom_service_is_posted_three_times(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answer(world, monkeypatch, *(x_plus_plus() for _ in range(9)))
-    assert hit(world) == "held"
-    assert dead_letter(world) == ("dynamics_500", 3)
-    assert world.dynamics.posts == 3
-
-
-@pytest.mark.parametrize("status", [401, 403, 404])
-def test_at_the_callback_such_a_refusal_is_final(
-    world: World, status: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answer(world, monkeypatch, plain(status), plain(status))
-    assert hit(world) == "rejected"
-    assert everything(world, OUTBOX) == []
+    eventually(lambda: everything(stage.world, OUTBOX) == [])
+    assert found() == (has_code, letters)
+    assert everything(stage.world, f"{OUTBOX}-poison") == []
+    # A token that Dynamics refuses is not sent again, and a credential is not given up at once.
+    again = {
+        name
+        for name, case in CASES.items()
+        if case.ends is FRESH_TOKEN or (case.ends is DELIVERED and (case.entra or case.dynamics))
+    }
+    assert {name for name in again if stage.asked_by(name) < 2} == set()
 
 
 async def test_an_error_record_that_the_template_no_longer_names_is_a_dead_letter() -> None:

@@ -1,6 +1,7 @@
 """With the platform's switch on a callback can be followed in OpenTelemetry, without its values."""
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 
 import pytest
@@ -12,7 +13,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from relay.errors import Rejected
 from relay.tracing import SWITCHES, Spans, tracer
 from sandbox import dynamics, entra
+from sandbox.environments import QUEUE, Environments
 from sandbox.world import CLIENT_SECRET, World
+from tests.outbox import QUICK, VISIBILITY_TIMEOUT, eventually, everything
 
 JSON = {"Accept": "application/json"}
 CODE, STATE = "canary-code", "canary-state"
@@ -101,6 +104,27 @@ def test_what_was_held_has_a_span_of_its_own_for_each_attempt(
     [span] = spans.get_finished_spans()
     assert attributes(span) == {"error.type": "fixed_word"}
     assert not span.events
+
+
+def test_spans_log_and_dead_letter_name_the_environment(
+    spans: InMemorySpanExporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "relay")
+    with World({**QUICK, VISIBILITY_TIMEOUT: "00:00:00", SWITCHES[1]: "true"}) as world:
+        both = Environments(world)
+        dev = both.dynamics["dev"]
+        dev.retry_after = 0
+        dev.faults.extend([dynamics.Fault.UNAVAILABLE, *[dynamics.Fault.FORBIDDEN] * 3])
+        spans.clear()
+        caplog.clear()
+        assert both.authorize("dev", both.minted("dev")) == "held"
+        eventually(lambda: everything(world, f"{QUEUE}-dead"))
+        [letter] = everything(world, f"{QUEUE}-dead")
+    assert json.loads(letter)["environment"] == "dev"
+    found = [span for span in spans.get_finished_spans() if span.name in ("callback", "redelivery")]
+    assert [attributes(span).get("relay.environment") for span in found] == ["dev"] * 4
+    lines = [each for each in caplog.messages if each.startswith("callback ")]
+    assert [" environment=dev" in line for line in lines] == [True] * 4
 
 
 def test_an_unforeseen_error_is_told_by_its_kind_alone(spans: InMemorySpanExporter) -> None:

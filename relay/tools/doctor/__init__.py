@@ -60,7 +60,9 @@ def examine(
                         yield replace(finding, connection=target_name)
         if only is None:
             keys = "OUTBOX_KEYS" not in reading.faulty
-            yield from storage.examine(reading.app, environ, http, write=write, keys=keys)
+            yield from storage.examine(
+                reading.app, environ, http, reading.trust, write=write, keys=keys
+            )
             yield from host_json.examine(folder or Path(), environ)
             if deadline is not None:
                 yield from health.examine(environ, http)

@@ -13,9 +13,9 @@ from relay import outgoing
 from relay.connections import ClientCertificate, ClientCredentials, ClientSecret, ManagedIdentity
 from relay.entra import certificate, clouds
 from relay.entra.client import Client
+from relay.entra.refusals import hint
 from relay.errors import CredentialRefused, Unavailable
 from relay.ports import AccessToken
-from relay.tools.doctor.aadsts import hint
 from relay.tools.doctor.finding import Finding, fail, ok, skip, warn
 
 SOON = timedelta(days=30)

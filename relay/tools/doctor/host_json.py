@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from relay import pages
+from relay.oauth.request import MAX_BODY
 from relay.tools.doctor.finding import Finding, fail, ok, skip, warn
 
 FILE = "host.json"
@@ -26,6 +27,11 @@ IDLE = timedelta(seconds=10)
 """The longest time until a new message is noticed."""
 SHORTEST = timedelta(minutes=1)
 """The least `functionTimeout`: time for a token and two attempts at Dynamics."""
+
+BODY_LIMIT = "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT"
+"""The host's own limit, in bytes; without it, or with text in it, the host takes 100 MiB of a body
+into memory before it asks the relay (HttpRequestBodySizeMiddleware)."""
+MAX_BODY_LIMIT = 1024 * 1024
 
 _TIMESPAN = re.compile(r"(?:(\d{1,5})\.)?(\d{1,2}):(\d{1,2}):(\d{1,2}(?:\.\d+)?)")
 _REVEALING = ("trace", "debug", "information")
@@ -260,6 +266,9 @@ def _platform(folder: Path, environ: Mapping[str, str]) -> Iterator[Finding]:
     for name, finding in _SWITCHES.items():
         if is_on(name):
             yield finding
+    # Azure sets the name; elsewhere nobody but the developer posts.
+    if given.get("website_site_name"):
+        yield from _body_limit(given.get(BODY_LIMIT.lower(), ""))
     file = folder / "requirements.txt"
     asked = is_on("PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY") and file.is_file()
     if asked and "azure-monitor-opentelemetry" not in file.read_text("utf-8", errors="replace"):
@@ -268,4 +277,21 @@ def _platform(folder: Path, environ: Mapping[str, str]) -> Iterator[Finding]:
             "the relay's log goes nowhere: a package for it is missing",
             "Add azure-monitor-opentelemetry to pyproject.toml and compile requirements.txt, or "
             "remove PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY.",
+        )
+
+
+def _body_limit(text: str) -> Iterator[Finding]:
+    limit = int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
+    if limit is None or limit > MAX_BODY_LIMIT:
+        yield fail(
+            "platform",
+            "anybody can fill the memory of the app with large bodies, which the host takes before "
+            f"it asks the relay: {BODY_LIMIT} sets no limit to them",
+            f"Set {BODY_LIMIT} to {2 * MAX_BODY}.",
+        )
+    elif limit <= MAX_BODY:
+        yield fail(
+            "platform",
+            f"the host answers 500 to bodies that the relay takes, by {BODY_LIMIT}",
+            f"Set {BODY_LIMIT} to {2 * MAX_BODY}.",
         )

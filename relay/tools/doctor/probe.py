@@ -10,6 +10,8 @@ import httpx
 
 from relay import outgoing
 from relay.connections import Connection, ManagedIdentity
+from relay.delivery import targets
+from relay.delivery.refusals import HINTS, Meaning, Refusal
 from relay.delivery.retry_after import TRANSIENT
 from relay.entra import clouds
 from relay.ports import AccessToken
@@ -164,6 +166,10 @@ class Probe:
                 "Check DYNAMICS_URL: the address of the entity or service, not of a page for "
                 "people. A proxy that asks people to sign in must let the relay pass.",
             )
+        known = targets.meaning_of(Refusal(answer.status, answer.document, ()))
+        if known is not None and known.meaning is Meaning.PASSES:
+            wrong, fix = HINTS[known.reason]
+            return fail("target", f"{wrong} (HTTP {answer.status})", fix)
         return None
 
     def _redirected(self, location: str) -> Finding:

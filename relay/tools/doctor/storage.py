@@ -1,14 +1,15 @@
 """Checks of the outbox: its keys, its storage, and what was given up."""
 
+import ssl
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 
 import httpx
 
-from relay.errors import RelayError
+from relay.entra.refusals import hint
+from relay.errors import Hint, RelayError
 from relay.settings import AppSettings
 from relay.tools import storage_queues
-from relay.tools.doctor.aadsts import Hint, hint
 from relay.tools.doctor.entra import unreachable
 from relay.tools.doctor.finding import Finding, fail, ok, skip, warn
 from relay.tools.storage_queues import STORAGE, Account, QueueMissing, Queues
@@ -72,11 +73,12 @@ def examine(
     app: AppSettings,
     environ: Mapping[str, str],
     http: httpx.Client,
+    trust: ssl.SSLContext,
     *,
     write: bool,
     keys: bool = True,
 ) -> Iterator[Finding]:
-    """Examine the outbox and its storage. Reads only, unless `write`.
+    """Examine the outbox and its storage. Reads only, unless `write`, which needs the `trust`.
 
     Not `keys`: OUTBOX_KEYS has been named as wrong already.
     """
@@ -97,7 +99,7 @@ def examine(
         yield _poison(service, app.outbox_queue)
         yield _dead(service, app.outbox_queue)
         if write:
-            yield _written(account, app.outbox_queue)
+            yield _written(account, trust, app.outbox_queue)
     except (storage_queues.StorageRefused, httpx.HTTPError, RelayError) as error:
         yield trouble(error, account)
 
@@ -216,12 +218,12 @@ def _dead(service: Queues, name: str) -> Finding:
     )
 
 
-def _written(account: Account, name: str) -> Finding:
+def _written(account: Account, trust: ssl.SSLContext, name: str) -> Finding:
     """Write a message that no function receives, and delete it at once."""
     from relay.tools import azure_queues  # noqa: PLC0415 - not deployed
 
     try:
-        with azure_queues.Queues(account) as queues:
+        with azure_queues.Queues(account, trust) as queues:
             queues.try_writing(name)
     except azure_queues.StorageUnreachable:
         return unreached(account)

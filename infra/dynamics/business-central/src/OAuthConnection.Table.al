@@ -123,6 +123,10 @@ table 50102 "OAuth Connection"
         }
     }
 
+    var
+        AnotherEnvironmentErr: Label 'This connection was set up for another environment. Compare its environment address and name, correct them, and choose Connect again.';
+        HttpsExpectedErr: Label 'The address must begin with https://';
+
     trigger OnInsert()
     begin
         Rec."Environment Address" := CopyStr(OwnAddress(), 1, MaxStrLen(Rec."Environment Address"));
@@ -151,10 +155,6 @@ table 50102 "OAuth Connection"
         // What follows the question mark names the company.
         exit(GetUrl(ClientType::Web).Split('?').Get(1).ToLower());
     end;
-
-    var
-        AnotherEnvironmentErr: Label 'This connection was set up for another environment. Compare its environment address and name, correct them, and choose Connect again.';
-        HttpsExpectedErr: Label 'The address must begin with https://';
 
     local procedure TestHttps(Address: Text)
     begin
