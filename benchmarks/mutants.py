@@ -17,6 +17,7 @@ GROUPS = {
     ("settings*",): (
         "attacks/environments",
         "attacks/safe_defaults",
+        "unit/environments_settings",
         "unit/settings",
         "unit/settings_reader",
     ),

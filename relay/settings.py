@@ -80,9 +80,7 @@ type Pairs = tuple[tuple[str, str], ...]
 
 def _pairs(value: str) -> Pairs:
     try:
-        pairs = parse_qsl(
-            value.strip(), keep_blank_values=True, strict_parsing=True, errors="strict"
-        )
+        pairs = parse_qsl(value, keep_blank_values=True, strict_parsing=True, errors="strict")
     except ValueError:  # its message quotes the value
         raise ValueError from None
     for name, _ in pairs:
@@ -179,7 +177,7 @@ def _backtracks(pattern: str) -> bool:
             varies[-1] |= closed
         elif part == "|":
             varies[-1] = True
-        elif part[0] in "*+?{" and not re.fullmatch(r"\{\d+\}|.+\+", part, re.DOTALL):
+        elif part[0] in "*+?{" and not re.fullmatch(r"\{\d+\}|.+\+", part):
             if group and part[0] != "?":
                 return True
             varies[-1] = True

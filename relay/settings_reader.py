@@ -310,8 +310,7 @@ class _Reading:
                 return Misconfigured(tuple(self.problems))
             # Its own are of no target; with them there could be two credentials.
             kept = {name: v for name, v in values.items() if name not in _OF_ENVIRONMENT}
-            values = {**kept, **stand_in, "STATE_KEYS": values.get("STATE_KEYS", "")}
-            values = {name: value for name, value in values.items() if value}
+            values = kept | {name: v for name, v in stand_in.items() if name != "STATE_KEYS"}
         connection = self._checked(values, merged, environments, has_target=has_target)
         if isinstance(connection, Misconfigured):
             self.problems += connection.problems
@@ -378,7 +377,7 @@ class _Reading:
         """
         values, steps = before, []
         for layer in reversed(source.layers):
-            steps.append(values)
+            steps.append((layer, values))
             values = _merge(values, layer.settings)
         faults = [*_credential_problems(values), *_unresolved_references(values)]
         try:
@@ -389,8 +388,8 @@ class _Reading:
         if signed and settings.state_keys is None:
             faults.append(("STATE_KEYS", "expected its own; those of others are not good for it"))
         inner: dict[str, str] = {}
-        for layer, inherited in zip(source.layers, reversed(steps), strict=True):
-            inner = {**layer.settings, **inner} if inner else layer.settings
+        for layer, inherited in reversed(steps):
+            inner = {**layer.settings, **inner}
             faults += _wrong_hosts(settings, source, _Layer(layer.prefix, inner), inherited, values)
         if faults:
             return Misconfigured(tuple(dict.fromkeys(source.spelled(faults)))), values
@@ -442,7 +441,7 @@ class _Reading:
     ) -> Iterator[str]:
         """Name settings of environments that contradict the connection's or each other."""
         own = (settings.state_keys or {}) if self._has_target else {}
-        keys = dict.fromkeys(own.values(), "")
+        keys: dict[bytes, str | None] = dict.fromkeys(own.values())
         for name, each in environments.items():
             if isinstance(each, Misconfigured):
                 continue

@@ -156,46 +156,6 @@ def test_a_pattern_is_not_run_on_a_state_of_any_length() -> None:
             assert refused.value.reason == "state_size"
 
 
-@pytest.mark.parametrize(
-    "pattern",
-    [
-        "^([a-z]+)+$",
-        "^.+-.+-.+$",
-        "^[a-z-]*x[a-z-]*y[a-z-]*$",
-        "^(?:[a-z]*-?)*$",
-        "^(a|aa)+$",
-        "^(a?){50}$",
-        "^(?P<env>[a-z]+)*$",
-        "^.*$",
-        "^.+$",
-        r"^[\x20-\x7e]+$",
-        "^(abc)?$",
-        "^$",
-    ],
-)
-def test_a_pattern_that_hangs_or_lets_everything_pass_is_refused_by_name(pattern: str) -> None:
-    given = {**OURS, "STATE_POLICY": "pattern", "STATE_PATTERN": pattern}
-    (problem,) = settings_reader.read(given).connections.problems
-    assert problem.startswith("STATE_PATTERN: expected")
-    assert "(" in problem
-    assert pattern not in problem
-
-
-@pytest.mark.parametrize(
-    "pattern",
-    [
-        "^[A-Za-z0-9_-]{43}$",
-        r"^(?P<env>dev|uat)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}$",
-        r"^cb\(\d+\)[+*(]{1,3}$",
-        "^(?:[a-z]++-)+x$",
-        "^[a-z]+-[a-z]+-[a-z]+$",
-        r"^\w+\.\w+\.\w+$",
-    ],
-)
-def test_usual_patterns_are_taken(pattern: str) -> None:
-    assert policy({**OURS, "STATE_POLICY": "pattern", "STATE_PATTERN": pattern})
-
-
 # -- hosts ---------------------------------------------------------------------------------------
 
 

@@ -789,3 +789,9 @@ def test_what_is_suspicious_of_an_environment_is_warned_of(
 def test_a_pattern_that_names_an_environment_is_no_warning_where_there_is_none() -> None:
     given = {**PLAIN, "DYNAMICS_URL": url("own"), **PATTERN}
     assert settings_reader.read(given).warnings == ()
+
+
+def test_each_bad_environment_is_named() -> None:
+    given = {**BASE, "ENVIRONMENTS__A__CODE_TTL": "1", "ENVIRONMENTS__B__CODE_TTL": "1"}
+    named = [each.partition(":")[0] for each in settings_reader.read(given).connections.problems]
+    assert {each.rpartition("__")[0] for each in named} == {"ENVIRONMENTS__A", "ENVIRONMENTS__B"}

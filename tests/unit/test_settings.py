@@ -174,10 +174,17 @@ def test_only_names_and_secrets_can_have_no_wrong_value() -> None:
         pytest.param("PROVIDER_REDIRECT_URI", "relay.example/callback", id="half-an-address"),
         pytest.param("PROVIDER_REDIRECT_URI", "urn:x", id="another-scheme-of-address"),
         pytest.param("PROVIDER_REDIRECT_URI", "a name", id="a-name-with-a-space"),
+        pytest.param("PROVIDER_CODE_PARAMETER", "x" * 65, id="a-parameter-of-65-characters"),
+        pytest.param("PROVIDER_CODE_PARAMETER", "id_token", id="code-is-an-id-token"),
         pytest.param("PROVIDER_EXTRA", "state=x", id="a-parameter-that-the-relay-sets"),
+        pytest.param("PROVIDER_EXTRA", "a b=x", id="no-name-of-a-parameter"),
+        pytest.param("PROVIDER_EXTRA", "a=x&&b=y", id="an-empty-parameter"),
         pytest.param("PROVIDER_EXTRA", "a=%ff", id="a-parameter-that-is-not-utf-8"),
         pytest.param(
             "PROVIDER_AUTHORIZATION_ENDPOINT", "https://as.example/?state=x", id="endpoint-with-it"
+        ),
+        pytest.param(
+            "PROVIDER_AUTHORIZATION_ENDPOINT", "https://as.example/?state", id="endpoint-with-less"
         ),
     ],
 )
@@ -198,6 +205,173 @@ def test_a_value_that_is_too_deep_is_refused(setting: str, value: str) -> None:
     except RecursionError:
         pytest.fail("RecursionError", pytrace=False)  # whose traceback has a thousand lines
     assert found == [setting]
+
+
+def pattern_problem(pattern: str) -> str | None:
+    """Return why a pattern is refused."""
+    try:
+        ConnectionSettings.model_validate({"DYNAMICS_URL": URL, "STATE_PATTERN": pattern})
+    except ValidationError as error:
+        [found] = error.errors(include_input=False)
+        return found["msg"].removeprefix("Value error, ")
+    return None
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "^(a+)+$",
+        "^(a|b)+$",
+        "^(a|aa)+$",
+        "^(?P<env>[a-z]+)*$",
+        "^(?:[a-z]*-?)*$",
+        "^(a?){50}$",
+        "^(a*)++$",
+        "^(a{1,3})+$",
+        "^(a{2,})+?$",
+        "^((a+))+$",
+        "^((a+)b)+$",
+        "^(a+(b)c)+$",
+        "^(a+(?:b))*$",
+        "^(?:(a|b)+c)$",
+        "^((a|b)c)+$",
+        "^(?:x(a)(?:b|c))+$",
+        r"^(a\|+)+$",
+        "^.+-.+-.+$",
+        "^[a-z-]*x[a-z-]*y[a-z-]*$",
+        "^[a-z]+[a-z]{2,}[a-z]{,}x$",
+        "^[a-z]+?[a-z]*?[a-z]{2,}?x$",
+        "^[a-z]+[a-f]+[e-g]+$",
+        "^x[a-z]+[a-f]+[a-z]+$",
+        "^[a-m]+[n-z]+[n-z]+[n-z]+$",
+        r"^(a)\1+\1+\1+$",
+        r"^(?:a+)\.?(?:b.)*.*-.*$",
+    ],
+)
+def test_a_pattern_that_could_take_hours_is_refused(pattern: str) -> None:
+    assert pattern_problem(pattern) == (
+        "a repeated group holds a quantifier or alternatives, or three open repeats share a "
+        "character: a stranger's state could take seconds or hours; bound them, such as {1,64}, "
+        "or write ++"
+    )
+
+
+@pytest.mark.parametrize("pattern", ["^$", "^a*$", "^(abc)?$", "^.*$", "^.+$", r"^[\x20-\x7e]+$"])
+def test_a_pattern_that_matches_nothing_or_anything_is_refused(pattern: str) -> None:
+    assert pattern_problem(pattern) == "it matches the empty state or any state"
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "^[A-Za-z0-9_-]{43}$",
+        r"^(?P<env>dev|uat)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}$",
+        r"^cb\(\d+\)[+*(]{1,3}$",
+        "^(?:[a-z]++-)+x$",
+        "^[a-z]+-[a-z]+-[a-z]+$",
+        r"^\w+\.\w+\.\w+$",
+        "^(ab)+$",
+        "^(ab){2,3}$",
+        "^(a+)X$",
+        "^(a+)?b$",
+        "^(a|b)(c|d)$",
+        "^(?:(a)(b))+$",
+        "^((a)b)+$",
+        "^[a-z]+[a-z]+$",
+        "^[a-z]+[a-z]+-[a-z]+[a-z]+$",
+        "^[a-z]+[a-z]{1,64}[a-z]{3}[a-z]++[a-z]?x[a-z]+$",
+        "^[a-m]+[n-z]+[a-m]+$",
+        "^[a-m]+[n-z]+[n-z]+$",
+        "^[a-z]+X[a-z]+X[a-z]+$",
+        r"^[a-z]+\n[a-z]+\n[a-z]+$",
+        "^(?x:a#)\n)b$",
+        "^X+Y+Z+$",
+    ],
+)
+def test_usual_patterns_are_taken(pattern: str) -> None:
+    assert pattern_problem(pattern) is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("ENTRA_AUTHORITY", "https://login.microsoftonline.com/Contoso-X.com"),
+        ("ENTRA_AUTHORITY", "https://adfs.example.com/adfs/X"),
+        ("ENTRA_TENANT_ID", "AZ-az.09"),
+        ("DYNAMICS_SCOPE", "api://AZ-az_09~/.default"),
+        ("DYNAMICS_TIMEOUT", 60),
+        ("CODE_TTL", 86_400),
+        ("PROVIDER_SCOPE", "AZaz!# ~"),
+        ("PROVIDER_CLIENT_ID", "a ~"),
+        ("PROVIDER_CODE_PARAMETER", "AZaz09_.~-"),
+        ("PROVIDER_CODE_PARAMETER", "x" * 64),
+        ("PROVIDER_REDIRECT_URI", "!Contoso-RuName_09~"),
+        ("PROVIDER_NAME", "x" * 60),
+        ("PAGE_ORGANIZATION", "x" * 60),
+        ("PAGE_SUPPORT", "x" * 200),
+        ("PAGE_RETURN_URL", "https://x.example/X?{outcome}={reference}#a#{outcome}"),
+    ],
+)
+def test_a_value_at_the_edge_is_taken_as_it_is(setting: str, value: object) -> None:
+    read = ConnectionSettings.model_validate({"DYNAMICS_URL": URL, setting: value})
+    assert getattr(read, setting.lower()) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "authority"),
+    [
+        ("contoso.com", "https://login.microsoftonline.com/contoso.com"),
+        ("https://x.example/X/", "https://x.example/X"),
+        ("https://x.example/X//", "https://x.example/X"),
+        ("https://x.example/t/v2.0/", "https://x.example/t"),
+        ("https://x.example/t/oauth2/token", "https://x.example/t"),
+        ("https://x.example/t/oauth2/authorize/", "https://x.example/t"),
+        ("https://x.example/t/oauth2/v2.0/token", "https://x.example/t"),
+        ("https://x.example/t/oauth2/v2.0/authorize", "https://x.example/t"),
+        (
+            "https://x.example/t/oauth2/v2.0/devicecode",
+            "https://x.example/t/oauth2/v2.0/devicecode",
+        ),
+    ],
+)
+def test_an_authority_ends_where_its_tenant_ends(value: str, authority: str) -> None:
+    assert settings.authority(value) == authority
+
+
+@pytest.mark.parametrize(
+    ("value", "pairs"),
+    [
+        ("prompt=consent&access_type=offline", (("prompt", "consent"), ("access_type", "offline"))),
+        ("A-z.0_9=&x=%C3%A9+y", (("A-z.0_9", ""), ("x", "é y"))),
+    ],
+)
+def test_further_parameters_are_read_from_a_query_string(
+    value: str, pairs: tuple[tuple[str, str], ...]
+) -> None:
+    read = ConnectionSettings.model_validate({"DYNAMICS_URL": URL, "PROVIDER_EXTRA": value})
+    assert read.provider_extra == pairs
+
+
+def test_keys_are_read_with_their_names_and_with_or_without_padding() -> None:
+    keys = f"A-z_.0:{'-' * 42}8=, {'b' * 32}:{'A' * 43}"
+    read = ConnectionSettings.model_validate({"DYNAMICS_URL": URL, "STATE_KEYS": keys})
+    assert read.state_keys == {"A-z_.0": b"\xfb\xef\xbe" * 10 + b"\xfb\xef", "b" * 32: bytes(32)}
+    sealing = [f"{'-_aZ9' * 8}AAA=", f"{'B' * 43}="]
+    assert AppSettings.model_validate({"OUTBOX_KEYS": " , ".join(sealing)}).outbox_keys == (
+        sealing[0],
+        sealing[1],
+    )
+
+
+@pytest.mark.parametrize("name", ["abc", "a" * 49, "a-0-b"])
+def test_a_queue_has_a_name_that_storage_takes(name: str) -> None:
+    assert AppSettings.model_validate({"OUTBOX_QUEUE": name}).outbox_queue == name
+
+
+@pytest.mark.parametrize("name", ["ab", "a" * 50, "A-b", "-ab", "ab-", "a--b", "a_b"])
+def test_a_queue_has_no_name_that_storage_refuses(name: str) -> None:
+    with pytest.raises(ValidationError):
+        AppSettings.model_validate({"OUTBOX_QUEUE": name})
 
 
 @pytest.mark.parametrize(
@@ -255,3 +429,5 @@ def test_the_table_has_a_row_for_each_setting_and_names_the_old_one() -> None:
     }
     assert {name for name, row in rows.items() if row["required"]} == {"DYNAMICS_URL"}
     assert all(row["expected"] for row in rows.values())
+    defaults = {"CODE_TTL": 300, "PROVIDER_NAME": None, "OUTBOX_QUEUE": "callback-outbox"}
+    assert {name: rows[name]["default"] for name in defaults} == defaults

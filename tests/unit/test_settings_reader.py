@@ -3,10 +3,12 @@
 import tracemalloc
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 import pytest
 
 from relay import settings, settings_reader
+from relay.body import PLACEHOLDERS
 from relay.connections import (
     ClientCertificate,
     ClientSecret,
@@ -67,6 +69,7 @@ def test_four_settings_are_enough() -> None:
     assert connection.credentials.credential == ClientSecret("secret")
     assert connection.credentials.scope == "https://contoso.operations.dynamics.com/.default"
     assert connection.target.url == PLAIN["DYNAMICS_URL"]
+    assert connection.target.connection == "default"
 
 
 def test_the_defaults_are_those_of_the_contract() -> None:
@@ -260,12 +263,73 @@ def test_the_authority_is_found_in_what_people_have(given: dict[str, str], autho
             "https://ax.example.com/.default",
             id="the-articles-resource-with-a-slash",
         ),
+        pytest.param(
+            {"ActiveDirectoryResource": "https://ax.example.com/X/.default"},
+            "https://ax.example.com/X/.default",
+            id="the-articles-resource-that-is-a-scope",
+        ),
+        pytest.param(
+            {"ActiveDirectoryResource": "api://X//"},
+            "api://X/.default",
+            id="the-articles-resource-with-slashes",
+        ),
     ],
 )
 def test_the_scope_names_the_resource_without_a_double_slash(
     given: dict[str, str], scope: str
 ) -> None:
     assert read({**PLAIN, **given}).credentials.scope == scope
+
+
+@pytest.mark.parametrize(
+    ("changes", "policy"),
+    [
+        ({}, StatePolicy.OPAQUE),
+        ({"STATE_KEYS": "a:" + "A" * 43}, StatePolicy.SIGNED),
+        ({"STATE_POLICY": "signed", "STATE_KEYS": "a:" + "A" * 43}, StatePolicy.SIGNED),
+        ({"STATE_POLICY": "pattern", "STATE_PATTERN": "^[0-9]{8}$"}, StatePolicy.PATTERN),
+    ],
+)
+def test_the_articles_states_are_opaque_unless_a_setting_speaks_of_states(
+    changes: Mapping[str, str], policy: StatePolicy
+) -> None:
+    assert read({**ARTICLE, **changes}).state_policy is policy
+
+
+NO_KEYS = "STATE_KEYS: expected, because STATE_POLICY is signed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"STATE_POLICY": "signed"}, NO_KEYS),
+        (
+            {"STATE_PATTERN": "^[0-9]{8}$"},
+            "STATE_POLICY: expected pattern, because STATE_PATTERN is set",
+        ),
+        ({"DYNAMICS_URL": "https://x.operations.dynamics.com/x"}, f"{NO_KEYS} where it is not set"),
+        ({"STATE_POLICY": "canary"}, "STATE_POLICY: expected opaque, pattern or signed"),
+    ],
+)
+def test_strangers_are_not_let_in_by_what_is_lost_of_the_articles_settings(
+    changes: Mapping[str, str], problem: str
+) -> None:
+    assert problems({**ARTICLE, **changes}) == (problem,)
+
+
+def test_a_connection_with_its_own_target_does_not_have_the_articles_states() -> None:
+    given = {**ARTICLE, "CONNECTIONS__X__DYNAMICS_URL": ARTICLE["URIString"]}
+    assert problems(given) == (f"CONNECTIONS__X__{NO_KEYS} where it is not set",)
+
+
+def test_settings_of_the_whole_app_are_read() -> None:
+    keys = ["A" * 43 + "=", "B" * 43 + "="]
+    given = {**PLAIN, "OUTBOX_KEYS": ",".join(keys), "OUTBOX_QUEUE": "held"}
+    app = settings_reader.read(given).app
+    assert (app.ca_bundle, app.outbox_keys, app.outbox_queue) == (None, tuple(keys), "held")
+    # Wrong ones leave the defaults: /health still answers.
+    app = settings_reader.read({**given, "OUTBOX_QUEUE": "canary queue"}).app
+    assert (app.ca_bundle, app.outbox_keys, app.outbox_queue) == (None, (), "callback-outbox")
 
 
 # -- connections ---------------------------------------------------------------------------------
@@ -643,9 +707,17 @@ def test_a_dynamics_of_another_cloud_is_warned_of_and_still_tried(
     found = settings_reader.read({**PLAIN, "ENTRA_AUTHORITY": authority, "DYNAMICS_URL": url})
     assert found.connections.problems == ()
     assert found.connections.get("default").target.url == url
-    [warning] = found.warnings
-    assert warning.startswith("ENTRA_AUTHORITY: ")
-    assert f"expected https://{expected}/" in warning
+    clouds = {
+        "login.microsoftonline.com": "the public cloud",
+        "login.microsoftonline.us": "the US Government cloud",
+        "login.partner.microsoftonline.cn": "the cloud in China",
+    }
+    assert found.warnings == (
+        (
+            f"ENTRA_AUTHORITY: is of {clouds[urlsplit(authority).netloc]}, but DYNAMICS_URL of "
+            f"{clouds[expected]}; expected https://{expected}/ and the tenant"
+        ),
+    )
 
 
 @pytest.mark.parametrize(
@@ -670,6 +742,16 @@ def test_what_belongs_together_or_cannot_be_told_is_not_warned_of(
 # -- what is wrong -------------------------------------------------------------------------------
 
 
+EXPECTED = {row["setting"]: row["expected"] for row in settings.table()}
+
+
+def wrong(setting: str) -> str:
+    """Return the sentence for its wrong value: what is expected, in the words of the README."""
+    known = " ".join(f"{{{name}}}" for name in (*PLACEHOLDERS, "param:NAME"))
+    detail = f" (unknown placeholder; known are {known})" if setting == "DYNAMICS_BODY" else ""
+    return f"expected {EXPECTED[setting]}{detail}"
+
+
 @pytest.mark.parametrize("setting", WRONG)
 def test_a_wrong_value_is_named_by_its_setting_and_never_shown(setting: str) -> None:
     given = {**base(setting), setting: WRONG[setting]}
@@ -678,9 +760,7 @@ def test_a_wrong_value_is_named_by_its_setting_and_never_shown(setting: str) -> 
     if setting == "ENTRA_TENANT_ID":
         given.pop("ENTRA_AUTHORITY", None)
     found = problems(given)
-    assert len(found) == 1
-    assert found[0].startswith(f"{setting}: expected ")
-    assert "canary" not in found[0]
+    assert found == (f"{setting}: {wrong(setting)}",)
     with pytest.raises(Misconfigured) as refused:
         settings_reader.read(given).connections.get("default")
     assert refused.value.problems == found
@@ -690,19 +770,28 @@ def test_a_wrong_value_is_named_by_its_setting_and_never_shown(setting: str) -> 
 @pytest.mark.parametrize("setting", PER_CONNECTION)
 def test_a_wrong_value_of_one_connection_is_named_in_full(setting: str) -> None:
     full = f"CONNECTIONS__BANK_ONE__{setting}"
-    found = problems({**PLAIN, full: WRONG[setting]})
-    assert len(found) == 1
-    assert found[0].startswith(f"{full}: expected ")
-    assert "canary" not in found[0]
+    assert problems({**PLAIN, full: WRONG[setting]}) == (f"{full}: {wrong(setting)}",)
 
 
 @pytest.mark.parametrize("setting", PER_CONNECTION)
 def test_a_wrong_value_that_is_inherited_is_named_once_where_it_stands(setting: str) -> None:
     given = {**base(setting), "CONNECTIONS__A__CODE_TTL": "60", OTHER: "client"}
     given[setting] = WRONG[setting]
-    found = problems(given)
-    assert len(found) == 1
-    assert found[0].startswith(f"{setting}: expected ")
+    assert problems(given) == (f"{setting}: {wrong(setting)}",)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "detail"),
+    [("^(a+)+$", settings.BACKTRACKS), ("^.*$", settings.MATCHES_ALL), ("^a", None), ("^($", None)],
+)
+def test_a_pattern_is_refused_with_what_is_wrong_with_it(pattern: str, detail: str | None) -> None:
+    given = {**PLAIN, "STATE_POLICY": "pattern", "STATE_PATTERN": pattern}
+    assert problems(given) == (
+        (
+            "STATE_PATTERN: expected regular expression from ^ to $, for STATE_POLICY=pattern"
+            f"{f' ({detail})' if detail else ''}"
+        ),
+    )
 
 
 @pytest.mark.parametrize(
@@ -716,10 +805,8 @@ def test_a_wrong_value_that_is_inherited_is_named_once_where_it_stands(setting: 
 def test_a_wrong_value_of_an_old_name_is_named_as_the_setting_that_was_given(
     theirs: str, value: str
 ) -> None:
-    found = problems({**ARTICLE, theirs: value})
-    assert len(found) == 1
-    assert theirs in found[0]
-    assert "canary" not in found[0]
+    ours = settings.ARTICLE[theirs]
+    assert problems({**ARTICLE, theirs: value}) == (f"{theirs}: {wrong(ours)}",)
 
 
 SECRETS = {
@@ -744,62 +831,88 @@ def test_no_secret_is_shown_when_settings_are_printed(setting: str) -> None:
     assert "canary" not in shown
 
 
-@pytest.mark.parametrize("setting", without("STATE_POLICY"))
-def test_a_missing_setting_is_named_with_what_is_expected(setting: str) -> None:
-    found = problems(without(setting))
-    assert len(found) == 1
-    assert found[0].startswith(f"{setting}: ")
-    assert "expected" in found[0]
+NO_URL = (
+    "DYNAMICS_URL: missing; expected https URL to POST to, such as "
+    "https://contoso.operations.dynamics.com/data/OAuthCallbacks"
+)
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ("ENTRA_TENANT_ID", "ENTRA_TENANT_ID: expected, or ENTRA_AUTHORITY"),
+        (
+            "ENTRA_CLIENT_ID",
+            "ENTRA_CLIENT_ID: missing; expected application (client) id of the app registration",
+        ),
+        ("DYNAMICS_URL", NO_URL),
+    ],
+)
+def test_a_missing_setting_is_named_with_what_is_expected(setting: str, problem: str) -> None:
+    assert problems(without(setting)) == (problem,)
 
 
 def test_nothing_at_all_is_one_problem_and_no_connection() -> None:
-    found = problems({})
-    assert len(found) == 1
-    assert found[0].startswith("DYNAMICS_URL: missing; expected https URL")
+    assert problems({}) == (NO_URL,)
     with pytest.raises(Misconfigured):
         settings_reader.read({}).connections.get("default")
 
 
 def test_a_connection_that_misses_something_is_named() -> None:
     given = {**without("DYNAMICS_URL"), "CONNECTIONS__XRO__CODE_TTL": "60"}
-    (found,) = problems(given)
-    assert "DYNAMICS_URL" in found
-    assert "xro" in found.lower()
+    assert problems(given) == (f"CONNECTIONS__XRO__{NO_URL}",)
+
+
+FLOW = {
+    "STATE_POLICY": "signed",
+    "STATE_KEYS": "a:" + "A" * 43,
+    "PROVIDER_AUTHORIZATION_ENDPOINT": "https://as.example/authorize",
+    "PROVIDER_CLIENT_ID": "dynamics",
+    "PROVIDER_REDIRECT_URI": "https://relay.example/callback",
+    "DYNAMICS_BODY": '{"c": "{code}", "v": "{code_verifier}"}',
+}
+JARM = {
+    "STATE_POLICY": "opaque",
+    "PROVIDER_RESPONSE_MODE": "jwt",
+    "PROVIDER_ISSUER": "https://as.example",
+    "PROVIDER_CLIENT_ID": "dynamics",
+}
+BECAUSE = "expected, because PROVIDER_AUTHORIZATION_ENDPOINT is set"
 
 
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        pytest.param({"STATE_POLICY": "pattern"}, "STATE_PATTERN", id="policy-without-pattern"),
-        pytest.param({"STATE_PATTERN": "^a$"}, "STATE_POLICY", id="pattern-without-policy"),
-        pytest.param({"STATE_POLICY": "signed"}, "STATE_KEYS", id="policy-without-keys"),
         pytest.param(
-            {"PROVIDER_RESPONSE_MODE": "jwt", "PROVIDER_CLIENT_ID": "x", "STATE_POLICY": "opaque"},
-            "PROVIDER_ISSUER",
+            {"STATE_POLICY": "pattern"},
+            "STATE_PATTERN: expected, because STATE_POLICY is pattern",
+            id="policy-without-pattern",
+        ),
+        pytest.param(
+            {"STATE_PATTERN": "^a$"},
+            "STATE_POLICY: expected pattern, because STATE_PATTERN is set",
+            id="pattern-without-policy",
+        ),
+        pytest.param({"STATE_POLICY": "signed"}, NO_KEYS, id="policy-without-keys"),
+        pytest.param({}, f"{NO_KEYS} where it is not set", id="no-policy"),
+        pytest.param(
+            {**JARM, "PROVIDER_ISSUER": ""},
+            "PROVIDER_ISSUER: expected, because PROVIDER_RESPONSE_MODE is jwt",
             id="jarm-without-issuer",
         ),
         pytest.param(
-            {
-                "PROVIDER_RESPONSE_MODE": "form_post.jwt",
-                "PROVIDER_ISSUER": "https://as.example",
-                "STATE_POLICY": "opaque",
-            },
-            "PROVIDER_CLIENT_ID",
+            {**JARM, "PROVIDER_RESPONSE_MODE": "form_post.jwt", "PROVIDER_CLIENT_ID": ""},
+            "PROVIDER_CLIENT_ID: expected, because PROVIDER_RESPONSE_MODE is form_post.jwt",
             id="jarm-without-client-id",
         ),
         pytest.param(
             {"PROVIDER_ISS_REQUIRED": "true", "STATE_POLICY": "opaque"},
-            "PROVIDER_ISSUER",
+            "PROVIDER_ISSUER: expected, because PROVIDER_ISS_REQUIRED is true",
             id="required-issuer-unknown",
         ),
-        pytest.param({}, "STATE_KEYS", id="no-policy"),
         pytest.param(
-            {
-                "PROVIDER_PKCE": "false",
-                "DYNAMICS_BODY": '{"c": "{code}", "v": "{code_verifier}"}',
-                "STATE_POLICY": "opaque",
-            },
-            "DYNAMICS_BODY",
+            {**FLOW, "PROVIDER_PKCE": "false"},
+            "DYNAMICS_BODY: expected no {code_verifier}, because PROVIDER_PKCE is false",
             id="verifier-without-pkce",
         ),
         pytest.param(
@@ -808,20 +921,34 @@ def test_a_connection_that_misses_something_is_named() -> None:
                 "PROVIDER_STATE_PARAMETER": "x",
                 "STATE_POLICY": "opaque",
             },
-            "PROVIDER_STATE_PARAMETER",
+            "PROVIDER_STATE_PARAMETER: expected another name than PROVIDER_CODE_PARAMETER",
             id="one-name-for-two",
+        ),
+        pytest.param(
+            {**FLOW, "PROVIDER_CLIENT_ID": ""},
+            f"PROVIDER_CLIENT_ID: {BECAUSE}",
+            id="flow-without-client-id",
+        ),
+        pytest.param(
+            {**FLOW, "PROVIDER_REDIRECT_URI": ""},
+            f"PROVIDER_REDIRECT_URI: {BECAUSE}",
+            id="flow-without-redirect-uri",
+        ),
+        pytest.param(
+            {**FLOW, "STATE_POLICY": "opaque"},
+            "STATE_POLICY: expected signed, because PROVIDER_AUTHORIZATION_ENDPOINT is set",
+            id="flow-with-opaque-states",
         ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(given: dict[str, str], named: str) -> None:
-    (found,) = problems({**without("STATE_POLICY"), **given})
-    assert found.startswith(f"{named}: expected")
+    assert problems({**without("STATE_POLICY"), **given}) == (named,)
 
 
 def test_a_contradiction_in_one_connection_is_named_as_that_connections() -> None:
-    (found,) = problems({**PLAIN, "CONNECTIONS__XERO__STATE_POLICY": "pattern"})
-    assert "STATE_PATTERN" in found
-    assert "xero" in found.lower()
+    assert problems({**PLAIN, "CONNECTIONS__BANK_ONE__STATE_POLICY": "pattern"}) == (
+        "CONNECTIONS__BANK_ONE__STATE_PATTERN: expected, because STATE_POLICY is pattern",
+    )
 
 
 def test_a_pattern_may_be_there_for_another_connection() -> None:
@@ -855,21 +982,18 @@ def test_a_missing_credential_is_named_beside_other_faults() -> None:
         ("CODE_TTLS", "CODE_TTL"),
         ("CLIENT_SECRET", "ENTRA_CLIENT_SECRET"),
         ("PROVIDER__ISSUER", "PROVIDER_ISSUER"),
+        ("QQQ", None),
+        ("ENVIRONMENTS__A.B__X", None),
     ],
 )
 @pytest.mark.parametrize("known", [{}, {"CONNECTIONS__XERO__CODE_TTL": "60"}], ids=["no", "yes"])
 def test_an_unknown_setting_of_a_connection_is_named_with_the_nearest_known(
-    setting: str, nearest: str, known: dict[str, str]
+    setting: str, nearest: str | None, known: dict[str, str]
 ) -> None:
-    (found,) = problems({**PLAIN, **known, f"CONNECTIONS__XERO__{setting}": "canary"})
-    assert found.startswith(f"CONNECTIONS__XERO__{setting}: no such setting")
-    assert nearest in found
-    assert "canary" not in found
-
-
-def test_an_unknown_setting_that_is_like_none_is_named_too() -> None:
-    (found,) = problems({**PLAIN, "CONNECTIONS__XERO__QQQ": "canary"})
-    assert found.startswith("CONNECTIONS__XERO__QQQ: no such setting")
+    hint = f"; the nearest is {nearest}" if nearest else ""
+    assert problems({**PLAIN, **known, f"CONNECTIONS__XERO__{setting}": "canary"}) == (
+        f"CONNECTIONS__XERO__{setting}: no such setting{hint}",
+    )
 
 
 def test_an_unknown_setting_alone_creates_no_connection() -> None:
@@ -890,8 +1014,10 @@ def test_an_unknown_setting_alone_creates_no_connection() -> None:
     ],
 )
 def test_a_name_that_makes_no_connection_is_not_passed_over_in_silence(name: str) -> None:
-    given = {**PLAIN, name: "canary"}
-    assert all("canary" not in found for found in problems(given))
+    given = {name: "canary", "CONNECTIONS__A/B__X": "canary", **PLAIN}
+    assert problems(given) == (
+        "CONNECTIONS__…: expected CONNECTIONS__<NAME>__<SETTING>, a name of letters, digits and _",
+    )
     assert list(settings_reader.read(given).connections.by_name) == ["default"]
 
 
@@ -900,9 +1026,209 @@ def test_a_name_that_makes_no_connection_is_not_passed_over_in_silence(name: str
 def test_a_setting_of_the_whole_app_is_none_of_a_connection(
     setting: str, known: dict[str, str]
 ) -> None:
-    (found,) = problems({**PLAIN, **known, f"CONNECTIONS__XERO__{setting}": "canary"})
-    assert found.startswith(f"CONNECTIONS__XERO__{setting}: is for the whole app")
-    assert "canary" not in found
+    assert problems({**PLAIN, **known, f"CONNECTIONS__XERO__{setting}": "canary"}) == (
+        f"CONNECTIONS__XERO__{setting}: is for the whole app, expected {setting}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("CODE_TT", "CODE_TTL"),
+        ("CODE_T", "CODE_TTL"),
+        ("CODE_", None),
+        ("CODE_TTLXY", "CODE_TTL"),
+        ("CODE_TTLXYZ", None),
+        ("XYCODE_TTL", "CODE_TTL"),
+        ("XYZCODE_TTL", None),
+        ("CODEX_YTTL", "CODE_TTL"),
+        ("DE_TTL", "CODE_TTL"),
+        ("XYDE_TTL", "CODE_TTL"),
+        ("XYZE_TTL", None),
+        ("CODE_TXY", "CODE_TTL"),
+        ("CODE_XYZ", None),
+        ("XODE_TTY", "CODE_TTL"),
+        ("XODE_TTYZ", None),
+        ("XODE_TT", "CODE_TTL"),
+        ("OCDE_TTL", "CODE_TTL"),
+        ("OCDE_TLT", None),
+        ("EDOC_LTT", None),
+        ("LTT_EDOC", None),
+        ("CODE__TTL", "CODE_TTL"),
+        ("STATE_KEY", "STATE_KEYS"),
+        ("PROVIDER_CLIENTS_ID", "PROVIDER_CLIENT_ID"),
+        ("OUTBOX_QUEU", "OUTBOX_QUEUE"),
+        ("URISTRINGS", "URIString"),
+        ("ACTIVEDIRECTORYTENNANT", "ActiveDirectoryTenant"),
+        ("CONNECTIONS_X_CODE_TTL", None),
+        ("FUNCTIONS_WORKER_RUNTIME", None),
+        ("PATH", None),
+    ],
+)
+def test_a_name_that_is_nearly_one_of_ours_is_warned_of(name: str, meant: str | None) -> None:
+    given = {**PLAIN, "PATH": "x", name: "canary", "HOME": "x"}
+    expected = (f"{name}: no such setting; expected {meant}",) if meant else ()
+    assert settings_reader.read(given).warnings == expected
+
+
+def test_every_misspelt_name_is_warned_of_once() -> None:
+    given = {**PLAIN, "CODE_TTLS": "x", "PATH": "x", "PAGE_LOG": "x", "PROVIDER_NAM": "x"}
+    assert settings_reader.read(given).warnings == (
+        "CODE_TTLS: no such setting; expected CODE_TTL",
+        "PAGE_LOG: no such setting; expected PAGE_LOGO",
+        "PROVIDER_NAM: no such setting; expected PROVIDER_NAME",
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        pytest.param({}, [], id="nothing"),
+        pytest.param(
+            {"PROVIDER_PKCE": "false", "DYNAMICS_BODY": '{"c": "{code}"}'},
+            [
+                (
+                    "PROVIDER_PKCE: is false, nothing ties a code to its flow; expected true where "
+                    "the provider takes a code challenge"
+                )
+            ],
+            id="no-pkce",
+        ),
+        pytest.param(
+            {"PROVIDER_RESPONSE_TYPE": "code id_token"},
+            [
+                (
+                    "PROVIDER_RESPONSE_TYPE: has an id_token, so /authorize starts no flow; "
+                    "expected code, or no PROVIDER_AUTHORIZATION_ENDPOINT"
+                )
+            ],
+            id="id-token",
+        ),
+        pytest.param(
+            {"DYNAMICS_BODY": '{"c": "{code}"}'},
+            [
+                (
+                    "DYNAMICS_BODY: has no {code_verifier}, without which Dynamics cannot redeem "
+                    "the codes of /authorize; expected it beside {code}"
+                )
+            ],
+            id="no-verifier",
+        ),
+        pytest.param(
+            {"PROVIDER_AUTHORIZATION_ENDPOINT": "", "PROVIDER_RESPONSE_TYPE": "code id_token"},
+            [],
+            id="no-flow",
+        ),
+    ],
+)
+def test_what_is_valid_and_suspicious_is_warned_of(
+    changes: Mapping[str, str], expected: list[str]
+) -> None:
+    assert list(settings_reader.read({**PLAIN, **FLOW, **changes}).warnings) == expected
+    own = {f"CONNECTIONS__X__{name}": value for name, value in {**FLOW, **changes}.items()}
+    found = settings_reader.read({**PLAIN, **own, "PAGE_LOG": "x"})
+    assert list(found.warnings) == [
+        "PAGE_LOG: no such setting; expected PAGE_LOGO",
+        *(f"CONNECTIONS__X__{each}" for each in expected),
+    ]
+
+
+def test_each_connection_is_warned_of() -> None:
+    given = {**PLAIN, "PROVIDER_PKCE": "false", "CONNECTIONS__X__CODE_TTL": "60"}
+    given["CONNECTIONS__Y__PROVIDER_PKCE"] = "false"
+    assert [each.partition(":")[0] for each in settings_reader.read(given).warnings] == [
+        "PROVIDER_PKCE",  # of X too, which inherits it
+        "CONNECTIONS__Y__PROVIDER_PKCE",
+    ]
+
+
+# -- hosts that a token or a credential would reach ----------------------------------------------
+
+US = "https://login.microsoftonline.us/contoso.com"
+COM = "https://login.microsoftonline.com/contoso.com"
+ANOTHER = (
+    "is of another host than the inherited credential; expected one of "
+    "CONNECTIONS__X__ENTRA_CLIENT_SECRET, CONNECTIONS__X__ENTRA_CLIENT_CERTIFICATE, "
+    "CONNECTIONS__X__ENTRA_MANAGED_IDENTITY_CLIENT_ID"
+)
+
+
+@pytest.mark.parametrize(
+    ("plain", "own", "expected"),
+    [
+        pytest.param({}, {"ENTRA_AUTHORITY": US}, [f"ENTRA_AUTHORITY: {ANOTHER}"], id="authority"),
+        pytest.param({}, {"ENTRA_AUTHORITY": COM}, [], id="the-tenants-own-host"),
+        pytest.param({}, {"ENTRA_AUTHORITY": "https://LOGIN.microsoftonline.com/x"}, [], id="case"),
+        pytest.param(
+            {"ENTRA_AUTHORITY": US},
+            {"ENTRA_TENANT_ID": "contoso.com"},
+            [f"ENTRA_TENANT_ID: {ANOTHER}"],
+            id="tenant",
+        ),
+        pytest.param({"ENTRA_AUTHORITY": COM}, {"ENTRA_TENANT_ID": "x"}, [], id="same-tenant-host"),
+        pytest.param(
+            {},
+            {"ENTRA_AUTHORITY": US, "ENTRA_TENANT_ID": "contoso.com"},
+            [f"ENTRA_AUTHORITY: {ANOTHER}"],
+            id="both",
+        ),
+        pytest.param(
+            {}, {"ENTRA_AUTHORITY": US, "ENTRA_CLIENT_SECRET": "own"}, [], id="its-secret"
+        ),
+        pytest.param(
+            {},
+            {
+                "ENTRA_AUTHORITY": US,
+                "ENTRA_MANAGED_IDENTITY_CLIENT_ID": "11111111-2222-3333-4444-555555555555",
+            },
+            [],
+            id="its-identity",
+        ),
+        pytest.param(
+            {"DYNAMICS_SCOPE": "https://CONTOSO.operations.dynamics.com/.default"},
+            {"DYNAMICS_URL": "https://contoso.operations.dynamics.com/data/Y"},
+            [],
+            id="scope-of-the-same-host",
+        ),
+        pytest.param(
+            {"DYNAMICS_SCOPE": "https://contoso.operations.dynamics.com/.default"},
+            {"DYNAMICS_URL": "https://contoso.operations.dynamics.com:8443/data/Y"},
+            [
+                (
+                    "DYNAMICS_SCOPE: is of another host than CONNECTIONS__X__DYNAMICS_URL; "
+                    "expected CONNECTIONS__X__DYNAMICS_SCOPE beside it"
+                )
+            ],
+            id="scope-of-another-port",
+        ),
+        pytest.param(
+            {"DYNAMICS_SCOPE": "https://contoso.operations.dynamics.com/.default"},
+            {"CODE_TTL": "60"},
+            [],
+            id="scope-beside-the-inherited-url",
+        ),
+        pytest.param(
+            {"DYNAMICS_SCOPE": "api://x/.default"}, {"CODE_TTL": "60"}, [], id="inherited"
+        ),
+    ],
+)
+def test_what_is_inherited_reaches_no_host_that_it_was_not_meant_for(
+    plain: Mapping[str, str], own: Mapping[str, str], expected: list[str]
+) -> None:
+    its = {f"CONNECTIONS__X__{name}": value for name, value in own.items()}
+    found = settings_reader.read({**PLAIN, **plain, **its}).connections.problems
+    prefix = "" if expected and expected[0].startswith("DYNAMICS") else "CONNECTIONS__X__"
+    assert list(found) == [f"{prefix}{each}" for each in expected]
+
+
+def test_a_credential_that_was_of_no_host_is_not_inherited_from_another() -> None:
+    plain = without("ENTRA_TENANT_ID", without("DYNAMICS_URL"))
+    its = {"ENTRA_AUTHORITY": US, "DYNAMICS_URL": PLAIN["DYNAMICS_URL"]}
+    given = {**plain, **{f"CONNECTIONS__X__{name}": value for name, value in its.items()}}
+    assert read(given, "x").credentials.authority == US
+
+
+# -- names of what is missing --------------------------------------------------------------------
 
 
 def test_settings_of_others_are_none_of_ours() -> None:
@@ -952,6 +1278,7 @@ def test_a_bad_default_connection_leaves_the_others_working() -> None:
 def test_what_is_wrong_for_the_whole_app_is_wrong_for_every_connection(setting: str) -> None:
     given = {**PLAIN, "CONNECTIONS__A__CODE_TTL": "60", setting: WRONG[setting]}
     found = settings_reader.read(given).connections
+    assert sorted(found.by_name) == ["a", "default"]
     for name in ("default", "a"):
         with pytest.raises(Misconfigured):
             found.get(name)
