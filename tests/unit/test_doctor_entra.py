@@ -16,6 +16,7 @@ from sandbox.identity import Identity, IdentityEndpoint
 from sandbox.issuer import Fault
 from sandbox.tls import Authority, client_certificate
 from sandbox.world import CLIENT_ID, CLIENT_SECRET, World
+from tests.unit import doctor_sentences
 
 IDENTITY = Identity("11111111-2222-3333-4444-555555555555", "aaaaaaaa-0000-0000-0000-000000000001")
 PASSWORD = "canary~password"
@@ -295,6 +296,7 @@ def test_exactly_the_cause_is_named_with_its_fix(
     assert wrong in first.message
     assert fix in first.fix
     assert first.connection == "default"
+    doctor_sentences.assert_told(f"entra: {breaks.__name__}", first)
     fails = [one.check for one in found if one.verdict is Verdict.FAIL]
     # Entra refuses an expired certificate as well, and says so less clearly.
     assert fails == ([check, "credential"] if check == "certificate" else [check])

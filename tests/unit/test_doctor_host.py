@@ -12,6 +12,7 @@ from relay.tools import doctor
 from relay.tools.doctor.finding import Finding, Verdict
 from relay.tools.doctor.host_json import BODY_LIMIT
 from tests.helpers import ROOT
+from tests.unit import doctor_sentences
 
 CHECKS = ("host.json", "platform")
 OVERRIDE = "AzureFunctionsJobHost__"
@@ -243,25 +244,25 @@ BROKEN: list[tuple[str, Break, str, str, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("breaks", "verdict", "wrong", "fix"),
-    [row[1:] for row in BROKEN],
-    ids=[row[0] for row in BROKEN],
+    ("name", "breaks", "verdict", "wrong", "fix"), BROKEN, ids=[row[0] for row in BROKEN]
 )
 def test_exactly_the_cause_is_named_with_its_fix(
-    folder: Path, breaks: Break, verdict: str, wrong: str, fix: str
+    folder: Path, name: str, breaks: Break, verdict: str, wrong: str, fix: str
 ) -> None:
     document = json.loads((folder / "host.json").read_text("utf-8"))
     breaks(document)
     (folder / "host.json").write_text(json.dumps(document))
-    assert_only(examine({}), verdict, "host.json", wrong, fix)
+    trouble = assert_only(examine({}), verdict, "host.json", wrong, fix)
+    doctor_sentences.assert_told(f"host.json: {name}", trouble)
 
 
-def assert_only(found: list[Finding], verdict: str, check: str, wrong: str, fix: str) -> None:
+def assert_only(found: list[Finding], verdict: str, check: str, wrong: str, fix: str) -> Finding:
     (trouble,) = [one for one in found if one.verdict is not Verdict.OK]
     assert (trouble.verdict, trouble.check) == (Verdict(verdict), check)
     assert wrong in trouble.message
     assert fix in trouble.fix
     assert trouble.connection is None
+    return trouble
 
 
 @pytest.mark.parametrize(
@@ -352,7 +353,8 @@ TELEMETRY = "PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY"
 def test_what_stands_in_the_way_in_the_environment_is_named(
     name: str, value: str, verdict: str, wrong: str, fix: str
 ) -> None:
-    assert_only(examine({name: value}), verdict, "platform", wrong, fix)
+    trouble = assert_only(examine({name: value}), verdict, "platform", wrong, fix)
+    doctor_sentences.assert_told(f"platform: {name}={value}", trouble)
 
 
 @pytest.mark.parametrize(

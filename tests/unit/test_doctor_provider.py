@@ -20,6 +20,7 @@ from sandbox.provider import Provider, Registration
 from sandbox.serving import Server
 from sandbox.tls import Authority
 from tests.fakes import published
+from tests.unit import doctor_sentences
 
 CLIENT_ID = "dynamics-365"
 HOST = "relay.azurewebsites.net"
@@ -571,6 +572,7 @@ def test_exactly_the_cause_is_named_with_its_fix(
     assert (trouble.verdict, trouble.check) == (Verdict(verdict), check)
     assert wrong in trouble.message
     assert fix in trouble.fix
+    doctor_sentences.assert_told(f"provider: {check}, {wrong}, {fix}", trouble)
 
 
 def test_a_code_ttl_that_is_no_longer_than_the_codes_live_is_well(stage: Stage) -> None:

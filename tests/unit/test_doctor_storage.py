@@ -24,6 +24,7 @@ from sandbox.entra import Entra
 from sandbox.identity import Identity, IdentityEndpoint
 from sandbox.serving import Hang, Server
 from sandbox.tls import Authority
+from tests.unit import doctor_sentences
 
 NUMBERS = count(1)
 KEY = "Y2FuYXJ5LWtleQ=="
@@ -215,6 +216,7 @@ def test_exactly_the_cause_is_named_with_its_fix(
     assert wrong in trouble.message
     assert fix in trouble.fix
     assert trouble.connection is None
+    doctor_sentences.assert_told(f"storage: {breaks.__name__}", trouble)
 
 
 # -- Azure's own refusals, which Azurite does not have ---------------------------------------------
@@ -293,6 +295,8 @@ def test_a_refusal_of_azure_is_explained(
     assert troubles(found) == [(Verdict.FAIL, "storage")]
     assert wrong in found[-1].message
     assert fix in found[-1].fix
+    kind = "signature" if way == SAS else "key"
+    doctor_sentences.assert_told(f"storage: {kind}, HTTP {status} {code}", found[-1])
 
 
 def test_a_storage_that_hangs_is_said_not_to_answer_in_time(

@@ -38,6 +38,7 @@ from sandbox.serving import Server
 from sandbox.target import Fault, Property, Target, csdl
 from sandbox.tls import Authority
 from tests.refusals import CASES, Case
+from tests.unit import doctor_sentences
 
 APP = "0f8e3a52-6d1b-4c47-9a35-2b1c0d9e8f70"
 SECRET = "canary~secret"
@@ -830,8 +831,10 @@ ROWS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
-def test_the_one_mistake_is_named_and_all_before_it_is_well(stage: Stage, row: Row) -> None:
+@pytest.mark.parametrize(("name", "row"), ROWS.items(), ids=ROWS)
+def test_the_one_mistake_is_named_and_all_before_it_is_well(
+    stage: Stage, name: str, row: Row
+) -> None:
     findings = examine(stage, row.make(stage))
     wrong = [finding for finding in findings if finding.verdict not in WELL]
     assert [(finding.verdict, finding.check) for finding in wrong] == [(row.verdict, row.check)]
@@ -839,6 +842,7 @@ def test_the_one_mistake_is_named_and_all_before_it_is_well(stage: Stage, row: R
         assert word in wrong[0].message
     for word in row.fix:
         assert word in wrong[0].fix
+    doctor_sentences.assert_told(f"target: {name}", wrong[0])
 
     order = [*ALWAYS, *ORDER[row.kind]]
     if "ENTRA_AUTHORITY" not in row.make(stage):  # an identity by itself has none, nor a role
@@ -1031,13 +1035,14 @@ def later(stage: Stage, kind: str, fault: Fault, after: int = 0) -> dict[str, st
     return settings
 
 
-@pytest.mark.parametrize("row", WRITTEN.values(), ids=WRITTEN)
-def test_writing_shows_what_reading_cannot(stage: Stage, row: Written) -> None:
+@pytest.mark.parametrize(("name", "row"), WRITTEN.items(), ids=WRITTEN)
+def test_writing_shows_what_reading_cannot(stage: Stage, name: str, row: Written) -> None:
     findings = examine(stage, row.make(stage), write=True)
     wrong = findings[-1]
     assert (wrong.verdict, wrong.check) == (row.verdict, row.check)
     assert row.message in wrong.message
     assert row.fix in wrong.fix
+    doctor_sentences.assert_told(f"write: {name}", wrong)
 
 
 def test_nothing_is_written_where_reading_found_a_failure(stage: Stage) -> None:

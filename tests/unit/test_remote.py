@@ -1,26 +1,35 @@
 """`--app`: what is wrong with a deployed app is named at a desk without the app's identity.
 
-Apps, Entra, Dynamics and Resource Manager are the sandbox's, the queues are an Azurite's.
+Apps, Entra, Dynamics and Resource Manager are the sandbox's, the queues are an Azurite's. An app
+whose settings are right runs in the Functions host. Of those with a mistake only the function
+`examine` runs: a host takes a second to start, and tests/walk/test_examine.py has that way.
 """
 
+import asyncio
 import base64
 import json
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from relay.delivery.sealing import DeadLetter
+from relay.tools import examination
 from relay.tools.azure_app import Desk
 from relay.tools.commands import main
 from relay.tools.doctor.finding import Finding, Verdict
-from relay.tools.examination import parts
 from sandbox.azure_storage import AzureQueues
 from sandbox.azurite import Azurite
 from sandbox.identity import Identity, IdentityEndpoint
@@ -32,6 +41,8 @@ from tests.outbox import QUICK
 
 NUMBERS = count(1)
 APP = "contoso-relay"
+PATIENCE = 60
+"""Seconds after which a request that nobody writes is no longer waited for."""
 IDENTITY = Identity("11111111-2222-3333-4444-555555555555", "aaaaaaaa-0000-0000-0000-000000000001")
 
 
@@ -42,7 +53,7 @@ class Stage(NamedTuple):
     desk: Desk
     identity: dict[str, str]
     served: list[Server]
-    right: list[Site]
+    triggers: list[threading.Thread]
 
     def describe(self, **changes: str) -> Site:
         """Describe an app with these settings and its queues as Bicep makes them; start none."""
@@ -55,18 +66,31 @@ class Stage(NamedTuple):
         return site
 
     def deploy(self, **changes: str) -> Site:
-        """Describe an app with these settings, and start it."""
+        """Describe an app with these settings, whose function `examine` runs."""
         site = self.describe(**changes)
-        self.served.append(self.world.serve(site.settings))
+        trigger = threading.Thread(target=self._examine, args=[site.settings], daemon=True)
+        self.triggers.append(trigger)
+        trigger.start()
         return site
 
-    def use(self) -> Site:
-        """Return an app whose settings are right. It is started once."""
-        if not self.right:
-            self.right.append(self.describe())
-            self.world.serve(self.right[0].settings)
-        site = Site(APP, dict(self.right[0].settings))
-        self.manager.sites = [site]
+    def _examine(self, settings: Mapping[str, str]) -> None:
+        """Answer one request, as the host's queue trigger does."""
+        outbox, end = settings["OUTBOX_QUEUE"], time.monotonic() + PATIENCE
+        while not (found := self.queues.receive(f"{outbox}-doctor", 1, hidden=60)):
+            if time.monotonic() > end:
+                return
+            time.sleep(0.05)
+        self.queues.delete(f"{outbox}-doctor", found[0])
+        body, now = base64.b64decode(found[0].text), datetime.now(UTC)
+        examined = examination.run(body, settings, asyncio.Lock(), dequeued=1, inserted=now)
+        for part in asyncio.run(examined):
+            text = base64.b64encode(part.encode()).decode()
+            self.queues.send(f"{outbox}-doctor-report", text)
+
+    def host(self) -> Site:
+        """Describe an app whose settings are right, and start it in the Functions host."""
+        site = self.describe()
+        self.served.append(self.world.serve(site.settings))
         return site
 
 
@@ -77,6 +101,7 @@ def stages(azurite: Azurite) -> Iterator[Stage]:
         World(QUICK, storage=azurite.connection_string) as world,
         closing(AzureQueues(azurite.connection_string)) as queues,
     ):
+        world.relay_server.begin_to_stop()  # its triggers would go on asking the storage
         # Each app and each command would read the machine's own authorities, and need none.
         environment.setenv("SSL_CERT_FILE", world.settings["CA_BUNDLE"])
         manager = ResourceManager()
@@ -94,8 +119,11 @@ def stage(stages: Stage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
     yield stages
     stages.world.dynamics.faults.clear()
     for server in stages.served:
-        server.begin_to_stop()  # its triggers would go on asking the storage
+        server.begin_to_stop()
     stages.served.clear()
+    for trigger in stages.triggers:
+        trigger.join()
+    stages.triggers.clear()
 
 
 def doctor(
@@ -135,14 +163,28 @@ def forbidden(stage: Stage) -> None:
     )
 
 
+async def refuse(_: Request) -> Response:
+    """Answer as a storage account whose Networking leaves the caller out."""
+    text = "<Error><Code>AuthorizationFailure</Code><Message>No.</Message></Error>"
+    headers = {"x-ms-error-code": "AuthorizationFailure"}
+    return Response(text, 403, headers, media_type="application/xml")
+
+
+def shut_out(stage: Stage) -> None:
+    # Over TLS of a private authority, which the desk trusts by its CA_BUNDLE.
+    storage = Starlette(routes=[Route("/{path:path}", refuse, methods=["GET", "POST"])])
+    address = f"QueueEndpoint={stage.world.add(storage).url}/contoso"
+    stage.describe(AzureWebJobsStorage=f"AccountName=contoso;AccountKey=Y2FuYXJ5;{address}")
+
+
 def asleep(stage: Stage) -> None:
-    stage.deploy(**{"AzureWebJobs.examine.Disabled": "true"})
+    stage.describe(**{"AzureWebJobs.examine.Disabled": "true"})
 
 
 def dynamics(fault: Fault) -> Callable[[Stage], None]:
     def broken(stage: Stage) -> None:
         stage.world.dynamics.faults.extend([fault] * 20)
-        stage.use()
+        stage.deploy()
 
     return broken
 
@@ -200,6 +242,9 @@ TABLE = {
     "a sign-in without the role": Row(
         forbidden, "fail", "examine", "may not use the doctor's queues", "Message Sender on outbox",
     ),
+    "a desk that the storage does not let in": Row(
+        shut_out, "fail", "storage", "lets nobody in from this network", "Networking",
+    ),
     "the function is disabled": Row(
         asleep, "fail", "platform", "the function examine is disabled", "Enable it",
     ),
@@ -221,7 +266,7 @@ def test_each_mistake_of_a_deployed_app_is_named_at_the_desk(
     for name, value in stage.identity.items():
         monkeypatch.setenv(name, value)
     row.broken(stage)
-    found = doctor(stage, capsys, patience=1 if row.broken is asleep else 60)
+    found = doctor(stage, capsys, patience=0.1 if row.broken is asleep else 60)
     told = [each for each in found if (each["verdict"], each["check"]) == (row.verdict, row.check)]
     assert any(row.message in each["message"] and row.fix in each["fix"] for each in told), found
     if row.verdict == "fail" and row.check != "platform":
@@ -231,7 +276,7 @@ def test_each_mistake_of_a_deployed_app_is_named_at_the_desk(
 def test_a_person_reads_one_report_in_its_frame(
     stage: Stage, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stage.use()
+    stage.host()
     assert main(["doctor", "--app", APP], desk=stage.desk) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"looks at  {APP} in relay, from inside of Azure"
@@ -282,9 +327,13 @@ def test_without_a_sign_in_it_says_how_to_sign_in(
 def test_two_operators_at_once_get_their_own_report_and_leave_no_message(
     stage: Stage, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    outbox = stage.use().settings["OUTBOX_QUEUE"]
+    outbox = stage.host().settings["OUTBOX_QUEUE"]
     # What others left, and what is no report, is in nobody's way.
-    for text in (*parts("f" * 16, [Finding(Verdict.FAIL, "x", "of another")]), "canary", "{}"):
+    for text in (
+        *examination.parts("f" * 16, [Finding(Verdict.FAIL, "x", "of another")]),
+        "canary",
+        "{}",
+    ):
         stage.queues.send(f"{outbox}-doctor-report", base64.b64encode(text.encode()).decode())
     codes: list[int] = []
 
