@@ -17,16 +17,21 @@ from tests.helpers import TRUST
 SLOWEST = (
     "test_browser.py",
     "test_faults.py",
-    "test_queues.py",
-    "test_package.py",
     "test_browser_pages.py",
     "test_benchmarks.py",
-    "test_doctor_target.py",
-    "test_walk.py",
+    "test_package.py",
+    "test_up.py",
     "test_event_loop.py",
     "test_fuzz.py",
+    "test_walk.py",
+    "test_queues.py",
     "test_host.py",
-    "test_up.py",
+    "test_scripts.py",
+    "test_attacks.py",
+    "test_doctor_target.py",
+    "test_outbox.py",
+    "test_dev.py",
+    "test_functions_doctor.py",
 )
 
 
