@@ -154,6 +154,7 @@ def test_a_pattern_is_not_run_on_a_state_of_any_length() -> None:
             with pytest.raises(InvalidResponse) as refused:
                 state.verify(response, where)
             assert refused.value.reason == "state_size"
+            assert str(refused.value) == "The state is longer than Dynamics makes any."
 
 
 # -- hosts ---------------------------------------------------------------------------------------

@@ -652,6 +652,7 @@ def test_a_response_without_issuer_is_refused_where_it_is_required(error: str | 
 def test_a_response_with_neither_code_nor_error_is_an_error_of_the_provider() -> None:
     checked = check(verified(code=None), connection())
     assert (checked.code, checked.error) == (None, "server_error")
+    assert checked.error_description == "The response has neither a code nor an error."
     assert checked.state == verified().state
 
 

@@ -95,9 +95,18 @@ def test_what_goes_out_comes_back_with_its_code_verifier() -> None:
     asked = sent(started)
     name, value, _ = cookie(started.cookies[0])
     verified = state.verify(response(state=asked["state"]), starting(), f"{name}={value}", NOW)
+    assert verified.jti == JTI
     assert verified.redirect_uri == asked["redirect_uri"]
     # RFC 7636 §4.6, as the provider does it.
     assert state.fingerprint(str(verified.code_verifier)) == asked["code_challenge"]
+
+
+def test_without_pkce_no_verifier_comes_back() -> None:
+    at = starting(pkce=False)
+    started = begin(at=at)
+    name, value, _ = cookie(started.cookies[0])
+    asked = response(state=sent(started)["state"])
+    assert state.verify(asked, at, f"{name}={value}", NOW).code_verifier is None
 
 
 def test_the_state_is_the_tickets_flow_and_lives_as_long_as_its_cookie() -> None:

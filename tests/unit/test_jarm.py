@@ -5,6 +5,7 @@ import base64
 import dataclasses
 import functools
 import json
+import socket
 import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -201,6 +202,25 @@ def test_a_key_may_leave_out_what_it_is_for() -> None:
     assert unpack(token(), bare).code == CODE
     full = [jwk("ES256", alg="ES256", key_ops=["verify", "other"])]
     assert unpack(token(), full).code == CODE
+
+
+@pytest.mark.parametrize("named", ["EdDSA", "Ed25519"])
+@pytest.mark.parametrize("published", ["EdDSA", "Ed25519", ...])
+def test_an_edwards_key_serves_by_either_name_of_its_algorithm(
+    named: str, published: str | EllipsisType
+) -> None:
+    """RFC 9864 §2.2: `Ed25519` is the name that says which of the curves is meant."""
+    signed = token("EdDSA", header={"alg": named})
+    key = jwk("EdDSA", alg=published)
+    assert unpack(signed, [key]).code == CODE
+    assert refusal(tampered(signed), [key]) == "jarm_signature"
+    assert refusal(signed, [jwk("EdDSA", alg="ES256")]) == "jarm_key"
+
+
+def tampered(text: str) -> str:
+    """Return a token with another signature of the same length."""
+    head, _, signature = text.rpartition(".")
+    return f"{head}.{'B' if signature[0] == 'A' else 'A'}{signature[1:]}"
 
 
 def test_two_keys_with_one_id_are_told_apart_by_their_kind() -> None:
@@ -822,16 +842,35 @@ async def test_an_outage_is_asked_about_less_and_less(stage: Stage) -> None:
     stage.issuer.answers.clear()
     stage.clock.seconds += 60
     assert await stage.get() == ["k1"]
+    # After that it begins again: the first reload at once.
     stage.clock.seconds += 300
     stage.issuer.answers = {"/keys": Response(status_code=503)}
-    assert await stage.get() == ["k1"]
-    assert stage.issuer.fetches == 12
+    assert [await stage.get() for _ in range(3)] == [["k1"]] * 3
+    assert stage.issuer.fetches == 13
 
 
 async def test_an_issuer_that_breaks_off_is_asked_less_and_less_too(stage: Stage) -> None:
     stage.issuer.answers = {"/keys": Reset()}
     reasons = [await stage.refusal() for _ in range(5)]
     assert reasons == ["jwks_ReadError"] * 2 + ["jwks_pause"] * 3
+
+
+async def test_keys_come_through_the_proxy_that_the_environment_names(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stage.get()
+    with socket.create_server(("127.0.0.1", 0)) as proxy:  # nobody accepts
+        monkeypatch.setattr(jwks, "TIMEOUT", 0.2)
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        elsewhere = Provider(issuer="x", jwks_uri=f"{stage.issuer.url}/keys")
+        assert await stage.refusal(provider=elsewhere) == "jwks_TimeoutError"
+    assert stage.issuer.fetches == 1
+
+
+async def test_without_an_issuer_there_is_no_metadata(stage: Stage) -> None:
+    assert await stage.refusal(provider=Provider()) == "jwks_UnsupportedProtocol"
 
 
 async def test_an_issuers_cookies_are_not_carried_along(stage: Stage) -> None:
