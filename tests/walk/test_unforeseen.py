@@ -39,7 +39,7 @@ def broken(*_: object, **__: object) -> NoReturn:
 
 DELIVERY = [
     pytest.param((target.DynamicsClient, "deliver"), id="dynamics"),
-    pytest.param((targets, "says_exists"), id="dynamics-answer"),
+    pytest.param((targets, "meaning_of"), id="dynamics-answer"),
     pytest.param((body.Template, "render"), id="body"),
     pytest.param((TokenCache, "get"), id="tokens"),
 ]
