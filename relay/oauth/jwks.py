@@ -138,13 +138,11 @@ class _Issuer:
         if self._provider.jwks_uri is not None:
             return self._provider.jwks_uri
         issuer = self._provider.issuer or ""
-        problem = _unavailable("metadata")
-        for address in metadata_addresses(issuer):
-            try:
-                return _jwks_uri(await self._document(address), issuer)
-            except KeysUnavailable as error:
-                problem = error
-        raise problem
+        first, second = metadata_addresses(issuer)
+        try:
+            return _jwks_uri(await self._document(first), issuer)
+        except KeysUnavailable:
+            return _jwks_uri(await self._document(second), issuer)
 
     async def _document(self, address: str) -> dict[str, Any]:
         document = bytearray()

@@ -572,6 +572,7 @@ class Issuer:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         request = Incoming(scope, receive)
+        assert request.method == "GET"
         self.asked.append(request.url.path)
         self.heads.append(dict(request.headers))
         await asyncio.sleep(self.delay)
