@@ -307,6 +307,14 @@ def test_only_so_many_states_are_remembered() -> None:
     assert found == [True, True, False]
 
 
+def test_an_error_response_is_no_other_code() -> None:
+    used = UsedStates(clock=Clock())
+    assert not used.has_another_code(received(connection()))
+    declined = replace(verified(code=None, error="access_denied"), state=STATE)
+    callback = Callback.received(connection(), declined, "0" * 16, NOW)
+    assert not used.has_another_code(callback)
+
+
 # -- {state_jti} ---------------------------------------------------------------------------------
 
 WITH_JTI = '{"code": "{code}", "key": "{state_jti}"}'

@@ -11,7 +11,7 @@ from cryptography.fernet import Fernet
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.connections import Connections, Environment
+from relay.connections import Connections, Environment, StatePolicy
 from relay.delivery.callback import Callback
 from relay.delivery.sealing import DeadLetter, Sealer
 from relay.errors import Misconfigured, RelayError, UnknownConnection, Unopenable
@@ -76,8 +76,9 @@ def test_a_message_that_was_touched_does_not_open(place: int) -> None:
 
 @pytest.mark.parametrize("message", [b"", b"{}", b"not a token", b"\xff\xfe", b"gAAAAA=="])
 def test_what_is_no_message_does_not_open(message: bytes) -> None:
-    with pytest.raises(Unopenable):
+    with pytest.raises(Unopenable) as refusal:
         Sealer([NEW]).open(message, CONNECTIONS)
+    assert refusal.value.reason == "outbox_seal"
 
 
 @pytest.mark.parametrize("content", ["[]", '"x"', "1", "null", '{"version": 2}', "{"])
@@ -91,8 +92,10 @@ def test_a_message_with_parts_missing_does_not_open() -> None:
     content = json.loads(Fernet(NEW).decrypt(Sealer([NEW]).seal(held()).encode()))
     for part in content:
         less = {name: value for name, value in content.items() if name != part}
-        with pytest.raises(Unopenable):
+        with pytest.raises(Unopenable) as refusal:
             Sealer([NEW]).open(Fernet(NEW).encrypt(json.dumps(less).encode()), CONNECTIONS)
+        is_sealed = part in ("version", "connection")
+        assert refusal.value.reason == ("outbox_seal" if is_sealed else "outbox_version")
 
 
 def test_a_message_goes_to_the_connection_it_was_sealed_for_or_nowhere() -> None:
@@ -172,6 +175,26 @@ def test_a_relay_that_knows_no_environments_opens_no_message_for_one() -> None:
     opened = Sealer([NEW]).open(message, Connections({"bank-of-canary": at}))
     assert opened == callback
     assert opened.response.environment == "dev"
+    letter = json.loads(DeadLetter.of(callback, "dynamics_403", 1, NOW).to_json())
+    assert letter["environment"] == "dev"
+    elsewhere = Environment(own.credentials, connection(url=f"{DEV_URL}2").target, {})
+    for environments, reason in (
+        ({}, "outbox_environment"),
+        ({"dev": elsewhere}, "outbox_environment_url"),
+    ):
+        now = Connections({"bank-of-canary": dataclasses.replace(own, environments=environments)})
+        with pytest.raises(Unopenable) as refusal:
+            Sealer([NEW]).open(message, now)
+        assert refusal.value.reason == reason
+
+
+def test_a_dead_letter_of_a_signed_state_has_its_identity_and_not_the_state() -> None:
+    signed = dataclasses.replace(BANK, state_policy=StatePolicy.SIGNED)
+    response = dataclasses.replace(verified(), jti="j" * 16)
+    callback = Callback.received(signed, response, "0" * 16, NOW)
+    letter = json.loads(DeadLetter.of(callback, "dynamics_403", 1, NOW).to_json())
+    assert letter["state_jti"] == "j" * 16
+    assert "state" not in letter
 
 
 @pytest.mark.parametrize("version", [0, 3, "1", None])
