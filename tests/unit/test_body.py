@@ -132,29 +132,46 @@ def test_every_placeholder_of_the_contract_is_known(name: str) -> None:
     }
 
 
+OBJECT = "expected one JSON object"
+NO_JSON = "NaN and Infinity are not JSON"
+TWICE = "a member stands twice in one object"
+NO_CODE = "expected {code} somewhere, or Dynamics never gets one"
+
+
 @pytest.mark.parametrize(
-    "source",
+    ("source", "told"),
     [
-        pytest.param("", id="nothing"),
-        pytest.param("{code}", id="no-json"),
-        pytest.param('{"code": "{code}"', id="cut-short"),
-        pytest.param("{'code': '{code}'}", id="single-quotes"),
-        pytest.param('{"code": "{code}"} x', id="with-a-tail"),
-        pytest.param('["{code}"]', id="an-array"),
-        pytest.param('"{code}"', id="a-string"),
-        pytest.param('{"code": "{code}", "n": NaN}', id="nan"),
-        pytest.param('{"code": "{code}", "n": -Infinity}', id="infinity"),
-        pytest.param('{"code": "{code}", "n": 1e999}', id="a-number-beyond-all-numbers"),
-        pytest.param('{"code": "{code}", "n": ' + "1" * 5_000 + "}", id="a-number-of-5000-digits"),
-        pytest.param('{"code": "{code}", "code": "x"}', id="a-member-twice"),
-        pytest.param('{"x": {"code": "{code}", "code": "x"}}', id="a-deeper-member-twice"),
-        pytest.param('{"state": "{state}"}', id="without-a-code"),
-        pytest.param('{"{code}": "x"}', id="the-code-only-as-a-name"),
-        pytest.param('{"code": "{{code}}"}', id="the-code-only-in-literal-braces"),
+        pytest.param("", OBJECT, id="nothing"),
+        pytest.param("{code}", OBJECT, id="no-json"),
+        pytest.param('{"code": "{code}"', OBJECT, id="cut-short"),
+        pytest.param("{'code': '{code}'}", OBJECT, id="single-quotes"),
+        pytest.param('{"code": "{code}"} x', OBJECT, id="with-a-tail"),
+        pytest.param('["{code}"]', OBJECT, id="an-array"),
+        pytest.param('"{code}"', OBJECT, id="a-string"),
+        pytest.param('{"code": "{code}", "n": NaN}', NO_JSON, id="nan"),
+        pytest.param('{"code": "{code}", "n": -Infinity}', NO_JSON, id="infinity"),
+        pytest.param('{"code": "{code}", "n": 1e999}', NO_JSON, id="a-number-beyond-all-numbers"),
+        pytest.param(
+            '{"code": "{code}", "n": ' + "1" * 5_000 + "}", OBJECT, id="a-number-of-5000-digits"
+        ),
+        pytest.param('{"code": "{code}", "code": "x"}', TWICE, id="a-member-twice"),
+        pytest.param('{"x": {"code": "{code}", "code": "x"}}', TWICE, id="a-deeper-member-twice"),
+        pytest.param('{"state": "{state}"}', NO_CODE, id="without-a-code"),
+        pytest.param('{"{code}": "x"}', NO_CODE, id="the-code-only-as-a-name"),
+        pytest.param('{"code": "{{code}}"}', NO_CODE, id="the-code-only-in-literal-braces"),
     ],
 )
-def test_a_template_that_can_not_work_is_refused_when_it_is_read(source: str) -> None:
-    fault(source)
+def test_a_template_that_can_not_work_is_refused_when_it_is_read(source: str, told: str) -> None:
+    assert fault(source) == told
+
+
+def test_a_template_has_at_most_32_levels_of_objects_and_arrays() -> None:
+    for opened, closed in (("[", "]"), ('{"y": ', "}")):
+        deepest = opened * 31 + "{at}" + closed * 31
+        Template('{"code": "{code}", "x": ' + deepest.replace("{at}", "1") + "}")
+        deeper = opened * 32 + "1" + closed * 32
+        told = fault('{"code": "{code}", "x": ' + deeper + "}")
+        assert told == "objects in objects, too many"
 
 
 @pytest.mark.parametrize("levels", [3_000, 30_000], ids=["to-fill", "to-read"])
@@ -173,6 +190,7 @@ def test_a_template_that_is_too_deep_is_refused_when_it_is_read(levels: int) -> 
         pytest.param("{Code}", id="other-case"),
         pytest.param("{ code }", id="with-spaces"),
         pytest.param("{}", id="empty"),
+        pytest.param("{}}", id="empty-before-a-brace"),
         pytest.param("{param:}", id="a-parameter-without-a-name"),
         pytest.param("{Param:x}", id="another-prefix"),
         pytest.param("{client_secret}", id="none-of-the-outside-world"),
@@ -180,13 +198,15 @@ def test_a_template_that_is_too_deep_is_refused_when_it_is_read(levels: int) -> 
 )
 def test_an_unknown_placeholder_is_refused_and_the_known_ones_are_named(text: str) -> None:
     message = fault(f'{{"code": "{{code}}", "x": "{text}"}}')
+    assert message.startswith("unknown placeholder; known are {code} {state} ")
     assert "{state_hash}" in message
     assert "{param:NAME}" in message
 
 
-@pytest.mark.parametrize("text", ["{", "}", "a}b", "{code", "{{}", "{}}", "{co{de}"])
+@pytest.mark.parametrize("text", ["{", "}", "a}b", "{code", "{{}", "{co{de}"])
 def test_a_single_brace_is_refused(text: str) -> None:
-    fault(f'{{"code": "{{code}}", "x": "{text}"}}')
+    told = fault(f'{{"code": "{{code}}", "x": "{text}"}}')
+    assert told == "a single brace: write {{ or }} for a literal one"
 
 
 @pytest.mark.parametrize(
