@@ -169,7 +169,7 @@ def _compile(node: object, names: set[str], depth: int = 0) -> _Node:
             return [_compile(item, names, depth + 1) for item in node]
         case int() | float() | None:
             return node
-    raise TypeError(type(node).__name__)
+    raise TypeError  # JSON has no other values
 
 
 def _members(node: _Node, path: tuple[str, ...]) -> Iterator[Member]:

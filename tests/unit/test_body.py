@@ -132,6 +132,11 @@ def test_every_placeholder_of_the_contract_is_known(name: str) -> None:
     }
 
 
+def test_a_body_has_no_blanks_that_nobody_reads() -> None:
+    source = '{ "code" : "{code}", "n": [1, 2] }'
+    assert Template(source).render(VALUES) == b'{"code":"the-code","n":[1,2]}'
+
+
 OBJECT = "expected one JSON object"
 NO_JSON = "NaN and Infinity are not JSON"
 TWICE = "a member stands twice in one object"
@@ -200,7 +205,7 @@ def test_an_unknown_placeholder_is_refused_and_the_known_ones_are_named(text: st
     message = fault(f'{{"code": "{{code}}", "x": "{text}"}}')
     assert message.startswith("unknown placeholder; known are {code} {state} ")
     assert "{state_hash}" in message
-    assert "{param:NAME}" in message
+    assert message.endswith(" {param:NAME}")
 
 
 @pytest.mark.parametrize("text", ["{", "}", "a}b", "{code", "{{}", "{co{de}"])
