@@ -84,8 +84,9 @@ class TokenCache:
 
     def retain(self, wanted: Iterable[ClientCredentials]) -> None:
         """Forget the tokens of all other credentials, and what is being requested for them."""
-        kept, known = set(wanted), dict(self._sources)
-        self._sources = {each: source for each, source in known.items() if each in kept}
+        # One by one: a callback may add its own at the same time, from another thread.
+        for each in set(self._sources).difference(wanted):
+            del self._sources[each]
 
     def _source(self, credentials: ClientCredentials) -> "_Source":
         source = self._sources.get(credentials)

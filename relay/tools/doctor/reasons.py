@@ -477,11 +477,7 @@ GROUPS: tuple[Group, ...] = (
                 "a proxy answers in place of Entra: as above",
                 (Outcome.REJECTED, Outcome.HELD),
             ),
-            Reason(
-                "identity_missing",
-                "no managed identity is assigned to the app",
-                "*Identity* of the Function App",
-            ),
+            Reason("identity_missing", *refusals.hint("identity_missing")),
             Reason(
                 "identity_<status>",
                 "the platform's identity endpoint refuses: 400 for an identity that is not "
@@ -496,12 +492,7 @@ GROUPS: tuple[Group, ...] = (
                 "if it stays so, restart the app",
                 (Outcome.REJECTED, Outcome.HELD),
             ),
-            Reason(
-                "certificate_unreadable",
-                "`ENTRA_CLIENT_CERTIFICATE` and its password do not open a key and a certificate "
-                "that belong together",
-                "the file, its path in Azure, the password",
-            ),
+            Reason("certificate_unreadable", *refusals.hint("certificate_unreadable")),
         ),
     ),
     Group(
