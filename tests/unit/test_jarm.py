@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 
 import jwt
 import pytest
+from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
@@ -26,14 +27,17 @@ from starlette.requests import Request as Incoming
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from relay import outgoing
-from relay.connections import Connection, Provider
-from relay.errors import InvalidResponse, KeysUnavailable
+from relay.connections import Connection, Connections, Provider
+from relay.delivery.sealing import Sealer
+from relay.delivery.single_flight import SingleFlight
+from relay.errors import InvalidResponse, KeysUnavailable, Unavailable
+from relay.flow import Relay
 from relay.oauth import jarm, jwks
 from relay.oauth.authorization import AuthorizationResponse
 from relay.oauth.jwks import KeyStore
 from sandbox.serving import HalfBody, Hang, Reset, Server
 from sandbox.tls import Authority
-from tests.fakes import Clock
+from tests.fakes import CREATED, Clock, Dynamics, Entra, Keys
 from tests.helpers import CODE, STATE, connection, get, parse, post, post_json, response_jwt
 
 NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
@@ -914,3 +918,22 @@ async def test_from_the_request_to_the_response_with_keys_over_tls(stage: Stage)
     read = jarm.read(text, at, NOW)
     response = jarm.unpack(read, await stage.store.get(at.provider, read.kid), at)
     assert response.code == CODE
+
+
+async def test_a_signed_response_is_held_and_delivered_like_any_other() -> None:
+    down = Unavailable("dynamics_503", "…", dynamics_status=503)
+    bank, dynamics = secured(), Dynamics([down, CREATED])
+    relay = Relay(
+        Connections({"bank": bank}),
+        Entra(),
+        dynamics,
+        Keys(tuple(keys())),
+        SingleFlight(),
+        Sealer([Fernet.generate_key().decode()]),
+        lambda: NOW,
+    )
+    answer = await relay.receive("bank", get({"response": token()}))
+    assert (answer.outcome, dynamics.stored) == ("held", [])
+    assert answer.held is not None
+    assert await relay.redeliver(answer.held.encode(), 1) is None
+    assert dynamics.stored == [{"code": CODE}]
