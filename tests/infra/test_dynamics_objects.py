@@ -1075,6 +1075,19 @@ def test_nothing_is_minted_in_a_copy_of_another_environment() -> None:
     assert flow.index("Connection.TestEnvironment();") < flow.index("StartAtRelay(Connection)")
 
 
+def test_the_browser_is_sent_away_by_the_documented_method() -> None:
+    """`navigate(str downloadUrl, [boolean openInNewTab], [boolean showExitWarning])`.
+
+    https://learn.microsoft.com/dynamics365/fin-ops-core/dev-itpro/dev-ref/system-classes/xbrowser-class
+    """
+    uses = [
+        use.removeprefix("browser.")
+        for owner, method, source in SOURCES
+        for use in re.findall(r"(?:Browser browser = .*|browser\..*)(?=;)", bare(source))
+    ]
+    assert uses == ["Browser browser = new Browser()", "navigate(url, true)"]
+
+
 def test_a_ticket_that_dynamics_mints_is_believed() -> None:
     ticket = minted_by_xpp("ticket", JTI, EXP)
     assert state.verify_ticket(ticket, signed(), NOW).jti == JTI
