@@ -265,7 +265,7 @@ class _Reception(_Invocation):
             answer = await self._decline(callback)
         else:
             answer = await self._accept(callback)
-        return replace(answer, clear=clear)
+        return answer if clear is None else replace(answer, clear=clear)
 
     def _answer_again(self, delivery: str) -> Answer:
         """Repeat the first answer after a second click: the first one has deleted the cookie."""

@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from typing import Any
 
 from relay.errors import ApplicationFailed, Unavailable
 
@@ -56,8 +57,7 @@ class SingleFlight[T]:
         task = self._running.get(key)
         if task is None:
             task = asyncio.ensure_future(self._work(key, work, keep))
-            # Retrieves the exception: asyncio logs one that nobody awaits, with its message.
-            asyncio.gather(task, return_exceptions=True)
+            task.add_done_callback(_retrieve)
             self._running[key] = task
         # A caller that is cancelled must not cancel the work for the others.
         return await asyncio.shield(task)
@@ -84,3 +84,9 @@ class SingleFlight[T]:
         self._failures[key] = self._failures.get(key, 0) + 1
         while len(self._failures) > self._capacity:
             self._failures.popitem(last=False)
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Retrieve the exception: asyncio logs one that nobody awaits, with its message."""
+    if not task.cancelled():
+        task.exception()

@@ -188,9 +188,8 @@ def _response(pairs: Parameters, connection: Connection) -> AuthorizationRespons
     wanted = {provider.code_parameter, provider.state_parameter, *RESPONSE, *named}
     _check_duplicates(pairs, wanted | set(IMPLICIT))
     sent = {each.name: each for each in pairs if each.raw}
-    asked = [sent[name] for name in wanted if name in sent]
-    values = {each.name: _value(each, connection) for each in asked}
-    kept = {name: value for name, value in values.items() if value}
+    asked = (sent[name] for name in wanted if name in sent)
+    kept = {each.name: value for each in asked if (value := _value(each, connection))}
     params = None
     if any("params" in body.names for body in bodies):
         params = _json(pairs, connection)
@@ -238,8 +237,8 @@ def _response_parameters(connection: Connection) -> set[str]:
 
 def _check_duplicates(pairs: Parameters, known: set[str]) -> None:
     # An empty value counts as absent: Strava sends `state=x&state=`.
-    names = [each.name for each in pairs if each.raw]
-    if any(names.count(name) > 1 for name in known):
+    names = [each.name for each in pairs if each.raw and each.name in known]
+    if len(names) > len(set(names)):
         raise InvalidResponse("duplicate", "A parameter stands in the response more than once.")
 
 

@@ -54,6 +54,7 @@ _HASH = re.compile(r"[A-Za-z0-9_-]{43}")
 _ENVIRONMENT = re.compile(r"[A-Za-z0-9_-]{1,64}")
 ENVIRONMENT = "env"
 """The claim, and the group of a pattern, that names an environment."""
+_PARTS = tuple(part.name for part in fields(AuthorizationResponse))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def _verify(
 ) -> VerifiedResponse:
     if response.state is None:
         raise InvalidResponse("state_missing", "The response has no state.")
-    parts = {part.name: getattr(response, part.name) for part in fields(response)}
+    parts = {name: getattr(response, name) for name in _PARTS}
     match connection.state_policy:
         case StatePolicy.OPAQUE:
             return VerifiedResponse(**parts)
