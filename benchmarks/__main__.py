@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name: {"rounds": rounds, "medians": medians(rounds)}
             for name, rounds in runs["contestants"].items()
         },
-        "growth": {number: medians(rounds) for number, rounds in runs["growth"].items()},
+        "growth": {size: medians(rounds) for size, rounds in runs["growth"].items()},
         "import_httpx_ms": runs["imports"],
         "burst": None,
     }
@@ -125,7 +125,7 @@ async def _measure(
 ) -> dict[str, Any]:
     """Run all rounds. Who fails is left out from then on, with the reason."""
     contestants: dict[str, list[dict[str, float | None]]] = {each.name: [] for each in taking_part}
-    growth: dict[str, list[dict[str, float]]] = {str(number): [] for number in plan.growth}
+    growth: dict[str, list[dict[str, float]]] = {str(size): [] for size in plan.growth}
     imports: list[float] = []
     failed: list[str] = []
     with (
@@ -152,8 +152,8 @@ async def _measure(
                         continue
                     contestants[contestant.name].append(found)
                     _progress(number, contestant, found, time.monotonic() - started)
-                for connections in plan.growth if RELAY in contestants else ():
-                    growth[str(connections)].append(await bench.growth(connections, plan))
+                for size in rotated(plan.growth, number) if RELAY in contestants else ():
+                    growth[str(size)].append(await bench.growth(size, plan))
     return {"contestants": contestants, "growth": growth, "imports": imports, "failed": failed}
 
 

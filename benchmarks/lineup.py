@@ -6,6 +6,7 @@ packages, what its requirements name, and nothing of the development environment
 
 import hashlib
 import json
+import secrets
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks import upstream
 from benchmarks.upstream import Upstream
@@ -26,10 +28,9 @@ PEERS = HERE / "peers"
 CONTESTANTS = HERE / "contestants"
 NODE_MODULES = PEERS / "node_modules"
 RELAY = "relay"
+TIMES = "\N{MULTIPLICATION SIGN}"
 LIMIT = "nothing"
 HTTPX = "bare"
-CONNECTIONS = 3
-"""Connections of the relay's that are set up; the load goes to one of them."""
 DEPLOYED = ("function_app.py", "host.json", "requirements.txt")
 AIOHTTP = (
     "aiohappyeyeballs",
@@ -43,6 +44,22 @@ AIOHTTP = (
     "yarl",
 )
 """All that a function with aiohttp has in its requirements."""
+
+
+class Size(NamedTuple):
+    """How many connections the relay has, and environments each; the load goes to one of them."""
+
+    connections: int = 3
+    environments: int = 0
+
+    def __str__(self) -> str:
+        """Return it for a table."""
+        return (
+            f"{self.connections} {TIMES} {self.environments}" if self.environments else f"{self[0]}"
+        )
+
+
+USUAL = Size()
 
 
 class Kind(StrEnum):
@@ -130,19 +147,19 @@ class Rig:
     issuer: str
 
     def setup(
-        self, contestant: Contestant, port: int, *, connections: int, cloud: bool = False
+        self, contestant: Contestant, port: int, *, size: Size = USUAL, cloud: bool = False
     ) -> Setup:
         """Return how to start it.
 
-        `connections` is for the relay. `cloud`: Entra goes by the name that it has in life, and is
-        reached through a proxy.
+        `size` is the relay's. `cloud`: Entra goes by the name that it has in life, and is reached
+        through a proxy.
         """
         if contestant.kind is Kind.NODE:
             return self._node(contestant, port)
         folder = CONTESTANTS / contestant.name
         settings = self.credentials()
         if contestant.name == RELAY:
-            folder, settings = self.apps.relay.directory, self._relay_settings(connections)
+            folder, settings = self.apps.relay.directory, self._relay_settings(size)
         if cloud:
             settings = settings | self._cloud()
         return self.function(folder, port, settings, aiohttp=contestant.name == "bare_aiohttp")
@@ -191,13 +208,21 @@ class Rig:
             "NODE_EXTRA_CA_CERTS": str(self.upstream.authority.bundle),
         }
 
-    def _relay_settings(self, connections: int) -> dict[str, str]:
+    def _relay_settings(self, size: Size) -> dict[str, str]:
         further = {}
-        for number in range(1, connections):
-            name = f"CONNECTIONS__C{number:03d}"
-            further[f"{name}__DYNAMICS_URL"] = f"{self.upstream.dynamics_url}/data/Rows{number}"
-            further[f"{name}__PROVIDER_ISSUER"] = f"https://provider{number}.example.com"
-            further[f"{name}__CODE_TTL"] = "600"
+        names = ["DEFAULT", *(f"C{number:03d}" for number in range(1, size.connections))]
+        for number, name in enumerate(names):
+            prefix = f"CONNECTIONS__{name}__"
+            if number:
+                url = f"{self.upstream.dynamics_url}/data/Rows{number}"
+                further[f"{prefix}DYNAMICS_URL"] = url
+                further[f"{prefix}PROVIDER_ISSUER"] = f"https://provider{number}.example.com"
+                further[f"{prefix}CODE_TTL"] = "600"
+            for environment in range(size.environments):
+                inner = f"{prefix}ENVIRONMENTS__E{environment}__"
+                url = f"{self.upstream.dynamics_url}/data/Rows{number}E{environment}"
+                further[f"{inner}DYNAMICS_URL"] = url
+                further[f"{inner}STATE_KEYS"] = f"k1:{secrets.token_urlsafe(32)}"
         return {
             "ENTRA_AUTHORITY": f"{self.upstream.entra_url}/{upstream.TENANT}",
             "ENTRA_CLIENT_ID": upstream.CLIENT_ID,

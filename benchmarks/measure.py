@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from benchmarks import load
 from benchmarks.arithmetic import percentile
-from benchmarks.lineup import CONNECTIONS, LINEUP, RELAY, Contestant, Kind, Rig, Setup
+from benchmarks.lineup import LINEUP, RELAY, USUAL, Contestant, Kind, Rig, Setup, Size
 from benchmarks.load import Answers, Callback, Callbacks, LoadError
 from benchmarks.processes import Cores, Process, free_port
 
@@ -53,13 +53,14 @@ class Plan:
     load_seconds: float
     first: int
     colds: Sequence[str]
-    growth: Sequence[int]
+    growth: Sequence[Size]
     burst: int
 
 
 COLDS = ("60", "cloud_60")
-FULL = Plan(5, 0.8, 300, 2.0, 1_000, COLDS, (1, 500), 1_000)
-QUICK = Plan(1, 0.3, 100, 1.0, 200, ("cloud_60",), (1, 500), 0)
+SIZES = (Size(1), Size(500), Size(500, 3))
+FULL = Plan(5, 0.8, 300, 2.0, 1_000, COLDS, SIZES, 1_000)
+QUICK = Plan(1, 0.3, 100, 1.0, 200, ("cloud_60",), SIZES, 0)
 COLD = Plan(9, 0, 0, 0, 0, ("0", "60"), (), 0)
 BY_MSAL = (RELAY, "bare_msal")
 """Who uses MSAL in Python: for them it matters whether MSAL knows the name of Entra."""
@@ -112,11 +113,9 @@ class Bench:
             command = [sys.executable, "-I", "-S", "-c", IMPORT, *folders]
             return float(subprocess.run(command, check=True, capture_output=True).stdout)
 
-    async def steady(
-        self, contestant: Contestant, plan: Plan, *, connections: int = CONNECTIONS
-    ) -> dict[str, float | None]:
+    async def steady(self, contestant: Contestant, plan: Plan) -> dict[str, float | None]:
         """Return what a warm process does."""
-        async with self.started(contestant, connections=connections) as running:
+        async with self.started(contestant) as running:
             alone = await self._alone(running, plan)
             warm = plan.warm_seconds * WARM[contestant.kind]
             await self.send(running, connections=LOAD, seconds=warm)
@@ -142,10 +141,10 @@ class Bench:
         await self.send(running, connections=1, seconds=warm)
         return await self.send(running, connections=1, number=plan.latency)
 
-    async def growth(self, connections: int, plan: Plan) -> dict[str, float]:
+    async def growth(self, size: Size, plan: Plan) -> dict[str, float]:
         """Return the relay's cold start, latency and memory with so many connections set up."""
         relay = next(each for each in LINEUP if each.name == RELAY)
-        async with self.started(relay, connections=connections) as running:
+        async with self.started(relay, size=size) as running:
             alone = await self._alone(running, plan)
             memory = running.process.memory()
             found = {
@@ -179,20 +178,15 @@ class Bench:
         *,
         delay: float = 0,
         cloud: bool = False,
-        connections: int = CONNECTIONS,
+        size: Size = USUAL,
         ask: bool = True,
     ) -> AsyncIterator[Running]:
         """Run a contestant meanwhile, from its first answer on, or from when its port is open.
 
-        In: Entra's delay, whether Entra goes by its real name, the relay's connections.
+        In: Entra's delay, whether Entra goes by its real name, the relay's size.
         """
         port = free_port()
-        setup = self.rig.setup(
-            contestant,
-            port,
-            connections=connections if contestant.name == RELAY else 1,
-            cloud=cloud,
-        )
+        setup = self.rig.setup(contestant, port, size=size, cloud=cloud)
         async with self.serving(contestant, setup, port, delay=delay, ask=ask) as running:
             yield running
 

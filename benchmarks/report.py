@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.arithmetic import GOALS, METRICS, UNKNOWN, Goal, Metric, advantage, spread
-from benchmarks.lineup import HTTPX, LIMIT, LINEUP, RELAY, ROOT
+from benchmarks.lineup import HTTPX, LIMIT, LINEUP, RELAY, ROOT, TIMES
 
 RESULTS = ROOT / "benchmarks/results"
 PAGE = ROOT / "docs/performance.md"
@@ -28,7 +28,6 @@ SHOWN = (
     "token_requests",
 )
 """The metrics of the plot."""
-TIMES = "\N{MULTIPLICATION SIGN}"
 LEGEND = f"{TIMES}: how many times better the relay is; below 1 it is worse."
 MANY = 10
 """From here on digits after the point are noise."""

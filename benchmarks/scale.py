@@ -19,8 +19,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
 
-from benchmarks.lineup import ROOT
-from benchmarks.report import RESULTS, TIMES, between
+from benchmarks.lineup import ROOT, TIMES
+from benchmarks.report import RESULTS, between
 from relay import bootstrap, settings_reader
 from relay.connections import ClientCredentials, ClientSecret, Target
 from relay.entra.tokens import TokenCache
@@ -135,7 +135,10 @@ def _child(*arguments: str) -> dict[str, float]:
 
 
 def settings(connections: int, environments: int) -> dict[str, str]:
-    """Return app settings: each target has a URL and a key of its own, the credential is one."""
+    """Return app settings: each target has a URL and a key of its own, the credential is one.
+
+    Each connection has its provider's issuer and the lifetime of its codes.
+    """
     given = {
         "ENTRA_TENANT_ID": "contoso.com",
         "ENTRA_CLIENT_ID": CLIENT,
@@ -144,6 +147,8 @@ def settings(connections: int, environments: int) -> dict[str, str]:
     for connection in range(connections):
         outer = f"CONNECTIONS__C{connection}__"
         given |= _target(outer, f"c{connection}", connection * (environments + 1))
+        given[f"{outer}PROVIDER_ISSUER"] = f"https://provider{connection}.example.com"
+        given[f"{outer}CODE_TTL"] = "600"
         for environment in range(environments):
             inner = f"{outer}ENVIRONMENTS__E{environment}__"
             number = connection * (environments + 1) + environment + 1

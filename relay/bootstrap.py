@@ -36,8 +36,10 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE = 50
 """Connections up to which all are read before the app is ready; it takes 0.1 ms for each target."""
+SETTLE = 5.0
+"""Seconds after which the others are read: later than the callback that started the process."""
 STEP = 0.002
-"""Seconds between two connections of the others, which are read while callbacks may come."""
+"""Seconds between two of them: callbacks may come meanwhile."""
 
 _AUTHORITY = re.compile(r"https://[A-Za-z0-9.-]+(:\d{1,5})?(/[A-Za-z0-9.-]+)+")
 
@@ -122,6 +124,7 @@ def _settle(connections: Connections, read: "Settings", tokens: TokenCache, *, a
 
 def _settle_later(connections: Connections, read: "Settings", tokens: TokenCache) -> None:
     """Do the same in a thread, in steps that leave the processor to callbacks."""
+    time.sleep(SETTLE)
     for name in connections.by_name:
         time.sleep(STEP)
         _ = connections.by_name[name]

@@ -117,6 +117,7 @@ def authority(value: str) -> str:
     return url
 
 
+@cache  # as above
 def _tenant(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9.-]+", value) or value.lower() in clouds.NO_TENANT:
         raise ValueError
@@ -232,13 +233,10 @@ type Keys = dict[str, bytes]
 def _keys(value: str) -> Keys:
     keys: Keys = {}
     for entry in value.split(","):
-        kid, _, encoded = entry.strip().partition(":")
-        encoded = encoded.rstrip("=")
-        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,32}", kid) or kid in keys:
+        found = re.fullmatch(r"([A-Za-z0-9_.-]{1,32}):([A-Za-z0-9_-]{43})=*", entry.strip())
+        if found is None or found[1] in keys:
             raise ValueError
-        if not re.fullmatch(r"[A-Za-z0-9_-]{43}", encoded):
-            raise ValueError
-        keys[kid] = base64.urlsafe_b64decode(encoded + "=")
+        keys[found[1]] = base64.urlsafe_b64decode(f"{found[2]}=")
     return keys
 
 

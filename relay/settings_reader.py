@@ -135,7 +135,7 @@ def _merge(outer: Mapping[str, str], inner: Mapping[str, str]) -> dict[str, str]
     if "ENTRA_TENANT_ID" in inner and "ENTRA_AUTHORITY" not in inner:
         # An inherited authority would override the connection's own tenant.
         merged.pop("ENTRA_AUTHORITY", None)
-    if any(setting in inner for setting in CREDENTIALS):
+    if not inner.keys().isdisjoint(CREDENTIALS):
         # A connection with a credential of its own inherits none of another kind.
         for setting in (*CREDENTIALS, PASSWORD):
             if setting not in inner:
@@ -157,24 +157,34 @@ class _Layer(NamedTuple):
 
 
 class _Own:
-    """A connection's own settings, and those of its environments by their names."""
+    """A connection's own settings, and those of its environments.
+
+    `inner`: the latter as they were given: full name, name behind the connection's, value.
+    """
 
     def __init__(self) -> None:
         self.settings: dict[str, str] = {}
-        self.environments: dict[str, _Layer] = {}
+        self.inner: list[tuple[str, str, str]] = []
 
-    def add(self, full: str, setting: str, value: str) -> bool:
-        """Add a setting of an environment; return whether its name has the form of one."""
-        label, _, inner = setting.removeprefix(ENVIRONMENTS).partition("__")
-        name = _name(label)
-        if name is None or not inner or len(name) > MAX_ENVIRONMENT:
-            return False
-        layer = self.environments.get(name)
-        if layer is None:
-            layer = self.environments[name] = _Layer(full.removesuffix(inner), {})
-        # An unknown setting too: the model reports it as a problem of this environment.
-        layer.settings[inner] = value
-        return True
+    @cached_property
+    def environments(self) -> dict[str, _Layer]:
+        """The settings of the environments by their names; `settings` gets what names none."""
+        found: dict[str, _Layer] = {}
+        layers: dict[str, _Layer] = {}
+        for full, setting, value in self.inner:
+            label, _, inner = setting.removeprefix(ENVIRONMENTS).partition("__")
+            layer = layers.get(label)
+            if layer is None or not inner:
+                name = _name(label)
+                if name is None or not inner or len(name) > MAX_ENVIRONMENT:
+                    # The model reports it as a problem of this connection.
+                    self.settings[setting] = value
+                    continue
+                layer = found.setdefault(name, _Layer(full.removesuffix(inner), {}))
+                layers[label] = layer
+            # An unknown setting too: the model reports it as a problem of this environment.
+            layer.settings[inner] = value
+        return found
 
 
 def _owners(given: Mapping[str, str], problems: list[str]) -> tuple[_Own, dict[str, _Own]]:
@@ -182,11 +192,11 @@ def _owners(given: Mapping[str, str], problems: list[str]) -> tuple[_Own, dict[s
     plain, connections = _Own(), _Connections()
     for full, value in given.items():
         if full.startswith(ENVIRONMENTS):
-            if not plain.add(full, full, value):
-                problems.append(_unnamed(ENVIRONMENTS))
+            plain.inner.append((full, full, value))
         elif full.startswith(PREFIX) and not connections.add(full, value):
             problems.append(_unnamed(PREFIX))
     targets = [*(each.settings for each in plain.environments.values()), given]
+    problems += [_unnamed(ENVIRONMENTS)] * bool(plain.settings)
     if "URISTRING" in given or any("DYNAMICS_URL" in each for each in targets):
         connections.found.setdefault(DEFAULT, _Own())
     for name, setting, value in connections.unknown:
@@ -214,7 +224,9 @@ class _Connections:
         own = self.found.get(name) or _Own()
         if setting in _OF_CONNECTION:
             own.settings[setting] = value
-        elif not setting.startswith(ENVIRONMENTS) or not own.add(full, setting, value):
+        elif setting.startswith(ENVIRONMENTS):
+            own.inner.append((full, setting, value))
+        else:
             self.unknown.append((name, setting, value))
             return True
         self.found[name] = own
@@ -287,6 +299,7 @@ class _Reading:
         self._name, self._own, self._plain, self._given = name, own, plain, given
         self._inherited = inherited
         self._sources: dict[str, _Source] = {}
+        _ = own.environments  # adds to `own.settings`
         self._layer = _Layer(_prefix(name), own.settings)
         self._source = _Source((self._layer,), given, "" if name == DEFAULT else self._layer.prefix)
         plainly = name == DEFAULT and ("DYNAMICS_URL" in given or "URISTRING" in given)
@@ -361,11 +374,8 @@ class _Reading:
 
     def _source_of(self, environment: str) -> _Source:
         """Return where an environment's settings come from."""
-        layers = tuple(
-            owner.environments[environment]
-            for owner in (self._own, self._plain)
-            if environment in owner.environments
-        )
+        found = [each.environments.get(environment) for each in (self._own, self._plain)]
+        layers = tuple(filter(None, found))
         return _Source(layers, self._given, layers[0].prefix, self._source)
 
     def _environment(
@@ -379,7 +389,7 @@ class _Reading:
         for layer in reversed(source.layers):
             steps.append((layer, values))
             values = _merge(values, layer.settings)
-        faults = [*_credential_problems(values), *_unresolved_references(values)]
+        faults = list(_credential_problems(values))
         try:
             settings = EnvironmentSettings.model_validate(values)
         except ValidationError as error:
@@ -389,7 +399,7 @@ class _Reading:
             faults.append(("STATE_KEYS", "expected its own; those of others are not good for it"))
         inner: dict[str, str] = {}
         for layer, inherited in reversed(steps):
-            inner = {**layer.settings, **inner}
+            inner = layer.settings | inner
             faults += _wrong_hosts(settings, source, _Layer(layer.prefix, inner), inherited, values)
         if faults:
             return Misconfigured(tuple(dict.fromkeys(source.spelled(faults)))), values
@@ -405,7 +415,7 @@ class _Reading:
     ) -> Connection | Misconfigured:
         """Validate the settings of the connection itself."""
         source = self._source
-        faults = [*_credential_problems(values), *_unresolved_references(values)]
+        faults = list(_credential_problems(values))
         try:
             settings = ConnectionSettings.model_validate(values)
         except ValidationError as error:
@@ -577,7 +587,10 @@ def _contradictions(settings: ConnectionSettings, *, has_target: bool) -> Iterat
 
 
 def _credential_problems(values: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Name missing and conflicting credentials, whether the given values are valid or not."""
+    """Name missing, conflicting and unresolved credentials, whether they are valid or not."""
+    for name in ("ENTRA_CLIENT_SECRET", PASSWORD):
+        if values.get(name, "").startswith("@Microsoft.KeyVault("):
+            yield name, "is a Key Vault reference; expected its value"
     kinds = [name for name in CREDENTIALS if name in values]
     identity = values.get("ENTRA_MANAGED_IDENTITY_CLIENT_ID")
     if not kinds:
@@ -597,13 +610,6 @@ def _credential_problems(values: Mapping[str, str]) -> Iterator[tuple[str, str]]
             "ENTRA_MANAGED_IDENTITY_CLIENT_ID",
             "expected a client id: ENTRA_CLIENT_ID trusts user-assigned identities only",
         )
-
-
-def _unresolved_references(values: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Name secrets that are Key Vault references which the platform could not resolve."""
-    for name in ("ENTRA_CLIENT_SECRET", PASSWORD):
-        if values.get(name, "").startswith("@Microsoft.KeyVault("):
-            yield name, "is a Key Vault reference; expected its value"
 
 
 def _cloud_warnings(

@@ -115,6 +115,7 @@ def test_an_app_of_many_connections_reports_all_of_them_at_its_start(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(bootstrap, "AT_ONCE", 2)
+    monkeypatch.setattr(bootstrap, "SETTLE", 0)
     secrets = {"CONNECTIONS__Y__ENTRA_CLIENT_SECRET": "canary~secret"}
     wrong = {"CONNECTIONS__Z__CODE_TTL": "canary"}
     app = stage.start(**secrets, **wrong)
