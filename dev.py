@@ -117,8 +117,8 @@ def test(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         # A file's tests stay together: they share servers, which take longer to start than to use.
-        # tests/conftest.py orders the files.
-        workers = str(min(os.cpu_count() or 1, 4))
+        # tests/conftest.py orders the files. Half of their time they wait for something.
+        workers = str(min(2 * (os.cpu_count() or 1), 8))
         spread = ("-n", workers, "--dist", "loadfile", "--no-loadscope-reorder")
         tests = ("tests", ("-m", "pytest", f"--junit-xml={report}", *spread, *arguments))
         for name, command in (*CHECKS, tests):

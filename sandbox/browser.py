@@ -17,6 +17,7 @@ NAMED = "CHROMIUM"
 """The environment variable that names the browser's executable."""
 
 _COMMANDS = (
+    "chromium-headless-shell",  # without what draws windows, it takes half the time
     "chromium",
     "chromium-browser",
     "google-chrome",
@@ -60,7 +61,7 @@ def unavailable() -> str | None:
         return f"{NAMED} is set to {named}, which is no file that can be run"
     return (
         "there is no Chromium, Chrome or Edge on this machine; install one "
-        f"(Debian: apt install chromium), or set {NAMED} to the path of its executable"
+        f"(Debian: apt install chromium-headless-shell), or set {NAMED} to the path of its executable"
     )
 
 

@@ -51,12 +51,12 @@ from tests.fakes import Dynamics, Entra, Keys, b64, but, compact, hs256, publish
 from tests.helpers import FORM, JSON, SECRET, TOKEN, URL
 
 EXAMPLES = {
-    "anything": 600,
-    "nearly": 1500,
-    "states": 700,
-    "secured": 500,
-    "often": 150,
-    "tickets": 250,
+    "anything": 400,
+    "nearly": 900,
+    "states": 400,
+    "secured": 300,
+    "often": 100,
+    "tickets": 200,
 }
 """How many requests, or rows of them, each property is tried with in CI; elsewhere a third."""
 IN_CI = os.environ.get("CI") == "true"

@@ -29,9 +29,9 @@ from sandbox.azurite import Azurite
 from sandbox.world import APP, World
 from tests.outbox import DEAD, OUTBOX, POISON, QUICK, WITH_ERROR, eventually
 
-CALLBACKS = 400
+CALLBACKS = 280
 PEOPLE = 8
-KILLS = 6
+KILLS = 5
 GOOD = ("delivered", "duplicate", "held")
 SEED = 20261121
 
