@@ -60,8 +60,8 @@ def unavailable() -> str | None:
     if named := os.environ.get(NAMED):
         return f"{NAMED} is set to {named}, which is no file that can be run"
     return (
-        "there is no Chromium, Chrome or Edge on this machine; install one "
-        f"(Debian: apt install chromium-headless-shell), or set {NAMED} to the path of its executable"
+        "there is no Chromium, Chrome or Edge on this machine; install one (Debian: "
+        f"apt install chromium-headless-shell), or set {NAMED} to the path of its executable"
     )
 
 
