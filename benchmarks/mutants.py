@@ -33,6 +33,7 @@ GROUPS = {
     ),
     ("delivery/*", "body"): (
         "attacks/environments",
+        "infra/dynamics_objects",
         "unit/body",
         "unit/callback",
         "unit/connections",

@@ -307,6 +307,23 @@ def test_only_so_many_states_are_remembered() -> None:
     assert found == [True, True, False]
 
 
+def test_a_state_that_is_used_again_after_its_code_has_ended_is_the_newest_again() -> None:
+    clock = Clock()
+    used = UsedStates(capacity=2, clock=clock)
+
+    def use(state: str, code: str) -> bool:
+        response = replace(verified(state=state), code=code)
+        return used.has_another_code(Callback.received(connection(), response, "0" * 16, NOW))
+
+    assert not use("s-0", "first")
+    clock.seconds += 100
+    assert not use("s-1", "first")
+    clock.seconds += 200
+    assert not use("s-0", "later")  # its first code has ended
+    assert not use("s-2", "first")  # the oldest, s-1, is dropped
+    assert use("s-0", "another")
+
+
 def test_an_error_response_is_no_other_code() -> None:
     used = UsedStates(clock=Clock())
     assert not used.has_another_code(received(connection()))

@@ -3,6 +3,7 @@
 An entry without a line fails here, and so does an entry whose line is gone.
 """
 
+import json
 import ssl
 from collections.abc import Iterator
 from dataclasses import replace
@@ -168,6 +169,22 @@ async def test_a_value_does_not_make_a_refusal_that_passes(
 ) -> None:
     given = Answer(400, coded("Application_StringExceededLength", f"Value: {value}"))
     assert (await read(httpx_mock, given, (value, STATE)))[0] is REFUSED
+
+
+def test_what_is_left_of_a_value_makes_no_words_of_dynamics_own() -> None:
+    error = {"type": "X.AxODataWriteException", "message": "Not already exists q"}
+    body = json.dumps({"error": {"innererror": error}}).encode()
+    assert targets.meaning_of(Refusal.of(500, body, ("q", "exists q"))) is None
+    known = targets.meaning_of(Refusal.of(500, body, ("q",)))
+    assert known is not None
+    assert known.meaning is Meaning.EXISTS
+
+
+def test_a_code_without_a_message_is_read() -> None:
+    body = json.dumps({"error": {"code": "0x80060892"}}).encode()
+    known = targets.meaning_of(Refusal.of(412, body, ()))
+    assert known is not None
+    assert known.meaning is Meaning.EXISTS
 
 
 # -- statuses, redirects, pages ------------------------------------------------------------------
