@@ -8,7 +8,7 @@ _environ = dict(os.environ)
 """The app settings, as the relay has read them."""
 # Before the other imports: Entra is asked for a token while they run.
 _app = bootstrap.app(_environ, ahead=True)
-_relay = _app.relay
+the_relay = _app.relay
 
 import asyncio
 import typing
@@ -54,7 +54,7 @@ async def callback(req: func.HttpRequest, outbox: func.Out[str]) -> func.HttpRes
     if req.method in ("HEAD", "OPTIONS"):
         return _response(pages.probe(req.method))
     request = _request(req)
-    answer = await _relay.receive(_name(req), request)
+    answer = await the_relay.receive(_name(req), request)
     if answer.held is not None:
         outbox.set(answer.held)
     return _response(_render(answer, request))
@@ -66,7 +66,7 @@ async def callback(req: func.HttpRequest, outbox: func.Out[str]) -> func.HttpRes
 async def redeliver(message: func.QueueMessage, dead: func.Out[str]) -> None:
     """Deliver a held callback. After an exception the host shows the message again later."""
     # The callback itself was the first attempt, and `dequeue_count` begins with one.
-    letter = await _relay.redeliver(message.get_body(), (message.dequeue_count or 0) + 1)
+    letter = await the_relay.redeliver(message.get_body(), (message.dequeue_count or 0) + 1)
     if letter is not None:
         dead.set(letter.to_json())
 
@@ -103,7 +103,7 @@ async def gauge(timer: func.TimerRequest) -> None:  # noqa: ARG001 - bound by it
 async def authorize(req: func.HttpRequest) -> func.HttpResponse:
     """Start a flow at the relay: Dynamics sends a person here with a ticket."""
     request = _request(req)
-    answer = _relay.authorize(_name(req), request)
+    answer = the_relay.authorize(_name(req), request)
     if isinstance(answer, Started):
         return _response(pages.begin(answer))
     return _response(_render(answer, request))
@@ -114,7 +114,7 @@ async def authorize(req: func.HttpRequest) -> func.HttpResponse:
 async def done(req: func.HttpRequest) -> func.HttpResponse:
     """Return the page to which a browser is redirected after a callback."""
     reference = req.params.get("ref", "")
-    connection = _relay.connections.find(req.params.get("to"))
+    connection = the_relay.connections.find(req.params.get("to"))
     return _response(
         pages.done(
             req.route_params.get("outcome", ""),
@@ -130,7 +130,7 @@ async def done(req: func.HttpRequest) -> func.HttpResponse:
 @app.route("health", methods=["GET", "HEAD"])
 async def health(req: func.HttpRequest) -> func.HttpResponse:  # noqa: ARG001 - bound by its name
     """Return 200 if the settings validate, else 503. No I/O."""
-    healthy = not _relay.connections.problems
+    healthy = not the_relay.connections.problems
     return _response(pages.health(relay.__version__, healthy=healthy))
 
 
@@ -163,7 +163,7 @@ def _request(req: func.HttpRequest) -> Request:
 def _render(answer: Answer, request: Request) -> Reply:
     language = request.headers.get("accept-language", "")
     try:
-        connection = _relay.connections.find(answer.connection)
+        connection = the_relay.connections.find(answer.connection)
         return pages.render(
             answer, html=request.wants_html, accept_language=language, connection=connection
         )

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+import azure.functions as func
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from relay.connections import ClientCredentials, Provider, Target
@@ -101,6 +102,19 @@ class Clock:
 
     def __call__(self) -> float:
         return self.seconds
+
+
+class Outbox(func.Out[str]):
+    """The queue's output binding."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def set(self, val: str) -> None:
+        self.messages.append(val)
+
+    def get(self) -> str:
+        return self.messages[-1]
 
 
 @dataclass

@@ -47,7 +47,7 @@ from relay.oauth.error_codes import REGISTERED
 from relay.outcome import Answer, Outcome, Page
 from relay.ports import Receipt
 from sandbox.loops import new_event_loop
-from tests.fakes import Dynamics, Entra, Keys, b64, but, compact, hs256, published
+from tests.fakes import Dynamics, Entra, Keys, Outbox, b64, but, compact, hs256, published
 from tests.helpers import FORM, JSON, SECRET, TOKEN, URL
 
 EXAMPLES = {
@@ -132,17 +132,6 @@ SETTINGS = {
     for name, own in CONNECTIONS.items()
     for setting, value in own.items()
 }
-
-
-class Outbox(func.Out[str]):
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def set(self, val: str) -> None:
-        self.messages.append(val)
-
-    def get(self) -> str:
-        return self.messages[-1]
 
 
 class Log(logging.Handler):
@@ -235,7 +224,7 @@ class World:
             str(each.get_function_name()): each.get_user_function()
             for each in self.module.app.get_functions()
         }
-        assert set(self.module._relay.connections.by_name) == set(CONNECTIONS)
+        assert set(self.module.the_relay.connections.by_name) == set(CONNECTIONS)
         self.change(Weather())
 
     def change(self, weather: Weather) -> None:
@@ -244,8 +233,8 @@ class World:
         self.entra = Entra(None if missing else trouble)
         self.dynamics = Dynamics([ANSWERS[name]() for name in weather.answers])
         self.keys = Keys((published(SIGNER, "p1"),), trouble if missing else None)
-        self.module._relay = dataclasses.replace(
-            self.module._relay,
+        self.module.the_relay = dataclasses.replace(
+            self.module.the_relay,
             tokens=self.entra,
             dynamics=self.dynamics,
             keys=self.keys,

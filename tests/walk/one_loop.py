@@ -91,7 +91,7 @@ async def run(steps: list[dict[str, Any]], turns: int, watch: Watch) -> list[str
     show_turns(turns)
     watch.loop = threading.get_ident()
     came: list[str] = []
-    relay = function_app._relay
+    relay = function_app.the_relay
     for step in steps:
         if "message" in step:
             letter = await relay.redeliver(step["message"].encode(), 2)

@@ -21,6 +21,7 @@ from relay.errors import Misconfigured
 from relay.oauth.request import Request
 from relay.outcome import Answer, Outcome
 from relay.pages import SECURITY_HEADERS
+from tests.fakes import Outbox
 from tests.helpers import ROOT
 
 REFERENCE = "0123456789abcdef"
@@ -76,7 +77,7 @@ class Indexed:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        problems = self.module._relay.connections.problems
+        problems = self.module.the_relay.connections.problems
         assert isinstance(problems, tuple)
         return problems
 
@@ -183,19 +184,6 @@ class Relay:
         return self.answer
 
 
-class Outbox(func.Out[str]):
-    """The queue's output binding."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def set(self, val: str) -> None:
-        self.messages.append(val)
-
-    def get(self) -> str:
-        return self.messages[-1]
-
-
 DELIVERED = Answer(Outcome.DELIVERED, REFERENCE, HTTPStatus.OK)
 HELD = Answer(Outcome.HELD, REFERENCE, HTTPStatus.ACCEPTED, held="sealed")
 
@@ -207,7 +195,7 @@ class Stage:
         self.handlers = indexed.handlers
         self.relay = Relay(DELIVERED)
         self.outbox = Outbox()
-        monkeypatch.setattr(indexed.module, "_relay", self.relay)
+        monkeypatch.setattr(indexed.module, "the_relay", self.relay)
 
     async def call(
         self, request: func.HttpRequest, function: str = "callback"
