@@ -21,8 +21,8 @@ import httpx
 from relay import outgoing
 from relay.connections import Target
 from relay.delivery import targets
-from relay.delivery.refusals import Meaning, Refusal
 from relay.delivery.retry_after import TRANSIENT, seconds
+from relay.delivery.targets import Meaning, Refusal
 from relay.delivery.throttle import Throttle
 from relay.errors import ApplicationFailed, Rejected, Unauthorized, Unavailable
 from relay.ports import AccessToken, Receipt

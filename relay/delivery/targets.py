@@ -1,4 +1,4 @@
-"""The kinds of Dynamics that the relay can post to: one entry each.
+"""The kinds of Dynamics that the relay can post to: one entry each, with what its refusals mean.
 
 A new kind is an entry here, a check in `relay.tools.doctor.target`, a server in the sandbox and a
 page in docs/. Host names are in no entry: on-premises systems and gateways have names of their own,
@@ -6,17 +6,85 @@ and the online ones tell the cloud, not the kind (`relay.entra.clouds`, which ha
 """
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, auto
 from functools import lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from relay.delivery.refusals import Known, Meaning, Refusal
+from relay.outgoing import json_object
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer that is no success: `document` is its JSON, `None` where it has none.
+
+    `sent` are the values that were sent, because Dynamics repeats them in its messages.
+    """
+
+    status: int
+    document: object = field(repr=False)
+    sent: tuple[str, ...] = field(repr=False)
+
+    @classmethod
+    def of(cls, status: int, body: bytes, sent: Iterable[str]) -> "Refusal":
+        """Read the body of an answer."""
+        return cls(status, json_object(body), tuple(sent))
+
+
+class Meaning(IntEnum):
+    """What a refusal means; the first one counts where several entries fit."""
+
+    EXISTS = auto()
+    """The record exists."""
+    FAILED = auto()
+    """The application ended in an exception: for good, if that goes on."""
+    PASSES = auto()
+    """The same request may work later, whatever the status says."""
+
+
+class Known(NamedTuple):
+    """A refusal that a target documents, or that was captured; what is empty fits any answer.
+
+    `codes` are patterns of its whole code, `phrases` are words of its message in lower case,
+    `statuses` are HTTP's. `reason` is the word for the log, if the status alone would be final.
+    """
+
+    meaning: Meaning
+    reason: str = ""
+    codes: tuple[str, ...] = ()
+    phrases: tuple[str, ...] = ()
+    statuses: tuple[int, ...] = ()
+
+    def fits(self, refusal: Refusal, code: str, message: str) -> bool:
+        """Tell whether an answer, with its code and message, is such a refusal."""
+        return (
+            (not self.statuses or refusal.status in self.statuses)
+            and (not self.codes or any(re.fullmatch(each, code) for each in self.codes))
+            and (
+                not self.phrases or any(_says(each, message, refusal.sent) for each in self.phrases)
+            )
+        )
+
+
+def _says(phrase: str, message: str, sent: Iterable[str]) -> bool:
+    """Tell whether the message says so in words of its own, not in a value that it repeats."""
+    values = [value.casefold() for value in sent]
+    if any(phrase in value for value in values):
+        # The message may repeat the value whole, in part or rewritten: nothing can be told.
+        return False
+    message = message.casefold()
+    for value in sorted(values, key=len, reverse=True):
+        # A piece of the phrase proves nothing, and cutting it out would hide the phrase.
+        if value and value not in phrase:
+            message = message.replace(value, "\ufffd")
+    # "Sql Number: 1205" is no piece of 12050.
+    return re.search(rf"{re.escape(phrase)}(?!\d)", message) is not None
+
 
 EXISTS, FAILED, PASSES = Meaning
-
 
 type Reader = Callable[[object], tuple[str, str] | None]
 """Returns code and message of an error, or `None` if the document is none of this target's."""

@@ -26,10 +26,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from relay import errors, settings
-from relay.delivery.refusals import HINTS, Meaning
 from relay.delivery.retry_after import TRANSIENT
 from relay.delivery.sealing import DeadLetter
-from relay.delivery.targets import TARGETS, TargetKind
+from relay.delivery.targets import TARGETS, Meaning, TargetKind
 from relay.entra.refusals import KNOWN, Retry
 from relay.flow import DEADLINE, ENTRA_DEADLINE
 from relay.log import Line
@@ -39,6 +38,7 @@ from relay.settings import ARTICLE
 from relay.tools.commands import PROGRAM, command_line, main
 from relay.tools.doctor import reasons as explained
 from relay.tools.doctor.host_json import FILE
+from relay.tools.doctor.reasons import HINTS
 from relay.tracing import SWITCHES
 from sandbox import terminals
 from sandbox.azure_storage import AzureQueues

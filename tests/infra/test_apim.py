@@ -21,7 +21,7 @@ import pytest
 from relay import pages
 from relay.delivery import targets
 from relay.delivery.callback import Callback, iso
-from relay.delivery.refusals import Meaning, Refusal
+from relay.delivery.targets import Meaning, Refusal
 from relay.pages.translations import LANGUAGES
 from tests.helpers import CODE as REFUSED_CODE
 from tests.helpers import STATE as REFUSED_STATE

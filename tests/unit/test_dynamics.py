@@ -18,7 +18,7 @@ from pytest_httpx import HTTPXMock
 from relay.connections import Target
 from relay.delivery import targets
 from relay.delivery.dynamics import DynamicsClient
-from relay.delivery.refusals import Known, Meaning
+from relay.delivery.targets import Known, Meaning
 from relay.errors import Rejected, Unauthorized, Unavailable, Undelivered
 from relay.ports import AccessToken, Receipt
 from tests.fakes import Clock

@@ -18,14 +18,14 @@ from relay.connections import Connections
 from relay.delivery import dynamics, targets
 from relay.delivery.callback import Callback
 from relay.delivery.dynamics import DynamicsClient
-from relay.delivery.refusals import HINTS, Known, Meaning, Refusal
 from relay.delivery.retry_after import TRANSIENT
 from relay.delivery.sealing import DeadLetter, Sealer
 from relay.delivery.single_flight import SingleFlight
-from relay.delivery.targets import TARGETS, TargetKind
+from relay.delivery.targets import TARGETS, Known, Meaning, Refusal, TargetKind
 from relay.errors import ApplicationFailed, Rejected, Unauthorized, Unavailable, Undelivered
 from relay.flow import STARTING, Relay
 from relay.ports import AccessToken, Receipt
+from relay.tools.doctor.reasons import HINTS
 from tests.fakes import Dynamics, Entra, Keys
 from tests.helpers import CANARY, CODE, STATE, TOKEN, connection, verified
 from tests.refusals import (

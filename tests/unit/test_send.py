@@ -11,9 +11,9 @@ import pytest
 from starlette.responses import Response
 
 from relay import log
-from relay.delivery.refusals import HINTS
 from relay.tools import smoke_record
 from relay.tools.commands import main
+from relay.tools.doctor.reasons import HINTS
 from sandbox.dynamics import Dynamics
 from sandbox.entra import Entra
 from sandbox.entra import Fault as EntraFault

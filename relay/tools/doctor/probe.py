@@ -11,13 +11,14 @@ import httpx
 from relay import outgoing
 from relay.connections import Connection, ManagedIdentity
 from relay.delivery import targets
-from relay.delivery.refusals import HINTS, Meaning, Refusal
 from relay.delivery.retry_after import TRANSIENT
+from relay.delivery.targets import Meaning, Refusal
 from relay.entra import clouds
 from relay.ports import AccessToken
 from relay.tools.doctor.entra import claims_of, unreachable
 from relay.tools.doctor.finding import Finding, fail, ok
 from relay.tools.doctor.metadata import MAX_SIZE
+from relay.tools.doctor.reasons import HINTS
 
 MAX_ANSWER = 32 * 1024 * 1024
 """Bytes of JSON that are read; Dataverse lists some thousand tables."""

@@ -9,10 +9,80 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from relay.delivery.refusals import HINTS
 from relay.entra import refusals
 from relay.errors import Hint
 from relay.outcome import Outcome
+
+_PAGE = Hint(
+    "a sign-in page answers, not the service",
+    "Check DYNAMICS_URL and the authority; python -m relay doctor tells more.",
+)
+_AWAY = Hint(
+    "Dynamics is not available just now",
+    "Wait some minutes and run it again; look whether the environment is being serviced.",
+)
+_LATE = Hint(
+    "Dynamics did not answer in time",
+    "Run it again in some minutes; the record may have been stored all the same.",
+)
+_THROTTLED = Hint("Dynamics is throttling", "Wait some minutes and run it again.")
+HINTS: Mapping[str, Hint] = {
+    "dynamics_400": Hint(
+        "Dynamics refuses the record: a wrong property, a value too long, or its own validation",
+        "Run python -m relay doctor, which compares DYNAMICS_BODY with the entity.",
+    ),
+    "dynamics_401": Hint(
+        "Dynamics does not take the token",
+        "Run python -m relay doctor, which examines the token and the registration.",
+    ),
+    "dynamics_403": Hint(
+        "the service user may not create records",
+        "Give its role Create on the entity (Finance & Operations: a privilege on the data entity; "
+        "Business Central: a permission set with insert; Dataverse: Create in a security role).",
+    ),
+    "dynamics_404": Hint(
+        "there is nothing at DYNAMICS_URL",
+        "Run python -m relay doctor, which looks for the nearest name.",
+    ),
+    "dynamics_405": Hint(
+        "no records can be created there", "Let the API page insert: in AL, InsertAllowed = true."
+    ),
+    "dynamics_408": _LATE,
+    "dynamics_429": _THROTTLED,
+    "dynamics_500": Hint(
+        "Dynamics fails",
+        "Run it again in some minutes; if it stays so, an exception in X++, AL or a plug-in is the "
+        "likely cause: debug the entity's insert.",
+    ),
+    "dynamics_502": _AWAY,
+    "dynamics_503": _AWAY,
+    "dynamics_504": _LATE,
+    "dynamics_html": _PAGE,
+    "dynamics_redirect": _PAGE,
+    # Those of the targets' entries: the status alone would be final.
+    "dynamics_administration": Hint(
+        "the environment is in administration mode",
+        "When the work is done, end that mode in the Power Platform admin center.",
+    ),
+    "dynamics_busy": Hint(
+        "its database is busy: a lock, a deadlock, a time-out, or a change by somebody else",
+        "Run it again in some minutes; if it stays so, look for a batch job that locks the table.",
+    ),
+    "dynamics_disabled": Hint(
+        "the environment is switched off, is being migrated, or is not ready",
+        "Look at its state in the Power Platform admin center, and switch it on.",
+    ),
+    "dynamics_publishing": Hint(
+        "an extension or a solution is being published or imported",
+        "Wait until that has ended and run it again.",
+    ),
+    "dynamics_starting": Hint(
+        "the environment is starting or is being updated",
+        "Wait some minutes and run it again; the admin center shows updates.",
+    ),
+    "dynamics_throttled": _THROTTLED,
+}
+"""What refusals of Dynamics mean, by reason. Other statuses of 4xx and 5xx are as 400 and 500."""
 
 
 class Step(NamedTuple):

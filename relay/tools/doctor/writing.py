@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 
 from relay.connections import Connection
 from relay.delivery.callback import Callback
-from relay.delivery.refusals import HINTS
 from relay.errors import Hint, InvalidResponse, Unavailable, Undelivered
 from relay.ports import AccessToken
 from relay.tools import smoke_record
 from relay.tools.doctor.finding import Finding, fail, ok, warn
+from relay.tools.doctor.reasons import HINTS
 
 SEND = "python -m relay send --state"
 _STATE = f"send one that Dynamics issued: {SEND} <state>"
