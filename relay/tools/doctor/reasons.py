@@ -510,7 +510,7 @@ GROUPS: tuple[Group, ...] = (
             Reason(
                 "unforeseen",
                 "a mistake in the relay",
-                "[report it](operate-upgrade.md#upgrading), with the line `unforeseen …`",
+                "[report it](#to-report-a-mistake), with the line `unforeseen …`",
                 (Outcome.REJECTED, Outcome.HELD),
             ),
         ),
