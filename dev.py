@@ -7,7 +7,7 @@ python3 dev.py demo     run one callback from end to end on this machine and pri
 python3 dev.py up       run the same servers for a browser, until Ctrl+C
 python3 dev.py test     lint, types, imports, bandit, advisories, all tests; more goes to pytest
 python3 dev.py mutants  find changes of the code that no test notices; takes minutes
-python3 dev.py bench    measure the relay and its alternatives; --quick takes a minute
+python3 dev.py bench    measure the relay and its alternatives; --quick takes two minutes
 python3 dev.py shots    take screenshots of every page
 
 The first run creates .venv and installs what requirements-dev.txt pins. `test` also installs the

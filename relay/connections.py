@@ -151,9 +151,9 @@ class Connection:
     `state_keys`: HMAC keys by key id (`kid`); the first signs, all verify.
 
     `environments`: other targets by name; `Misconfigured` in place of one whose settings are wrong.
-    `environment`: the one that `credentials`, `target` and `state_keys` are of; `None`: they are
-    the connection's own. `has_target`: whether it has its own; if not, they stand in for those of
-    its environments, which have them in common with one of them, and nothing is delivered there.
+    `environment`: whose `credentials`, `target` and `state_keys` these are; `None`: the
+    connection's own. `has_target`: whether the connection has a target of its own. If not, `target`
+    and `credentials` are copies of one environment's, and nothing is delivered to them.
     """
 
     name: str

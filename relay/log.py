@@ -163,7 +163,7 @@ def _write(line: Line, outcome: Outcome) -> None:
     """
     values = line.values()
     shown = " ".join(f"{name}={'-' if value is None else value}" for name, value in values.items())
-    # A bare visit is no callback, or the first half of one in the fragment.
+    # Without parameters it is no callback, or the response is in the fragment and a POST follows.
     level = logging.DEBUG if line.reason == "bare" else LEVEL.get(outcome, logging.INFO)
     if line.reason not in (None, "bare"):  # a delivered callback has one if it needs attention
         level = max(level, logging.WARNING)

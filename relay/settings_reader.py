@@ -315,13 +315,13 @@ class _Reading:
             if self._own.environments or self._name == DEFAULT:
                 self.problems += self._source.spelled([fault])
                 return Misconfigured(tuple(self.problems))
-            named = []  # those of all connections are none of one whose states cannot name them
+            named = []  # the plain environments do not count where no state can name one
         environments, stand_in = self._environments(named, values)
         has_target = self._has_target or not named
         if not has_target:
             if not stand_in:
                 return Misconfigured(tuple(self.problems))
-            # Its own are of no target; with them there could be two credentials.
+            # Without a target its own are not used; with them there could be two credentials.
             kept = {name: v for name, v in values.items() if name not in _OF_ENVIRONMENT}
             values = kept | {name: v for name, v in stand_in.items() if name != "STATE_KEYS"}
         connection = self._checked(values, merged, environments, has_target=has_target)

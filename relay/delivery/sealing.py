@@ -2,7 +2,7 @@
 
 A message is one Fernet token (AES-128-CBC and HMAC-SHA256) of a JSON object. The connection's name
 is part of it, so a message cannot be redirected to another connection's Dynamics. So are the name
-and the URL of an environment: a code of PROD must not reach what is called PROD a minute later.
+and the URL of an environment: after a change of the settings its code must not reach another one.
 """
 
 import json

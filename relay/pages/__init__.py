@@ -143,7 +143,7 @@ def _reply_to(
     answer: Answer, accept_language: str, connection: Connection | None, *, html: bool
 ) -> Reply:
     page = answer.page or answer.outcome
-    # `bare` is no answer to anything that a program has sent.
+    # `bare` explains the address to a person: there is no outcome to report to a program.
     if not html and page != "bare":
         return _json(answer)
     if page in _IN_PLACE:

@@ -716,7 +716,7 @@ def command_line() -> TyperGroup:
     group = typer.main.get_command(app)
     if not isinstance(group, TyperGroup):
         raise TypeError("group")
-    # The library's own options for this install a program's name, which this is not.
+    # Typer's own options for completion need an installed program, and this is a module.
     options = ("install_completion", "show_completion")
     group.params = [each for each in group.params if each.name not in options]
     return group
@@ -740,7 +740,7 @@ def main(
     call = Call(desk, patience)
     try:
         command_line().main(given, PROGRAM, complete_var="_RELAY_COMPLETE", obj=call)
-    except SystemExit as end:  # how it ends always
+    except SystemExit as end:  # Typer ends every command so
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Stop as stop:
         print(stop, file=sys.stderr)

@@ -149,7 +149,7 @@ async def _examine(
 
 
 def _findings(request: Request, environ: Mapping[str, str], ending: float) -> Iterator[Finding]:
-    # A little earlier: a request that is cut off then is still told by its own check.
+    # A little earlier, so that a check whose request is cut off can still report that.
     deadline = ending - min(5.0, (ending - time.monotonic()) / 4)
     for finding in doctor.examine(environ, only=request.connection, folder=APP, deadline=deadline):
         yield finding

@@ -68,7 +68,7 @@ async def _send(record: Callback, token: AccessToken, context: ssl.SSLContext) -
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
-    # Azure's worker runs on uvloop: the record is sent as a callback would be.
+    # As Azure's worker does: the record is then sent as a callback would be.
     try:
         import uvloop  # noqa: PLC0415 - for development only, and not on Windows
     except ImportError:

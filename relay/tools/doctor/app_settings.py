@@ -42,7 +42,7 @@ def read(environ: Mapping[str, str]) -> Reading:
     whole = settings_reader.read(environ)
     named = {problem.partition(":")[0] for problem in whole.connections.problems}
     faulty = named & {*names(AppSettings)}
-    # Without them: the app answers `misconfigured` on each connection, and the doctor looks on.
+    # The app answers `misconfigured` on each connection; the doctor examines the rest all the same.
     rest = settings_reader.read(
         {name: value for name, value in environ.items() if name.upper() not in faulty}
     )

@@ -266,7 +266,7 @@ def _platform(folder: Path, environ: Mapping[str, str]) -> Iterator[Finding]:
     for name, finding in _SWITCHES.items():
         if is_on(name):
             yield finding
-    # Azure sets the name; elsewhere nobody but the developer posts.
+    # Azure sets the name. Elsewhere only the developer sends requests, so no limit is needed.
     if given.get("website_site_name"):
         yield from _body_limit(given.get(BODY_LIMIT.lower(), ""))
     file = folder / "requirements.txt"

@@ -136,29 +136,30 @@ STEPS: Mapping[Outcome, Step] = {
         "Dynamics has a record with this key already: a double click, a reload, a link scanner; "
         "with `{state_jti}` also another flow of the same ticket. Many at once: does Dynamics use "
         "a state twice?",
-        f"{_STORY}; without a reason there is nothing to do",
+        f"{_STORY}. Where no line has a `reason=` there is nothing to do",
     ),
     Outcome.HELD: Step(
-        "Entra or Dynamics cannot be reached now. It is sealed in the outbox and [tried "
+        "Entra or Dynamics cannot be reached now. The callback is sealed in the outbox and [tried "
         "again](operate-outbox.md#redelivery).",
-        f"{_DOCTOR}, where it lasts: it says which of the two is down",
+        f"{_DOCTOR}, if it lasts: the report says which of the two is down",
     ),
     Outcome.DECLINED: Step(
-        "The provider sent an error. By the person's decision (`access_denied` and its like) the "
-        "page says so; any other error is a fault, with the page “{fault}”. A response with a "
-        "state and neither a code nor an error counts as `server_error`.",
+        "The provider sent an error. If that was the person's decision (`access_denied` and its "
+        "like), the page says so; any other error is a fault, with the page “{fault}”. A response "
+        "with a state and neither a code nor an error counts as `server_error`.",
         _STORY,
     ),
     Outcome.INVALID: Step(
         "The response or its state is wrong, old or not ours. Also 405, 411, 413, 415, and 503 for "
-        "a prefetch. A few are normal: anybody can open the URL. “{ended}” is the page where the "
-        "response has an error of the specifications and no usable state, “{ticket}” that of a "
-        "ticket which `/authorize` refuses.",
+        "a prefetch. A few are normal: anybody can open the URL. “{ended}” is the page for a "
+        "response with an `error` of a specification and no usable state, “{ticket}” the one for a "
+        "ticket that `/authorize` refuses.",
         "[reasons.kql](operate-monitoring.md#the-queries): many of one reason have one cause",
     ),
     Outcome.UNKNOWN: Step(
         "The path names no connection.",
-        f"{_DOCTOR}: it begins with the connections; compare the redirect URI at the provider",
+        f"{_DOCTOR}: the report begins with the connections; compare the redirect URI at the "
+        "provider",
     ),
     Outcome.REJECTED: Step(
         "Entra or Dynamics refuses for good. 503: unreachable and there are no `OUTBOX_KEYS`, or "
@@ -203,8 +204,8 @@ GROUPS: tuple[Group, ...] = (
             ),
             Reason(
                 "other",
-                "an error of the provider's own making",
-                "the page shows it where the state is signed",
+                "an `error` that no specification registers",
+                "the page shows the error where the state is signed",
             ),
         ),
     ),
@@ -232,12 +233,12 @@ GROUPS: tuple[Group, ...] = (
             ),
             Reason(
                 "code_and_error",
-                "both",
+                "the response has a code and an error",
                 "report it to the provider",
             ),
             Reason(
                 "implicit",
-                "a token came",
+                "an `access_token`, a `token`, or an `id_token` that the settings do not expect",
                 "at the provider, choose the authorization code flow (`response_type=code`)",
             ),
             Reason(
@@ -300,46 +301,49 @@ GROUPS: tuple[Group, ...] = (
             Reason(
                 "state_missing ticket_missing",
                 "there is none",
-                "look for it in the authorization URL; its name is `state`",
+                "look in the URL that Dynamics opened: `state` at the provider, `ticket` at "
+                "`/authorize`",
             ),
             Reason(
                 "ticket_repeated",
-                "it occurs twice",
-                "",
+                "the ticket occurs twice",
+                "the link to `/authorize` in Dynamics",
             ),
             Reason(
                 "state_mismatch",
-                "it does not match `STATE_PATTERN`",
-                "",
+                "the state does not match `STATE_PATTERN`",
+                "compare the pattern with the states that Dynamics makes; a few are strangers'",
             ),
             Reason(
                 "state_size ticket_size",
                 "more than 1,024 characters",
-                "",
+                "mint it as [minting.md](minting.md#the-format) says",
             ),
             Reason(
                 "state_malformed ticket_malformed",
                 "no JWT, or not in base64url: padding, the other base64 alphabet, a part that "
                 "was encoded twice, a JSON member that occurs twice",
-                "",
+                "mint it as [minting.md](minting.md#the-format) says",
             ),
             Reason(
                 "state_algorithm state_type state_critical ticket_algorithm ticket_type "
                 "ticket_critical",
-                "its header",
-                "",
+                "`alg`, `typ` or `crit` of its header",
+                "mint it as [minting.md](minting.md#the-format) says",
             ),
             Reason(
                 "state_key ticket_key",
                 "a `kid` that `STATE_KEYS` does not have",
-                "after a rotation: the old key went too early",
+                "compare the key ID in Dynamics with `STATE_KEYS`; after a rotation the old key "
+                "went "
+                "too early",
             ),
             Reason(
                 "state_environment ticket_environment",
                 "`env`, or the group `env` of `STATE_PATTERN`, names no "
                 "[environment](settings.md#environments) of the connection; or there is none, "
                 "and the connection names no `DYNAMICS_URL` of its own",
-                "",
+                "the name of the environment in Dynamics, and `ENVIRONMENTS__<ENV>__…`",
             ),
             Reason(
                 "state_audience ticket_audience",
@@ -349,38 +353,40 @@ GROUPS: tuple[Group, ...] = (
             Reason(
                 "state_times ticket_times",
                 "`exp` is missing or no whole number",
-                "",
+                "mint it as [minting.md](minting.md#the-format) says",
             ),
             Reason(
                 "state_expired ticket_expired",
                 "the person took too long, or the clocks differ by more than a minute",
-                "",
+                "the person starts again; if all fail, the clock of Dynamics",
             ),
             Reason(
                 "state_lifetime ticket_lifetime",
                 "`exp` is more than an hour ahead",
-                "UTC in place of local time",
+                "in Dynamics take UTC, not local time",
             ),
             Reason(
                 "state_early ticket_early",
                 "`nbf` or `iat` is in the future",
-                "",
+                "in Dynamics take UTC, not local time",
             ),
             Reason(
                 "ticket_params",
                 "the claim `params` is not an object of at most ten strings, or names a "
                 "parameter that the relay, the endpoint's query or `PROVIDER_EXTRA` sets",
-                "",
+                "mint it as [minting.md](minting.md#the-format) says",
             ),
             Reason(
                 "state_jti ticket_jti state_cookie ticket_cookie",
                 "the characters or the length of that claim",
-                "",
+                "mint it as [minting.md](minting.md#the-format) says",
             ),
             Reason(
                 "state_signature ticket_signature",
                 "another key, or forged",
-                "decode the key from base64url before use; compare the text that is signed",
+                "compare the key in Dynamics with `STATE_KEYS`; decode it from base64url before "
+                "use; "
+                "compare the text that is signed",
             ),
             Reason(
                 "state_cookie_missing",
@@ -413,18 +419,18 @@ GROUPS: tuple[Group, ...] = (
             ),
             Reason(
                 "jarm_beside",
-                "`code`, `state` or `error` beside it",
+                "`code`, `state` or `error` beside the `response`",
                 "as above",
             ),
             Reason(
                 "jarm_encrypted",
-                "it is encrypted",
-                "at the provider, signing only",
+                "the response is encrypted",
+                "at the provider choose signing only",
             ),
             Reason(
                 "jarm_algorithm",
                 "not RS256, PS256, ES256, EdDSA or Ed25519",
-                "at the provider",
+                "at the provider choose one of these",
             ),
             Reason(
                 "jarm_issuer jarm_audience",
@@ -475,7 +481,7 @@ GROUPS: tuple[Group, ...] = (
             ),
             Reason(
                 "jwks_pause",
-                "they failed a moment ago, and are left alone for some seconds",
+                "they failed a moment ago, and are not asked for some seconds, a minute at most",
                 "the line before it has the cause",
             ),
             Reason(
@@ -504,7 +510,7 @@ GROUPS: tuple[Group, ...] = (
             Reason(
                 "unforeseen",
                 "a mistake in the relay",
-                "[report it](operate-upgrade.md#upgrading), with the line `unforeseen …`",
+                "[report it](#to-report-a-mistake), with the line `unforeseen …`",
                 (Outcome.REJECTED, Outcome.HELD),
             ),
         ),
@@ -512,7 +518,7 @@ GROUPS: tuple[Group, ...] = (
     Group(
         Outcome.REJECTED,
         "Entra and the identity",
-        "`held` when it cannot be reached, answers 408, 425, 429 or 5xx, or gives one of the "
+        "`held` when Entra cannot be reached, answers 408, 425, 429 or 5xx, or gives one of the "
         "[refusals that pass](#the-numbers-of-entra).",
         (
             Reason(
@@ -572,14 +578,14 @@ GROUPS: tuple[Group, ...] = (
         (
             Reason(
                 "dynamics_401",
-                "it does not know the relay, also with a fresh token",
+                "Dynamics does not know the relay, also with a fresh token",
                 "the client id in Dynamics: [F&O](finance-operations.md#2-dynamics), [Business "
                 "Central](business-central.md#2-business-central), "
                 "[Dataverse](dataverse.md#2-dataverse)",
             ),
             Reason(
                 "dynamics_<status>",
-                "400: the body does not fit, or its own check refuses. 403: the user may not "
+                "400: the body does not fit, or Dynamics' own check refuses. 403: the user may not "
                 "create. 404: nothing at `DYNAMICS_URL`. `held` are 429 (throttled), 408, 425 and "
                 "5xx (down, or an exception in X++, AL or a plug-in). More in [the statuses of "
                 "Dynamics](#the-statuses-of-dynamics)",
@@ -589,8 +595,9 @@ GROUPS: tuple[Group, ...] = (
             Reason(
                 "dynamics_administration dynamics_busy dynamics_disabled dynamics_publishing "
                 "dynamics_starting dynamics_throttled",
-                "the answer says that it passes, although its status is final: what it says is in "
-                "[refusals that pass](#refusals-that-pass)",
+                "the answer says that the refusal passes, although its status is final: "
+                "[refusals that "
+                "pass](#refusals-that-pass)",
                 "nothing, unless it stays so",
                 (Outcome.HELD,),
             ),
@@ -610,7 +617,7 @@ GROUPS: tuple[Group, ...] = (
             ),
             Reason(
                 "dynamics_timeout",
-                "no answer within `DYNAMICS_TIMEOUT`. It may have stored the record all the "
+                "no answer within `DYNAMICS_TIMEOUT`. Dynamics may have stored the record all the "
                 "same: the next attempt finds that out",
                 "a slow environment; raise the setting",
                 (Outcome.HELD,),
@@ -662,8 +669,9 @@ GROUPS: tuple[Group, ...] = (
             ),
             Reason(
                 "outbox_share",
-                "the connection's share of the redelivery's slots is taken; it comes again",
-                "nothing. Much of it: sign the states of that connection",
+                "the connection's share of the redelivery's slots is taken; the callback comes "
+                "again",
+                "nothing. If there are many: sign the states of that connection",
                 (Outcome.HELD,),
             ),
             Reason(
@@ -680,12 +688,12 @@ GROUPS: tuple[Group, ...] = (
             ),
             Reason(
                 "outbox_seal",
-                "none of `OUTBOX_KEYS` opens it",
+                "none of `OUTBOX_KEYS` opens the message",
                 "put the old key back, behind the new one",
             ),
             Reason(
                 "outbox_version",
-                "a newer relay wrote it",
+                "a newer relay wrote the message",
                 "deploy that version",
             ),
             Reason(

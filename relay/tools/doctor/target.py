@@ -53,7 +53,7 @@ def examine(
             found.add(finding.check)
             sound &= finding.verdict is not Verdict.FAIL
             yield finding
-    except httpx.HTTPError as error:  # it answered before, and does not any more
+    except httpx.HTTPError as error:  # the target answered before, and no longer does
         yield broken(error)
         return
     if sound and write:
