@@ -146,7 +146,7 @@ def _anchored(value: str) -> re.Pattern[str]:
 
 BACKTRACKS = (
     "a repeated group holds a quantifier or alternatives, or three open repeats share a character: "
-    "a stranger's state could take seconds or hours; bound them, such as {1,64}, or write ++"
+    "a stranger's state could take seconds or hours; bound them, such as {1,64}"
 )
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 MATCHES_ALL = "it matches the empty state or any state"

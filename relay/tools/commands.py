@@ -21,7 +21,7 @@ from typer.core import TyperGroup
 
 import relay
 from relay import log, outgoing, settings, settings_reader
-from relay.connections import Connection, canonical
+from relay.connections import Connection, StatePolicy, canonical
 from relay.delivery import targets
 from relay.delivery.sealing import DeadLetter
 from relay.entra import clouds
@@ -408,7 +408,9 @@ def state(
         if isinstance(found, Connection):
             reason = _reason(check, found)
             refused |= name == connection and reason is not None
-            print(f"{name:<14} {reason or 'takes it'}")
+            is_any = found.state_policy is StatePolicy.OPAQUE
+            taken = "takes any: STATE_POLICY is opaque" if is_any else "takes it"
+            print(f"{name:<14} {reason or taken}")
     print("\ndocs/operate.md says what each word means.")
     raise typer.Exit(int(refused))
 

@@ -152,6 +152,14 @@ def test_a_state_is_checked_offline_for_every_connection(run: Run) -> None:
     assert (code, "state_malformed" in out, "canary" in out) == (1, True, False)
 
 
+def test_that_a_connection_takes_any_state_says_nothing_of_this_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONNECTIONS__OPEN__STATE_POLICY", "opaque")
+    _, out, _ = run("state", "--check", "anything")
+    assert re.search(r"^open +takes any: STATE_POLICY is opaque$", out, re.MULTILINE)
+
+
 def test_a_state_that_is_checked_names_its_own_environment(run: Run) -> None:
     code, out, err = run("state", "--check", "canary.canary.canary", "--environment", "uat")
     assert (code, out) == (2, "")
