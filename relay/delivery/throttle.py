@@ -15,15 +15,10 @@ from relay.delivery import targets
 from relay.errors import Unavailable
 
 
-class _Tenant:
-    def __init__(self) -> None:
-        self.throttled = False
-
-
 class _Way:
     """The way of one connection to one tenant; `turn` is held while one request is tried."""
 
-    def __init__(self, tenant: _Tenant) -> None:
+    def __init__(self, tenant: str) -> None:
         self.tenant = tenant
         self.closed_until = 0.0
         self.turn = asyncio.Lock()
@@ -34,7 +29,8 @@ class Throttle:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._tenants: dict[str, _Tenant] = {}
+        self._throttled: set[str] = set()
+        """The tenants of which one connection was told to wait."""
         self._ways: dict[tuple[str, str], _Way] = {}
 
     def pause(self, target: Target) -> float:
@@ -44,12 +40,13 @@ class Throttle:
     def close(self, target: Target, seconds: float) -> None:
         """Let the connection send nothing for so long, and its neighbours one at a time."""
         way = self._way(target)
-        way.closed_until = self._clock() + seconds
-        way.tenant.throttled = True
+        # Of two answers that were under way the longer pause counts.
+        way.closed_until = max(way.closed_until, self._clock() + seconds)
+        self._throttled.add(way.tenant)
 
     def reopen(self, target: Target) -> None:
         """Take note of an answer from a tenant that does not throttle."""
-        self._way(target).tenant.throttled = False
+        self._throttled.discard(self._way(target).tenant)
 
     @asynccontextmanager
     async def turn(self, target: Target) -> AsyncIterator[None]:
@@ -58,10 +55,10 @@ class Throttle:
         Raises `Unavailable` if its way is closed, also if that happened meanwhile.
         """
         way = self._way(target)
-        if way.tenant.throttled:
+        if way.tenant in self._throttled:
             async with way.turn:
                 self._check(target)
-                if way.tenant.throttled:
+                if way.tenant in self._throttled:
                     yield
                     return
         yield
@@ -74,6 +71,5 @@ class Throttle:
         tenant = targets.tenant(target.url)
         way = self._ways.get((target.connection, tenant))
         if way is None:
-            way = _Way(self._tenants.setdefault(tenant, _Tenant()))
-            self._ways[target.connection, tenant] = way
+            way = self._ways[target.connection, tenant] = _Way(tenant)
         return way

@@ -4,7 +4,6 @@ Within one process only. Across processes the unique key on state in Dynamics st
 """
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 
 from relay.delivery.callback import Callback
@@ -21,7 +20,7 @@ class UsedStates:
     ) -> None:
         self._capacity = capacity
         self._clock = clock
-        self._used: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
+        self._used: dict[tuple[str, str], tuple[float, str]] = {}
 
     def has_another_code(self, callback: Callback) -> bool:
         """Tell whether another code is remembered for the state; if none is, remember this one.
@@ -31,12 +30,12 @@ class UsedStates:
         if callback.response.code is None:
             return False
         key, now = (callback.connection.name, callback.state_hash), self._clock()
-        until, first = self._used.get(key, (now, ""))
-        if now < until:
-            return first != callback.delivery_id
+        used = self._used.get(key)
+        if used is not None and now < used[0]:
+            return used[1] != callback.delivery_id
         self._used.pop(key, None)
         lifetime = callback.connection.code_ttl.total_seconds()
         self._used[key] = (now + lifetime, callback.delivery_id)
         while len(self._used) > self._capacity:
-            self._used.popitem(last=False)
+            del self._used[next(iter(self._used))]
         return False
