@@ -25,6 +25,7 @@ COLUMNS = {
     "TimeGenerated",
     "outcome",
     "connection",
+    "environment",
     "reference",
     "delivery_id",
     "attempt",
@@ -107,6 +108,7 @@ def test_every_outcome_is_read_from_a_line_that_knows_everything(
         reference="0123456789abcdef",
         attempt=12,
         connection="bank-one",
+        environment="uat-2",
         delivery_id="0123456789abcdef0123456789abcdef",
         dynamics_status=503,
         reason="AADSTS7000215",
@@ -116,6 +118,7 @@ def test_every_outcome_is_read_from_a_line_that_knows_everything(
     assert read == {
         "outcome": str(outcome),
         "connection": "bank-one",
+        "environment": "uat-2",
         "reference": "0123456789abcdef",
         "delivery_id": "0123456789abcdef0123456789abcdef",
         "attempt": "12",
@@ -149,6 +152,7 @@ def test_what_a_line_does_not_know_is_empty(
     assert read == {
         "outcome": str(outcome),
         "connection": "",
+        "environment": "",
         "reference": "",
         "delivery_id": "",
         "attempt": "1",
