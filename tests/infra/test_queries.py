@@ -139,7 +139,8 @@ def test_a_line_that_counts_refusals_is_read_as_so_many(caplog: pytest.LogCaptur
 
 def test_no_alert_depends_on_lines_that_may_be_counted_together() -> None:
     for path in QUERIES.glob("*.kql"):
-        for refusal in log.REFUSALS:
+        # The first ones of each minute have their lines, whatever else comes: one is enough.
+        for refusal in log.REFUSALS - {Outcome.MISCONFIGURED}:
             assert str(refusal) not in text_of(path.name)
 
 
