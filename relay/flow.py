@@ -184,7 +184,7 @@ class _Invocation:
             receipt = await self.relay.deliveries.run(
                 callback.delivery_id,
                 lambda: self._deliver_in_time(callback),
-                keep=callback.connection.code_ttl,
+                keep=callback.kept,
             )
         except RelayError:
             raise

@@ -25,7 +25,7 @@ from relay.flow import PATIENCE, Relay
 from relay.ports import Jwk, Receipt
 from sandbox import loops
 from tests.fakes import CREATED, Dynamics, Entra
-from tests.helpers import CANARY, CODE, STATE, connection, verified
+from tests.helpers import CANARY, CODE, STATE, connection, get, verified
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 WITH_ERROR = '{"code": "{code}", "state": "{state}", "error": "{error}"}'
@@ -154,6 +154,16 @@ async def test_an_expired_code_that_got_through_after_all_is_not_followed_by_an_
     stage.now = NOW + timedelta(hours=1)
     await stage.relay.redeliver(message, 3)
     assert len(stage.dynamics.stored) == 1
+
+
+async def test_a_code_is_not_delivered_because_an_error_in_its_place_was() -> None:
+    taken = [CREATED, Receipt(existed=True, status=409)]
+    stage = Stage(connection(body=WITH_ERROR), dynamics=Dynamics([*taken]))
+    message = stage.message()
+    stage.now = NOW + timedelta(hours=1)
+    assert await stage.relay.redeliver(message, 3) is None
+    again = await stage.relay.receive("default", get({"code": CODE, "state": STATE}))
+    assert (again.outcome, len(stage.dynamics.posted)) == ("duplicate", 2)
 
 
 async def test_a_short_pause_is_sat_out_and_a_long_one_goes_back_to_the_queue() -> None:
