@@ -7,9 +7,9 @@ and the URL of an environment: a code of PROD must not reach what is called PROD
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from relay.connections import Connections
 from relay.delivery.callback import Callback, iso
@@ -79,7 +79,8 @@ class Sealer:
         return self._fernet
 
 
-class Sealed(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Sealed:
     """What was in a message. The relay wrote it, so all but `content` may be logged."""
 
     connection: str
@@ -87,7 +88,7 @@ class Sealed(NamedTuple):
     environment: str | None
     reference: str
     delivery_id: str | None
-    content: Mapping[str, Any]
+    content: Mapping[str, Any] = field(repr=False)
 
     def callback(self, connections: Connections) -> Callback:
         """Return the callback, for the target that it was verified for.

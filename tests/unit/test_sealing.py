@@ -33,7 +33,9 @@ def held(**parts: str) -> Callback:
 def test_what_is_sealed_comes_back_as_it_was() -> None:
     sealer = Sealer([NEW])
     callback = held(realmId="4711 ä")
-    assert sealer.open(sealer.seal(callback).encode()).callback(CONNECTIONS) == callback
+    sealed = sealer.open(sealer.seal(callback).encode())
+    assert sealed.callback(CONNECTIONS) == callback
+    assert CODE not in repr(sealed)
 
 
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=200))
