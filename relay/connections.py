@@ -232,9 +232,12 @@ class Connections:
         return tuple(dict.fromkeys(self._problems))
 
     @property
-    def are_several(self) -> bool:
-        """Tell whether there is more than one."""
-        return len(self.by_name) > 1
+    def has_several_targets(self) -> bool:
+        """Tell whether there is more than one connection, or one with more than one target."""
+        return len(self.by_name) > 1 or any(
+            isinstance(each, Connection) and each.has_target + len(each.environments) > 1
+            for each in self.by_name.values()
+        )
 
     @property
     def has_signed(self) -> bool:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 
 from relay import log
-from relay.connections import Connection, Connections
+from relay.connections import Connection, Connections, canonical
 from relay.delivery.callback import Callback, delivery_id
 from relay.delivery.hold_limit import HoldLimit
 from relay.delivery.sealing import DeadLetter, Sealer
@@ -40,6 +40,8 @@ from relay.tracing import Spans
 
 PATIENCE = 10.0
 """Seconds of Retry-After that a redelivery waits in its slot; the queue's own delay is as long."""
+TICK = 0.002
+"""Seconds by which that wait is longer: uvloop counts whole milliseconds, and may end it early."""
 SHORT = 1.0
 """Seconds of Retry-After that every slot may wait at once; for a longer one the places are few."""
 DEADLINE = 90.0
@@ -136,6 +138,10 @@ class _Invocation:
 
     def find(self, name: str) -> Connection:
         """Return the connection of this name. Raises `UnknownConnection` and `Misconfigured`."""
+        configured = canonical(name)
+        if configured in self.relay.connections.by_name:
+            # Also where its settings are wrong.
+            self.line.connection = configured
         connection = self.relay.connections.get(name)
         self.line.connection, self.line.unsigned = connection.name, not connection.signed
         return connection
@@ -178,7 +184,7 @@ class _Invocation:
             receipt = await self.relay.deliveries.run(
                 callback.delivery_id,
                 lambda: self._deliver_in_time(callback),
-                keep=callback.connection.code_ttl,
+                keep=callback.kept,
             )
         except RelayError:
             raise
@@ -331,12 +337,14 @@ class _Redelivery(_Invocation):
         """Decrypt the message; deliver its callback, or an error record if the code has expired."""
         if self.relay.sealer is None:
             raise Unopenable("outbox_keys")
-        callback = await asyncio.to_thread(self.relay.sealer.open, message, self.relay.connections)
-        self.line.reference, self.line.delivery_id = callback.reference, callback.delivery_id
+        sealed = await asyncio.to_thread(self.relay.sealer.open, message)
+        # Also where it has no way to Dynamics any more.
+        self.line.connection, self.line.environment = sealed.connection, sealed.environment
+        self.line.reference, self.line.delivery_id = sealed.reference, sealed.delivery_id
+        callback = sealed.callback(self.relay.connections)
         connection = callback.connection
-        self.line.connection, self.line.unsigned = connection.name, not connection.signed
-        self.line.environment = connection.environment
-        if callback.response.code is not None and self.relay.now() >= callback.deliver_by:
+        self.line.unsigned = not connection.signed
+        if self._is_late(callback):
             if not callback.wants_error:
                 return self._give_up(callback, "expired")
             callback = callback.expired()
@@ -359,11 +367,15 @@ class _Redelivery(_Invocation):
         """Log a failure; return the error that makes the queue show the message again."""
         if not isinstance(error, RelayError):
             log.crash(error, self.line.reference)
-            return Unforeseen()
+            error = Unforeseen()
         self.note(error)
         held = isinstance(error, Undelivered)
         self.relay.writer.write(self.line, Outcome.HELD if held else Outcome.REJECTED)
         return error
+
+    def _is_late(self, callback: Callback) -> bool:
+        """Tell whether it is a code that Dynamics can no longer redeem."""
+        return callback.response.code is not None and self.relay.now() >= callback.deliver_by
 
     def _is_repeated(self, callback: Callback, error: Undelivered) -> bool:
         """Tell whether a failure goes back to the queue, or ends as a dead letter."""
@@ -394,9 +406,12 @@ class _Redelivery(_Invocation):
         with ExitStack() as places:
             # Anybody can fill the outbox of a connection without signed states.
             floods = connections.has_signed and not connection.signed
-            sits = pause > SHORT and waits and connections.are_several
+            sits = pause > SHORT and waits and connections.has_several_targets
             if floods or sits:
                 places.enter_context(self.relay.slots.place())
             if waits:
-                await asyncio.sleep(pause)
+                await asyncio.sleep(pause + TICK)
+                if self._is_late(callback):
+                    # The next attempt ends it, or delivers an error in its place.
+                    raise Unavailable("dynamics_pause", "The code expired in a pause of Dynamics.")
             return await self.deliver_once(callback)

@@ -38,11 +38,11 @@ LEVEL = {
 }
 
 
-REFUSALS = frozenset({Outcome.INVALID, Outcome.UNKNOWN})
+REFUSALS = frozenset({Outcome.INVALID, Outcome.UNKNOWN, Outcome.MISCONFIGURED})
 """Outcomes that cost a stranger one request each."""
 MINUTE = 60.0
 WRITTEN = 20
-"""Anonymous refusals that one process writes a line each of in a minute."""
+"""Anonymous refusals of one level that one process writes a line each of in a minute."""
 COUNTED = 100
 """Further ones of one reason that are counted in one line."""
 
@@ -113,8 +113,9 @@ class Writer:
     """Writes the line of each invocation, in one process and one event loop.
 
     A stranger could fill the log up to its daily limit, and blind every alert, with refusals that
-    cost one request each. So in a minute `WRITTEN` of them have a line each; the others are counted
-    by outcome and reason, in a line with `times`: at each `COUNTED` of a kind, and for what is left
+    cost one request each. So in a minute `WRITTEN` of them have a line each (and as many of those
+    that are errors, which an alert reads: junk does not use up theirs); the others are counted by
+    outcome and reason, in a line with `times`: at each `COUNTED` of a kind, and for what is left
     at the first line of a later minute.
 
     Neither a timer nor the end of the process can write what is left: the host takes lines of a
@@ -125,20 +126,21 @@ class Writer:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._minute_ends = clock() + MINUTE
-        self._refusals = 0
+        self._refusals: Counter[int] = Counter()
         self._counts: Counter[tuple[Outcome, str | None]] = Counter()
 
     def write(self, line: Line, outcome: Outcome) -> None:
         """Write the line, or count it."""
         if (now := self._clock()) >= self._minute_ends:
-            self._minute_ends, self._refusals = now + MINUTE, 0
+            self._minute_ends = now + MINUTE
+            self._refusals.clear()
             for kind in list(self._counts):
                 self._write_count(*kind)
         if not _is_anonymous(line, outcome):
             _write(line, outcome)
             return
-        self._refusals += 1
-        if self._refusals <= WRITTEN:
+        self._refusals[LEVEL[outcome]] += 1
+        if self._refusals[LEVEL[outcome]] <= WRITTEN:
             _write(line, outcome)
             return
         kind = outcome, line.reason

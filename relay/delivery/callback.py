@@ -69,6 +69,15 @@ class Callback(NamedTuple):
         )
         return self._replace(response=response)
 
+    @property
+    def kept(self) -> timedelta:
+        """How long its result stands for the same response.
+
+        Dynamics has no code if it has the error record in place of one: that keeps the code's id.
+        """
+        is_expired = self.delivery_id != delivery_id(self.connection.name, self.response)
+        return timedelta(0) if is_expired else self.connection.code_ttl
+
     def values(self) -> dict[str, str | None]:
         """Return the value of each placeholder of a body template."""
         response = self.response

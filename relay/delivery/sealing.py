@@ -6,10 +6,10 @@ and the URL of an environment: after a change of the settings its code must not 
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from relay.connections import Connections
 from relay.delivery.callback import Callback, iso
@@ -53,32 +53,61 @@ class Sealer:
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
         return self._cipher().encrypt(text.encode()).decode("ascii")
 
-    def open(self, message: bytes, connections: Connections) -> Callback:
-        """Return the callback of a message.
-
-        It was verified before it was sealed, so its response is a `VerifiedResponse`. Raises
-        `Unopenable` when no key fits, the format is unknown, or its environment is not in the
-        settings or leads to another URL, and `UnknownConnection` or `Misconfigured` when its
-        connection is not in the settings or wrong in them.
-        """
+    def open(self, message: bytes) -> "Sealed":
+        """Return what is in a message. Raises `Unopenable` when it is none of the relay's."""
         from cryptography.fernet import InvalidToken  # noqa: PLC0415 - see _cipher
 
         try:
             content = json.loads(self._cipher().decrypt(message))
-            connection, version = content["connection"], content["version"]
+            return Sealed(
+                content["connection"],
+                content["version"],
+                content.get("environment"),
+                content.get("reference", "-"),
+                content.get("delivery_id"),
+                content,
+            )
         except (InvalidToken, ValueError, TypeError, KeyError):
             raise Unopenable("outbox_seal") from None
-        if version not in (VERSION, VERSION_OF_ENVIRONMENTS):
+
+    def _cipher(self) -> "MultiFernet":
+        # Imported when a callback is held, which is rare: a cold start does not wait for OpenSSL.
+        from cryptography.fernet import Fernet, MultiFernet  # noqa: PLC0415
+
+        if self._fernet is None:
+            self._fernet = MultiFernet([Fernet(key) for key in self._keys])
+        return self._fernet
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """What was in a message. The relay wrote it, so all but `content` may be logged."""
+
+    connection: str
+    version: object
+    environment: str | None
+    reference: str
+    delivery_id: str | None
+    content: Mapping[str, Any] = field(repr=False)
+
+    def callback(self, connections: Connections) -> Callback:
+        """Return the callback, for the target that it was verified for.
+
+        It was verified before it was sealed, so its response is a `VerifiedResponse`. Raises
+        `Unopenable` when the format is unknown, or its environment or the connection's own target
+        is not in the settings, or an environment leads to another URL, and `UnknownConnection` or
+        `Misconfigured` when its connection is not in the settings or wrong in them.
+        """
+        content, environment = self.content, self.environment
+        if self.version not in (VERSION, VERSION_OF_ENVIRONMENTS):
             raise Unopenable("outbox_version")
-        environment = content.get("environment")
-        found = connections.get(connection)
-        if environment is not None:
-            try:
-                found = found.at(environment)
-            except UnknownEnvironment:
-                raise Unopenable("outbox_environment") from None
-            if found.target.url != content.get("url"):
-                raise Unopenable("outbox_environment_url")
+        try:
+            # Without a name too: the connection may have lost its own target since.
+            found = connections.get(self.connection).at(environment)
+        except UnknownEnvironment:
+            raise Unopenable("outbox_environment") from None
+        if environment is not None and found.target.url != content.get("url"):
+            raise Unopenable("outbox_environment_url")
         try:
             return Callback(
                 connection=found,
@@ -90,14 +119,6 @@ class Sealer:
             )
         except (TypeError, KeyError):
             raise Unopenable("outbox_version") from None
-
-    def _cipher(self) -> "MultiFernet":
-        # Imported when a callback is held, which is rare: a cold start does not wait for OpenSSL.
-        from cryptography.fernet import Fernet, MultiFernet  # noqa: PLC0415
-
-        if self._fernet is None:
-            self._fernet = MultiFernet([Fernet(key) for key in self._keys])
-        return self._fernet
 
 
 @dataclass(frozen=True, slots=True)

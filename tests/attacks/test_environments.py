@@ -316,9 +316,23 @@ async def test_a_held_callback_whose_environment_is_gone_reaches_nobody(
     with pytest.raises(Unopenable):
         await stage.relay.redeliver(message, 2)
     assert reason(caplog) == expected
+    assert " connection=default reference=" in caplog.messages[-1]
+    assert " environment=prod " in caplog.messages[-1]
     assert not stage.dynamics.posted
     stage.change({})  # until it is poison, the environment may come back
     assert await stage.relay.redeliver(message, 3) is None
+
+
+async def test_what_is_held_for_a_target_of_its_own_that_is_gone_reaches_no_environment(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stage = Stage()
+    message = await held(stage, minted(OWN))
+    stage.change({"DYNAMICS_URL": "", "STATE_KEYS": ""})
+    with pytest.raises(Unopenable):
+        await stage.relay.redeliver(message, 2)
+    assert reason(caplog) == "outbox_environment"
+    assert not stage.dynamics.posted
 
 
 async def test_a_dead_letter_names_its_environment() -> None:

@@ -13,7 +13,7 @@ from cryptography.fernet import Fernet
 from relay import log
 from relay.connections import Connections, Provider, StatePolicy
 from relay.delivery.single_flight import SingleFlight
-from relay.errors import Rejected
+from relay.errors import Misconfigured, Rejected
 from relay.flow import Relay
 from relay.oauth.request import Request
 from relay.ports import Receipt
@@ -76,7 +76,13 @@ class Site:
             state_keys={"k1": KEY},
         )
         self.relay = Relay(
-            Connections({"bank": bank, "default": connection(provider=issuer)}),
+            Connections(
+                {
+                    "bank": bank,
+                    "broken": Misconfigured(("X",)),
+                    "default": connection(provider=issuer),
+                }
+            ),
             Entra(),
             Dynamics([Rejected("dynamics_403", "No.", dynamics_status=403)]),
             Keys(),
@@ -105,8 +111,10 @@ def test_a_flood_of_refusals_neither_fills_the_log_nor_hides_what_is_real(
     for _ in range(each):
         for name, query in junk.values():
             site.receive(name, get(query))
-    # 20 and 4 times 2 lines for 1,200 requests of a minute, and no text of the stranger's.
-    assert len(caplog.records) == 28
+        site.receive("broken", get({"code": "c", "state": "s"}))
+    # 20 and 4 times 2 lines for 1,200 requests of a minute, 20 and 2 for 300 at wrong settings, and
+    # no text of the stranger's.
+    assert len(caplog.records) == 28 + 22
     assert "canary" not in caplog.text
 
     # Meanwhile what bears a signature of Dynamics, or says that something is broken, is all there.
@@ -125,4 +133,4 @@ def test_a_flood_of_refusals_neither_fills_the_log_nor_hides_what_is_real(
     site.receive("bank", get({"code": "c", "state": "canary"}))
     *counts, _ = caplog.records
     left = {vars(record)["reason"]: vars(record)["times"] for record in counts}
-    assert left == dict.fromkeys(junk, each - 5 - 200)
+    assert left == {**dict.fromkeys(junk, each - 5 - 200), "settings": each - 20 - 200}

@@ -50,13 +50,17 @@ FIXED = {
 }
 
 FIELDS = {
+    "configured",
     "connection.name",
     "connection.environment",
+    "sealed.connection",
+    "sealed.environment",
+    "sealed.reference",
+    "sealed.delivery_id",
     "started.environment",
     "callback.delivery_id",
     "delivery_id(connection.name, response)",
     "delivery",
-    "callback.reference",
     "receipt.status",
     "error.dynamics_status",
     "error.reason",

@@ -25,6 +25,7 @@ COLUMNS = {
     "TimeGenerated",
     "outcome",
     "connection",
+    "environment",
     "reference",
     "delivery_id",
     "attempt",
@@ -107,6 +108,7 @@ def test_every_outcome_is_read_from_a_line_that_knows_everything(
         reference="0123456789abcdef",
         attempt=12,
         connection="bank-one",
+        environment="uat-2",
         delivery_id="0123456789abcdef0123456789abcdef",
         dynamics_status=503,
         reason="AADSTS7000215",
@@ -116,6 +118,7 @@ def test_every_outcome_is_read_from_a_line_that_knows_everything(
     assert read == {
         "outcome": str(outcome),
         "connection": "bank-one",
+        "environment": "uat-2",
         "reference": "0123456789abcdef",
         "delivery_id": "0123456789abcdef0123456789abcdef",
         "attempt": "12",
@@ -136,7 +139,8 @@ def test_a_line_that_counts_refusals_is_read_as_so_many(caplog: pytest.LogCaptur
 
 def test_no_alert_depends_on_lines_that_may_be_counted_together() -> None:
     for path in QUERIES.glob("*.kql"):
-        for refusal in log.REFUSALS:
+        # The first ones of each minute have their lines, whatever else comes: one is enough.
+        for refusal in log.REFUSALS - {Outcome.MISCONFIGURED}:
             assert str(refusal) not in text_of(path.name)
 
 
@@ -149,6 +153,7 @@ def test_what_a_line_does_not_know_is_empty(
     assert read == {
         "outcome": str(outcome),
         "connection": "",
+        "environment": "",
         "reference": "",
         "delivery_id": "",
         "attempt": "1",

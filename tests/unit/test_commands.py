@@ -90,7 +90,7 @@ def test_the_keys_of_keygen_work_as_settings(run: Run) -> None:
     callback = Callback.received(connection(), verified(), "0" * 16, now)
     sealer = Sealer(read.app.outbox_keys)
     message = sealer.seal(callback).encode()
-    opened = sealer.open(message, settings_reader.read(SETTINGS | made).connections)
+    opened = sealer.open(message).callback(settings_reader.read(SETTINGS | made).connections)
     assert opened.response == callback.response
 
 

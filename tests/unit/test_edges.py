@@ -291,7 +291,7 @@ def test_what_yesterdays_relay_has_sealed_is_opened_after_the_update() -> None:
     }
     key = Fernet.generate_key()
     message = Fernet(key).encrypt(json.dumps(sealed).encode())
-    assert Sealer([key.decode()]).open(message, Connections({PLAIN.name: PLAIN})) == held
+    assert Sealer([key.decode()]).open(message).callback(Connections({PLAIN.name: PLAIN})) == held
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,9 @@ def test_what_yesterdays_relay_has_sealed_is_opened_after_the_update() -> None:
 def test_the_log_tells_a_strange_message_from_a_newer_relays(content: bytes, reason: str) -> None:
     key = Fernet.generate_key()
     with pytest.raises(Unopenable) as refused:
-        Sealer([key.decode()]).open(Fernet(key).encrypt(content), Connections({PLAIN.name: PLAIN}))
+        Sealer([key.decode()]).open(Fernet(key).encrypt(content)).callback(
+            Connections({PLAIN.name: PLAIN})
+        )
     assert refused.value.reason == reason
 
 

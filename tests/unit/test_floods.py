@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import pytest
 from cryptography.fernet import Fernet
 
-from relay.connections import Connection, Connections, StatePolicy, Target
+from relay.connections import Connection, Connections, Environment, StatePolicy, Target
 from relay.delivery import targets
 from relay.delivery.callback import Callback
 from relay.delivery.hold_limit import CAPACITY, PER_STATE, UNSIGNED, HoldLimit
@@ -200,8 +200,20 @@ async def test_alone_they_use_all_slots() -> None:
     await asyncio.gather(*many)
 
 
-async def test_a_long_pause_is_not_waited_for_in_every_slot() -> None:
-    stage = Stage(signed(), signed("well"), dynamics=Dynamics(pauses=[5.0]))
+def with_environment() -> Connection:
+    own = signed()
+    return replace(own, environments={"dev": Environment(own.credentials, own.target, {})})
+
+
+@pytest.mark.parametrize(
+    "connections",
+    [(signed(), signed("well")), (with_environment(),)],
+    ids=["connections", "environments"],
+)
+async def test_a_long_pause_is_not_waited_for_in_every_slot(
+    connections: tuple[Connection, ...],
+) -> None:
+    stage = Stage(*connections, dynamics=Dynamics(pauses=[5.0]))
     waiting = [
         asyncio.create_task(stage.redeliver(received(signed(), f"state-{number}")))
         for number in range(24)

@@ -249,6 +249,7 @@ async def test_a_connection_with_bad_settings_answers_misconfigured_and_the_othe
     assert stage.untouched
     line = logged(caplog)
     assert (line["outcome"], line["level"]) == ("misconfigured", "ERROR")
+    assert line["connection"] == "broken"
     assert (await stage.receive()).outcome == "delivered"
 
 
@@ -340,7 +341,9 @@ async def test_an_error_record_is_held_while_dynamics_is_down() -> None:
     answer = await stage.receive(DECLINED)
     assert (answer.outcome, answer.status) == ("declined", 400)
     assert answer.held is not None
-    held = stage.relay.sealer and stage.relay.sealer.open(answer.held.encode(), stage.connections)
+    held = stage.relay.sealer and stage.relay.sealer.open(answer.held.encode()).callback(
+        stage.connections
+    )
     assert held
     assert held.response.error == "access_denied"
 

@@ -177,9 +177,19 @@ def test_refusals_with_a_valid_signature_and_other_outcomes_have_a_line_each_in_
     caplog.clear()
     for outcome in Outcome:
         flood.writer.write(Line("1" * 16, reason="x", authenticated=True), outcome)
-    for outcome in set(Outcome) - {Outcome.INVALID, Outcome.UNKNOWN}:
+    for outcome in set(Outcome) - {Outcome.INVALID, Outcome.UNKNOWN, Outcome.MISCONFIGURED}:
         flood.writer.write(Line("1" * 16, reason="x"), outcome)
-    assert len(caplog.records) == 14
+    assert len(caplog.records) == 13
+
+
+def test_wrong_settings_have_lines_of_their_own_in_a_flood_and_are_counted_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    flood = Flood(caplog)
+    flood.refuse(150, "state_key")
+    told = flood.refuse(320, "settings", Outcome.MISCONFIGURED)
+    assert told == [*["reason=settings"] * 20, *["reason=settings times=100"] * 3]
+    assert {each.levelname for each in caplog.records} == {"ERROR"}
 
 
 def test_a_bare_visit_is_not_counted(caplog: pytest.LogCaptureFixture) -> None:

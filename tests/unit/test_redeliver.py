@@ -1,13 +1,15 @@
 """flow.redeliver: what was held ends in Dynamics, or as a dead letter, or is tried again."""
 
+import asyncio
 import logging
+import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography.fernet import Fernet
 
-from relay.connections import Connection, Connections, Provider
+from relay.connections import Connection, Connections, Provider, Target
 from relay.delivery.callback import Callback
 from relay.delivery.sealing import Sealer
 from relay.delivery.single_flight import SingleFlight
@@ -21,8 +23,9 @@ from relay.errors import (
 )
 from relay.flow import PATIENCE, Relay
 from relay.ports import Jwk, Receipt
+from sandbox import loops
 from tests.fakes import CREATED, Dynamics, Entra
-from tests.helpers import CANARY, CODE, STATE, connection, verified
+from tests.helpers import CANARY, CODE, STATE, connection, get, verified
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 WITH_ERROR = '{"code": "{code}", "state": "{state}", "error": "{error}"}'
@@ -153,6 +156,16 @@ async def test_an_expired_code_that_got_through_after_all_is_not_followed_by_an_
     assert len(stage.dynamics.stored) == 1
 
 
+async def test_a_code_is_not_delivered_because_an_error_in_its_place_was() -> None:
+    taken = [CREATED, Receipt(existed=True, status=409)]
+    stage = Stage(connection(body=WITH_ERROR), dynamics=Dynamics([*taken]))
+    message = stage.message()
+    stage.now = NOW + timedelta(hours=1)
+    assert await stage.relay.redeliver(message, 3) is None
+    again = await stage.relay.receive("default", get({"code": CODE, "state": STATE}))
+    assert (again.outcome, len(stage.dynamics.posted)) == ("duplicate", 2)
+
+
 async def test_a_short_pause_is_sat_out_and_a_long_one_goes_back_to_the_queue() -> None:
     stage = Stage(dynamics=Dynamics(pauses=[0.05, 0.0]))
     assert await stage.relay.redeliver(stage.message(), 2) is None
@@ -160,6 +173,40 @@ async def test_a_short_pause_is_sat_out_and_a_long_one_goes_back_to_the_queue() 
     with pytest.raises(Unavailable):
         await closed.relay.redeliver(closed.message(), 2)
     assert closed.dynamics.stored == []
+
+
+async def test_a_code_whose_time_ends_in_a_pause_is_not_sent_after_it() -> None:
+    stage = Stage(dynamics=Dynamics(pauses=[0.01, 0.0]))
+    moments = iter([NOW + timedelta(seconds=284), NOW + timedelta(seconds=290)])
+    message = stage.message()
+    with pytest.raises(Unavailable):
+        await replace(stage.relay, now=lambda: next(moments)).redeliver(message, 2)
+    assert stage.dynamics.posted == []
+    stage.now = NOW + timedelta(seconds=300)
+    letter = await stage.relay.redeliver(message, 3)
+    assert letter is not None
+    assert letter.reason == "expired"
+
+
+class Throttled(Dynamics):
+    """Has one pause of so many seconds, which ends by the clock."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._ends = time.monotonic() + seconds
+
+    def pause(self, target: Target) -> float:
+        return max(0.0, self._ends - time.monotonic())
+
+
+def test_a_pause_is_over_when_its_wait_is_over_on_the_event_loop_of_azure() -> None:
+    async def all_of_them() -> None:
+        for number in range(20):
+            stage = Stage(dynamics=Throttled(0.005 + number / 7_000))
+            assert await stage.relay.redeliver(stage.message(), 2) is None
+
+    with asyncio.Runner(loop_factory=loops.new_event_loop) as runner:
+        runner.run(all_of_them())
 
 
 async def test_what_cannot_be_opened_is_raised_until_the_host_calls_it_poison(
@@ -192,3 +239,15 @@ async def test_a_bug_is_tried_again_and_tells_no_value(caplog: pytest.LogCapture
     assert CANARY not in caplog.text
     assert raised.value.__suppress_context__
     assert "RuntimeError" in caplog.text
+
+
+async def test_a_bug_before_the_delivery_has_its_line_too(caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> datetime:
+        raise RuntimeError(f"with {CODE}")
+
+    stage = Stage()
+    with pytest.raises(Unavailable):
+        await replace(stage.relay, now=broken).redeliver(stage.message(), 2)
+    assert CANARY not in caplog.text
+    assert "callback held connection=default reference=0011223344556677" in caplog.messages[-1]
+    assert caplog.messages[-1].endswith(" reason=unforeseen")

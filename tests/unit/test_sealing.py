@@ -33,14 +33,16 @@ def held(**parts: str) -> Callback:
 def test_what_is_sealed_comes_back_as_it_was() -> None:
     sealer = Sealer([NEW])
     callback = held(realmId="4711 ä")
-    assert sealer.open(sealer.seal(callback).encode(), CONNECTIONS) == callback
+    sealed = sealer.open(sealer.seal(callback).encode())
+    assert sealed.callback(CONNECTIONS) == callback
+    assert CODE not in repr(sealed)
 
 
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=200))
 def test_every_code_survives_to_the_last_character(code: str) -> None:
     sealer = Sealer([NEW])
     callback = Callback.received(BANK, verified(code=code, state=code), "00112233aabbccdd", NOW)
-    assert sealer.open(sealer.seal(callback).encode(), CONNECTIONS).response.code == code
+    assert sealer.open(sealer.seal(callback).encode()).callback(CONNECTIONS).response.code == code
 
 
 def test_nothing_of_it_can_be_read() -> None:
@@ -59,10 +61,10 @@ def test_the_same_callback_never_looks_the_same() -> None:
 def test_the_first_key_seals_and_any_opens() -> None:
     before = Sealer([OLD]).seal(held()).encode()
     after = Sealer([NEW, OLD]).seal(held()).encode()
-    assert Sealer([NEW, OLD]).open(before, CONNECTIONS) == held()
-    assert Sealer([NEW]).open(after, CONNECTIONS) == held()
+    assert Sealer([NEW, OLD]).open(before).callback(CONNECTIONS) == held()
+    assert Sealer([NEW]).open(after).callback(CONNECTIONS) == held()
     with pytest.raises(Unopenable):
-        Sealer([NEW]).open(before, CONNECTIONS)
+        Sealer([NEW]).open(before).callback(CONNECTIONS)
 
 
 @pytest.mark.parametrize("place", [0, 5, 20, 60, -40, -1])
@@ -70,14 +72,14 @@ def test_a_message_that_was_touched_does_not_open(place: int) -> None:
     sealed = bytearray(base64.urlsafe_b64decode(Sealer([NEW]).seal(held())))
     sealed[place] ^= 1
     with pytest.raises(Unopenable) as refusal:
-        Sealer([NEW]).open(base64.urlsafe_b64encode(sealed), CONNECTIONS)
+        Sealer([NEW]).open(base64.urlsafe_b64encode(sealed)).callback(CONNECTIONS)
     assert CANARY not in f"{refusal.value!r}{refusal.value}"
 
 
 @pytest.mark.parametrize("message", [b"", b"{}", b"not a token", b"\xff\xfe", b"gAAAAA=="])
 def test_what_is_no_message_does_not_open(message: bytes) -> None:
     with pytest.raises(Unopenable) as refusal:
-        Sealer([NEW]).open(message, CONNECTIONS)
+        Sealer([NEW]).open(message).callback(CONNECTIONS)
     assert refusal.value.reason == "outbox_seal"
 
 
@@ -85,7 +87,7 @@ def test_what_is_no_message_does_not_open(message: bytes) -> None:
 def test_a_message_of_another_form_does_not_open(content: str) -> None:
     message = Fernet(NEW).encrypt(content.encode())
     with pytest.raises(Unopenable):
-        Sealer([NEW]).open(message, CONNECTIONS)
+        Sealer([NEW]).open(message).callback(CONNECTIONS)
 
 
 def test_a_message_with_parts_missing_does_not_open() -> None:
@@ -93,7 +95,7 @@ def test_a_message_with_parts_missing_does_not_open() -> None:
     for part in content:
         less = {name: value for name, value in content.items() if name != part}
         with pytest.raises(Unopenable) as refusal:
-            Sealer([NEW]).open(Fernet(NEW).encrypt(json.dumps(less).encode()), CONNECTIONS)
+            Sealer([NEW]).open(Fernet(NEW).encrypt(json.dumps(less).encode())).callback(CONNECTIONS)
         is_sealed = part in ("version", "connection")
         assert refusal.value.reason == ("outbox_seal" if is_sealed else "outbox_version")
 
@@ -102,10 +104,10 @@ def test_a_message_goes_to_the_connection_it_was_sealed_for_or_nowhere() -> None
     message = Sealer([NEW]).seal(held()).encode()
     other = connection(name="other")
     with pytest.raises(UnknownConnection):
-        Sealer([NEW]).open(message, Connections({"other": other}))
+        Sealer([NEW]).open(message).callback(Connections({"other": other}))
     with pytest.raises(Misconfigured):
-        Sealer([NEW]).open(
-            message, Connections({"bank-of-canary": Misconfigured(("DYNAMICS_URL",))})
+        Sealer([NEW]).open(message).callback(
+            Connections({"bank-of-canary": Misconfigured(("DYNAMICS_URL",))})
         )
 
 
@@ -134,7 +136,9 @@ def test_the_time_of_a_message_is_the_one_it_was_sealed_with_whatever_the_settin
 ):
     message = Sealer([NEW]).seal(held()).encode()
     now_longer = Connections({"bank-of-canary": connection(name="bank-of-canary", code_ttl=900)})
-    assert Sealer([NEW]).open(message, now_longer).expires_at == NOW + timedelta(seconds=60)
+    assert Sealer([NEW]).open(message).callback(now_longer).expires_at == NOW + timedelta(
+        seconds=60
+    )
 
 
 def test_a_dead_letter_has_what_an_operator_needs_and_no_code() -> None:
@@ -157,7 +161,7 @@ def test_a_message_of_the_version_before_opens() -> None:
     content = json.loads(Fernet(NEW).decrypt(Sealer([NEW]).seal(held()).encode()))
     del content["response"]["jti"]
     message = Fernet(NEW).encrypt(json.dumps(content).encode())
-    assert Sealer([NEW]).open(message, CONNECTIONS) == held()
+    assert Sealer([NEW]).open(message).callback(CONNECTIONS) == held()
 
 
 def test_a_relay_that_knows_no_environments_opens_no_message_for_one() -> None:
@@ -172,7 +176,7 @@ def test_a_relay_that_knows_no_environments_opens_no_message_for_one() -> None:
     content = json.loads(Fernet(NEW).decrypt(message))
     assert content["version"] == 2
     assert (content["environment"], content["url"]) == ("dev", DEV_URL)
-    opened = Sealer([NEW]).open(message, Connections({"bank-of-canary": at}))
+    opened = Sealer([NEW]).open(message).callback(Connections({"bank-of-canary": at}))
     assert opened == callback
     assert opened.response.environment == "dev"
     letter = json.loads(DeadLetter.of(callback, "dynamics_403", 1, NOW).to_json())
@@ -184,7 +188,7 @@ def test_a_relay_that_knows_no_environments_opens_no_message_for_one() -> None:
     ):
         now = Connections({"bank-of-canary": dataclasses.replace(own, environments=environments)})
         with pytest.raises(Unopenable) as refusal:
-            Sealer([NEW]).open(message, now)
+            Sealer([NEW]).open(message).callback(now)
         assert refusal.value.reason == reason
 
 
@@ -202,7 +206,7 @@ def test_a_message_of_a_version_that_is_not_known_says_so(version: object) -> No
     content = json.loads(Fernet(NEW).decrypt(Sealer([NEW]).seal(held()).encode()))
     message = Fernet(NEW).encrypt(json.dumps({**content, "version": version}).encode())
     with pytest.raises(Unopenable) as refusal:
-        Sealer([NEW]).open(message, CONNECTIONS)
+        Sealer([NEW]).open(message).callback(CONNECTIONS)
     assert refusal.value.reason == "outbox_version"
 
 

@@ -698,7 +698,8 @@ GROUPS: tuple[Group, ...] = (
             ),
             Reason(
                 "outbox_environment",
-                "its [environment](settings.md#environments) is no longer in the settings",
+                "its [environment](settings.md#environments), or the connection's own target, is "
+                "no longer in the settings",
                 "put it back, or let the person start again",
             ),
             Reason(
