@@ -20,7 +20,8 @@ FORM = "application/x-www-form-urlencoded"
 JSON = "application/json"
 IMPLICIT = ("access_token", "id_token", "token")
 RESPONSE = ("error", "error_description", "error_uri", "iss", "session_state")
-_KNOWN = ("code", "state", *RESPONSE, *IMPLICIT)
+# `error_description` is never a reason to refuse.
+_STRINGS = {"code", "state", *RESPONSE, *IMPLICIT} - {"error_description"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +191,7 @@ def strings(members: Iterable[tuple[str, object]]) -> Parameters:
     """
     pairs = []
     for name, value in members:
-        if value is not None and not isinstance(value, str) and name in _KNOWN:
+        if value is not None and not isinstance(value, str) and name in _STRINGS:
             raise InvalidResponse("json", f"The member {name} is not a string.")
         raw = _bytes(value) if isinstance(value, str) else b""
         pairs.append(Parameter(_text(_bytes(name)), raw))

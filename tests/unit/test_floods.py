@@ -140,6 +140,14 @@ async def test_a_pause_is_of_one_connection_and_its_neighbours_try_one_at_a_time
     assert ways.throttle.pause(target("told")) == 17
 
 
+def test_of_two_pauses_the_longer_one_counts_and_at_first_there_is_none() -> None:
+    throttle = Throttle(Clock(0.0))  # as on a machine that has just started
+    assert throttle.pause(target("told")) == 0
+    throttle.close(target("told"), 17)
+    throttle.close(target("told"), 5)
+    assert throttle.pause(target("told")) == 17
+
+
 async def test_a_neighbour_that_waits_for_its_turn_is_not_sent_after_a_pause_of_its_own() -> None:
     ways = Ways()
     ways.throttle.close(target("told"), 17)
