@@ -561,7 +561,9 @@ async def test_an_ipv6_address_is_not_asked_for_through_a_proxy(
     environment.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     error = await refusal(Unavailable, client, "https://[2001:db8::1]:8443/x")
     assert error.reason == "dynamics_proxy_ipv6"
-    assert "DYNAMICS_URL" in str(error)
+    assert str(error) == (
+        "A proxy is not asked for an IPv6 address. Name the host in DYNAMICS_URL."
+    )
 
 
 @pytest.mark.parametrize(

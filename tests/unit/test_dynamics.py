@@ -19,7 +19,7 @@ from relay.connections import Target
 from relay.delivery import targets
 from relay.delivery.dynamics import DynamicsClient
 from relay.delivery.targets import Known, Meaning
-from relay.errors import Rejected, Unauthorized, Unavailable, Undelivered
+from relay.errors import ApplicationFailed, Rejected, Unauthorized, Unavailable, Undelivered
 from relay.ports import AccessToken, Receipt
 from tests.fakes import Clock
 from tests.helpers import CANARY, CODE, STATE, URL, connection
@@ -113,6 +113,36 @@ def odata(message: object, kind: object = AX) -> dict[str, object]:
             "innererror": {"message": message, "type": kind, "stacktrace": "   at Dynamics.AX"},
         }
     }
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "of", "sentence"),
+    [
+        (Unauthorized, 401, {}, "Dynamics does not know the relay."),
+        (Rejected, 400, {}, "Dynamics refuses the callback."),
+        (Unavailable, 503, {}, "Dynamics is not available just now."),
+        (ApplicationFailed, 500, {"ExceptionType": "X"}, "The application in Dynamics failed."),
+    ],
+)
+async def test_a_program_is_told_in_a_sentence_of_the_relays_what_dynamics_answered(
+    dynamics: DynamicsClient, server: Answers, kind: Any, status: int, of: object, sentence: str
+) -> None:
+    server.add(status, of=of)
+    assert str(await failure(kind, dynamics)) == sentence
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        (httpx.ReadTimeout(CANARY), "Dynamics did not answer in time."),
+        (httpx.ConnectError(CANARY), "Dynamics cannot be reached."),
+    ],
+)
+async def test_a_program_is_told_in_a_sentence_of_the_relays_that_none_came(
+    dynamics: DynamicsClient, httpx_mock: HTTPXMock, fault: Exception, sentence: str
+) -> None:
+    httpx_mock.add_exception(fault)
+    assert str(await failure(Unavailable, dynamics)) == sentence
 
 
 # -- what Dynamics gets --------------------------------------------------------------------------
