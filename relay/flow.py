@@ -143,7 +143,7 @@ class _Invocation:
             # Also where its settings are wrong.
             self.line.connection = configured
         connection = self.relay.connections.get(name)
-        self.line.connection, self.line.unsigned = connection.name, not connection.signed
+        self.line.unsigned = not connection.signed
         return connection
 
     def note(self, error: RelayError) -> None:

@@ -117,7 +117,7 @@ def authority(value: str) -> str:
     return url
 
 
-@cache  # as above
+@cache  # most connections and environments inherit one
 def _tenant(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9.-]+", value) or value.lower() in clouds.NO_TENANT:
         raise ValueError

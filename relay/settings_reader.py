@@ -170,18 +170,16 @@ class _Own:
     def environments(self) -> dict[str, _Layer]:
         """The settings of the environments by their names; `settings` gets what names none."""
         found: dict[str, _Layer] = {}
-        layers: dict[str, _Layer] = {}
         for full, setting, value in self.inner:
             label, _, inner = setting.removeprefix(ENVIRONMENTS).partition("__")
-            layer = layers.get(label)
-            if layer is None or not inner:
-                name = _name(label)
-                if name is None or not inner or len(name) > MAX_ENVIRONMENT:
-                    # The model reports it as a problem of this connection.
-                    self.settings[setting] = value
-                    continue
-                layer = found.setdefault(name, _Layer(full.removesuffix(inner), {}))
-                layers[label] = layer
+            name = _name(label)
+            if name is None or not inner or len(name) > MAX_ENVIRONMENT:
+                # The model reports it as a problem of this connection.
+                self.settings[setting] = value
+                continue
+            layer = found.get(name)
+            if layer is None:
+                layer = found[name] = _Layer(full.removesuffix(inner), {})
             # An unknown setting too: the model reports it as a problem of this environment.
             layer.settings[inner] = value
         return found
@@ -196,7 +194,8 @@ def _owners(given: Mapping[str, str], problems: list[str]) -> tuple[_Own, dict[s
         elif full.startswith(PREFIX) and not connections.add(full, value):
             problems.append(_unnamed(PREFIX))
     targets = [*(each.settings for each in plain.environments.values()), given]
-    problems += [_unnamed(ENVIRONMENTS)] * bool(plain.settings)
+    if plain.settings:
+        problems.append(_unnamed(ENVIRONMENTS))
     if "URISTRING" in given or any("DYNAMICS_URL" in each for each in targets):
         connections.found.setdefault(DEFAULT, _Own())
     for name, setting, value in connections.unknown:

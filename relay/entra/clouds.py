@@ -63,10 +63,7 @@ def of_login(authority: str) -> Cloud | None:
 def of_dynamics(url: str) -> Cloud | None:
     """Return the cloud of a Dynamics host, if its name has a known suffix."""
     host = _host(url)
-    for cloud in CLOUDS:
-        if host.endswith(cloud.dynamics):
-            return cloud
-    return None
+    return next((cloud for cloud in CLOUDS if host.endswith(cloud.dynamics)), None)
 
 
 def is_adfs(authority: str) -> bool:
