@@ -129,7 +129,7 @@ class Server(sandbox.Startable):
         tls = self._tls
         return uvicorn.Config(
             self._app,
-            http=self._http,
+            http=_refused_after_the_stop(self._http, self._state),
             ws="none",
             lifespan="on" if self._lifespan else "off",
             log_config=None,
@@ -250,6 +250,29 @@ def _transport(scope: Scope) -> asyncio.Transport:
 
 class _State(ServerState):
     accepted = 0
+    stopped = False
+
+
+def _refused_after_the_stop(
+    connection: type[asyncio.Protocol], state: _State
+) -> type[asyncio.Protocol]:
+    """Abort what completes its TLS handshake after the stop: until then nobody knows of it."""
+
+    class Connection(connection):  # type: ignore[misc, valid-type]
+        late = False
+
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            self.late = state.stopped
+            if self.late:
+                transport.abort()
+            else:
+                super().connection_made(transport)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if not self.late:
+                super().connection_lost(exc)
+
+    return Connection
 
 
 class _Connection(H11Protocol):
@@ -272,9 +295,12 @@ class _Uvicorn(uvicorn.Server):
     uvicorn's own waits 100 ms once or twice, which tests would do a thousand times.
     """
 
+    server_state: _State
+
     def __init__(self, config: uvicorn.Config, state: _State) -> None:
         super().__init__(config)
         self.server_state = state
+        state.stopped = False
         self.ready = threading.Event()
         self._exit: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
 
@@ -299,6 +325,7 @@ class _Uvicorn(uvicorn.Server):
                     await exit_now.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.server_state.stopped = True
         for server in self.servers:
             server.close()
             # Includes those in their TLS handshake. uvloop's server has no such method: its loop

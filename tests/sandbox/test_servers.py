@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandbox import dynamics as fno
 from sandbox import entra as login
-from sandbox import loops
+from sandbox import kestrel, loops
 from sandbox.consumer import Consumer, ConsumerError
 from sandbox.dynamics import Dynamics, Names
 from sandbox.entra import Entra
@@ -206,6 +206,39 @@ def test_a_server_that_stops_does_not_wait_for_its_clients(
         assert isinstance(request.exception(timeout=2), httpx.TransportError)
         with suppress(ConnectionError):
             assert silent.recv(1) == b""
+
+
+@pytest.mark.parametrize("http", [None, kestrel.Connection])
+def test_who_completes_the_handshake_after_the_stop_is_dropped(
+    http: type[asyncio.Protocol] | None, authority: Authority
+) -> None:
+    answers: list[bytes] = []
+
+    def handshake() -> None:
+        with (
+            suppress(ConnectionError),
+            trust.wrap_socket(early, server_hostname="localhost") as client,
+        ):
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            answers.append(client.recv(1))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await PlainTextResponse("hello")(scope, receive, send)
+            return
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()  # all connections have been aborted
+        await asyncio.to_thread(handshake)
+        await send({"type": "lifespan.shutdown.complete"})
+
+    trust = authority.client_context()
+    server = Server(app, tls=authority.server_context(), lifespan=True, http=http)
+    with server, socket.create_connection(("127.0.0.1", server.port), timeout=5) as early:
+        with new_client(trust) as later:
+            assert later.get(server.url).is_success  # so the early one has been accepted
+        server.stop()
+    assert b"".join(answers) == b""
 
 
 def test_a_stopped_server_leaves_no_thread_behind() -> None:
