@@ -25,6 +25,7 @@ from sandbox import loops
 
 START_SECONDS = 10
 STOP_SECONDS = 5
+DRAIN_SECONDS = 2
 MAX_HEAD = 128 * 1024
 """Bytes of a request's head: more than any app here accepts, so that the app itself refuses."""
 
@@ -137,7 +138,7 @@ class Server(sandbox.Startable):
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=60,
-            timeout_graceful_shutdown=2,
+            timeout_graceful_shutdown=DRAIN_SECONDS,
             h11_max_incomplete_event_size=MAX_HEAD,
             ssl_context_factory=(lambda *_: tls) if tls else None,
         )

@@ -49,7 +49,7 @@ class Stage:
 
     def ask(self, **changes: str) -> requests.Response:
         form = {"grant_type": "client_credentials", "client_id": APP, "scope": SCOPE, **changes}
-        return self.session.post(f"{self.url}/adfs/oauth2/token", data=form, timeout=5)
+        return self.session.post(f"{self.url}/adfs/oauth2/token", data=form, timeout=30)
 
     def signed(self, *, alg: str = "RS256", header: Any = None, **changes: Any) -> str:
         """Return a good assertion, but for `changes`; `None` leaves a claim out."""
@@ -128,8 +128,8 @@ def test_msal_gets_a_token_by_every_kind_of_credential(
 def test_its_token_is_signed_by_its_published_key_and_names_no_tenant(stage: Stage) -> None:
     token = stage.ask(client_secret=SECRET).json()["access_token"]
     metadata_url = f"{stage.url}/adfs/.well-known/openid-configuration"
-    metadata = stage.session.get(metadata_url, timeout=5).json()
-    keys = stage.session.get(metadata["jwks_uri"], timeout=5).json()
+    metadata = stage.session.get(metadata_url, timeout=30).json()
+    keys = stage.session.get(metadata["jwks_uri"], timeout=30).json()
     claims = foreign_jwt.decode(token, KeySet.import_key_set(keys), algorithms=["RS256"]).claims
     assert claims.pop("exp") - claims.pop("iat") == 3600
     del claims["nbf"]
@@ -235,7 +235,7 @@ def test_msal_is_told_that_its_certificate_does_not_do(
 
 def test_it_has_no_other_tenants_and_no_v2_paths(stage: Stage) -> None:
     for path in ("/adfs/v2.0/.well-known/openid-configuration", "/common/oauth2/v2.0/token"):
-        assert stage.session.get(f"{stage.url}{path}", timeout=5).status_code == 404
+        assert stage.session.get(f"{stage.url}{path}", timeout=30).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -328,5 +328,5 @@ def test_it_plays_a_fault_once_and_then_works_again(
 def test_its_metadata_can_be_down_while_tokens_are_not(stage: Stage) -> None:
     stage.adfs.mode = Fault.METADATA_DOWN
     url = f"{stage.url}/adfs/.well-known/openid-configuration"
-    assert stage.session.get(url, timeout=5).status_code == 503
+    assert stage.session.get(url, timeout=30).status_code == 503
     assert stage.ask(client_secret=SECRET).ok

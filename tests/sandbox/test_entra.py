@@ -106,7 +106,7 @@ class Stage:
     def ask(self, tenant: str = TENANT, **changes: str) -> requests.Response:
         """Ask by hand, with what MSAL would never send."""
         form = {"grant_type": "client_credentials", "client_id": APP, "scope": SCOPE, **changes}
-        return self.session.post(f"{self.url}/{tenant}/oauth2/v2.0/token", data=form, timeout=5)
+        return self.session.post(f"{self.url}/{tenant}/oauth2/v2.0/token", data=form, timeout=30)
 
     def assert_by(self, assertion: str | bytes, **changes: str) -> requests.Response:
         text = assertion if isinstance(assertion, str) else assertion.decode()
@@ -666,7 +666,7 @@ def test_a_token_that_has_expired_is_no_longer_good(stage: Stage) -> None:
 
 def test_the_metadata_names_both_ways_to_prove_who_one_is(stage: Stage) -> None:
     url = f"{stage.url}/{TENANT}/v2.0/.well-known/openid-configuration"
-    methods = stage.session.get(url, timeout=5).json()["token_endpoint_auth_methods_supported"]
+    methods = stage.session.get(url, timeout=30).json()["token_endpoint_auth_methods_supported"]
     assert methods == ["client_secret_post", "private_key_jwt"]
 
 

@@ -40,7 +40,7 @@ class Stage:
         """Ask by hand for a token of the app's own identity; `None` leaves a parameter out."""
         query = {"api-version": "2019-08-01", "resource": RESOURCE, **changes}
         headers = {"X-IDENTITY-HEADER": self.endpoint.header if header is None else header}
-        return self.session.get(f"{self.url}/msi/token", params=query, headers=headers, timeout=5)
+        return self.session.get(f"{self.url}/msi/token", params=query, headers=headers, timeout=30)
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_dynamics_takes_the_token_of_an_identity_that_it_knows(
                 f"{server.url}/data/OAuthCallbacks",
                 json={"code": "code", "state": "state"},
                 headers={"Authorization": f"Bearer {token}"},
-                timeout=5,
+                timeout=30,
             )
             statuses.append(answer.status_code)
     assert statuses == [201, 401]
@@ -269,7 +269,7 @@ def test_it_breaks_the_wire_until_the_mode_is_cleared(
             environment["IDENTITY_ENDPOINT"],
             params={"api-version": "2019-08-01", "resource": RESOURCE},
             headers={"X-IDENTITY-HEADER": environment["IDENTITY_HEADER"]},
-            timeout=0.3 if fault is Fault.HANG else 5,
+            timeout=0.3 if fault is Fault.HANG else 30,
         )
     stage.endpoint.mode = None
     assert stage.ask().ok

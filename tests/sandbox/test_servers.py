@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandbox import dynamics as fno
 from sandbox import entra as login
-from sandbox import kestrel, loops
+from sandbox import kestrel, loops, serving
 from sandbox.consumer import Consumer, ConsumerError
 from sandbox.dynamics import Dynamics, Names
 from sandbox.entra import Entra
@@ -85,7 +85,7 @@ def provider_server(authority: Authority) -> Iterator[Server]:
 
 
 def new_client(trust: ssl.SSLContext) -> httpx.Client:
-    return httpx.Client(verify=trust, trust_env=False, timeout=5)
+    return httpx.Client(verify=trust, trust_env=False, timeout=30)
 
 
 def put(app: ASGIApp, server: Server) -> None:
@@ -103,7 +103,7 @@ def waiting(client: httpx.Client, seconds: float) -> Iterator[None]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -162,15 +162,16 @@ def test_a_server_counts_tcp_connections_not_requests(authority: Authority) -> N
 
 
 def test_a_server_answers_without_waiting_for_acknowledgements(authority: Authority) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        socket_of_it = scope["state"]["connection"].transport.get_extra_info("socket")
+        no_delay = socket_of_it.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        await PlainTextResponse(f"{no_delay}")(scope, receive, send)
+
     with (
-        Server(PlainTextResponse("hello"), tls=authority.server_context()) as server,
+        Server(app, tls=authority.server_context()) as server,
         new_client(authority.client_context()) as client,
     ):
-        client.get(server.url)
-        started = time.monotonic()
-        for _ in range(50):
-            client.get(server.url)
-        assert time.monotonic() - started < 50 * 0.04  # what Nagle and delayed ACKs would cost
+        assert client.get(server.url).text != "0"
 
 
 def test_a_server_goes_down_and_comes_up_at_the_same_address(authority: Authority) -> None:
@@ -189,21 +190,22 @@ def test_a_server_goes_down_and_comes_up_at_the_same_address(authority: Authorit
 
 @pytest.mark.parametrize("new_event_loop", [loops.new_event_loop, asyncio.SelectorEventLoop])
 def test_a_server_that_stops_does_not_wait_for_its_clients(
-    new_event_loop: Callable[[], asyncio.AbstractEventLoop], authority: Authority
+    new_event_loop: Callable[[], asyncio.AbstractEventLoop],
+    authority: Authority,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(serving, "DRAIN_SECONDS", 600)  # `stop()` gives up long before
     tls = authority.server_context()
     with (
         ThreadPoolExecutor() as threads,
         Server(Hang(), tls=tls, new_event_loop=new_event_loop) as server,
         new_client(authority.client_context()) as client,
-        socket.create_connection(("127.0.0.1", server.port), timeout=2) as silent,  # no TLS hello
+        socket.create_connection(("127.0.0.1", server.port), timeout=30) as silent,  # no TLS hello
     ):
         request = threads.submit(client.get, server.url)
         until(lambda: server.connections == 2)
-        started = time.monotonic()
         server.stop()
-        assert time.monotonic() - started < 2
-        assert isinstance(request.exception(timeout=2), httpx.TransportError)
+        assert isinstance(request.exception(timeout=30), httpx.TransportError)
         with suppress(ConnectionError):
             assert silent.recv(1) == b""
 
@@ -234,7 +236,7 @@ def test_who_completes_the_handshake_after_the_stop_is_dropped(
 
     trust = authority.client_context()
     server = Server(app, tls=authority.server_context(), lifespan=True, http=http)
-    with server, socket.create_connection(("127.0.0.1", server.port), timeout=5) as early:
+    with server, socket.create_connection(("127.0.0.1", server.port), timeout=30) as early:
         with new_client(trust) as later:
             assert later.get(server.url).is_success  # so the early one has been accepted
         server.stop()
@@ -822,7 +824,7 @@ def test_a_reset_reaches_the_wire_as_rst(
     dynamics.mode = fno.Fault.RESET
     address = ("127.0.0.1", dynamics_server.port)
     with (
-        socket.create_connection(address, timeout=5) as plain,
+        socket.create_connection(address, timeout=30) as plain,
         trust.wrap_socket(plain, server_hostname="localhost") as tls,
     ):
         tls.sendall(b"POST /data/OAuthCallbacks HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")

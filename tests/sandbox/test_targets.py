@@ -61,7 +61,7 @@ class Stage:
         self.server = self._stack.enter_context(Server(self.place, tls=tls))
         self.entra.resources.add(self.server.url)
         self.client = self._stack.enter_context(
-            httpx.Client(verify=authority.client_context(), trust_env=False, timeout=5)
+            httpx.Client(verify=authority.client_context(), trust_env=False, timeout=30)
         )
         self.token = self.new_token(self.server.url)
 
