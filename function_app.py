@@ -95,7 +95,7 @@ async def gauge(timer: func.TimerRequest) -> None:  # noqa: ARG001 - bound by it
     """Log how many messages lie in the queues: the alerts read these lines."""
     from relay.tools import gauge as gauges  # noqa: PLC0415 - no callback needs it
 
-    await asyncio.to_thread(gauges.measure, _environ)
+    await gauges.measure(_environ, the_relay.writer)
 
 
 @app.function_name("authorize")
@@ -129,7 +129,8 @@ async def done(req: func.HttpRequest) -> func.HttpResponse:
 @app.function_name("health")
 @app.route("health", methods=["GET", "HEAD"])
 async def health(req: func.HttpRequest) -> func.HttpResponse:  # noqa: ARG001 - bound by its name
-    """Return 200 if the settings validate, else 503. No I/O."""
+    """Return 200 if the settings validate, else 503. No I/O. What the start logged comes now."""
+    the_relay.writer.flush()
     healthy = not the_relay.connections.problems
     return _response(pages.health(relay.__version__, healthy=healthy))
 

@@ -4,11 +4,11 @@ The first token is requested before the settings are validated: importing the mo
 the app takes longer than Entra's answer, and is done meanwhile.
 """
 
-import logging
 import os
 import re
 import time
 from collections.abc import Mapping
+from logging import ERROR, WARNING
 from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
@@ -31,8 +31,6 @@ from relay.errors import Misconfigured
 if TYPE_CHECKING:
     from relay.flow import Relay
     from relay.settings_reader import Settings
-
-logger = logging.getLogger(__name__)
 
 AT_ONCE = 50
 """Connections up to which all are read before the app is ready; it takes 0.1 ms for each target."""
@@ -65,7 +63,8 @@ def app(environ: Mapping[str, str] = os.environ, *, ahead: bool = False) -> App:
         context, bad_bundle = outgoing.trust(given.get("CA_BUNDLE"), environ), False
     except OSError:
         context, bad_bundle = outgoing.trust(None, {}), True
-    tokens = TokenCache(context)
+    writer = log.Writer()
+    tokens = TokenCache(context, say=writer.later)
     first = _first_credentials(given)
     if ahead and first is not None and not bad_bundle:
         tokens.fetch_ahead([first])
@@ -81,10 +80,10 @@ def app(environ: Mapping[str, str] = os.environ, *, ahead: bool = False) -> App:
             dict.fromkeys(connections.by_name, Misconfigured(problems)), problems
         )
     if ahead and len(connections.by_name) > AT_ONCE:
-        settling = (connections, read, tokens)
+        settling = (connections, read, tokens, writer.later)
         Thread(target=_settle_later, args=settling, name="settings", daemon=True).start()
     else:
-        _settle(connections, read, tokens, ahead=ahead)
+        _settle(connections, read, tokens, writer.later, ahead=ahead)
 
     from relay.delivery.dynamics import DynamicsClient  # noqa: PLC0415 - likewise
     from relay.delivery.sealing import Sealer  # noqa: PLC0415
@@ -101,11 +100,14 @@ def app(environ: Mapping[str, str] = os.environ, *, ahead: bool = False) -> App:
         deliveries=SingleFlight(),
         sealer=Sealer(read.app.outbox_keys) if read.app.outbox_keys else None,
         spans=Spans(tracer(environ)),
+        writer=writer,
     )
     return App(relay, read.app.outbox_queue)
 
 
-def _settle(connections: Connections, read: "Settings", tokens: TokenCache, *, ahead: bool) -> None:
+def _settle(
+    connections: Connections, read: "Settings", tokens: TokenCache, say: log.Say, *, ahead: bool
+) -> None:
     """Read all connections: keep and fetch their tokens, log what is wrong or suspicious."""
     usable = [each for each in connections.by_name.values() if isinstance(each, Connection)]
     routes = [route for each in usable for route in each.targets]
@@ -114,21 +116,23 @@ def _settle(connections: Connections, read: "Settings", tokens: TokenCache, *, a
     if ahead:
         tokens.fetch_ahead(configured)
     for problem in connections.problems:
-        logger.error("setting %s", problem)
+        say(ERROR, "setting %s", problem)
     for warning in read.warnings:
-        logger.warning("setting %s", warning)
+        say(WARNING, "setting %s", warning)
     for each in usable:
         if each.state_policy is StatePolicy.OPAQUE:
-            logger.warning("setting STATE_POLICY: is opaque at %s, strangers write rows", each.name)
+            say(WARNING, "setting STATE_POLICY: is opaque at %s, strangers write rows", each.name)
 
 
-def _settle_later(connections: Connections, read: "Settings", tokens: TokenCache) -> None:
+def _settle_later(
+    connections: Connections, read: "Settings", tokens: TokenCache, say: log.Say
+) -> None:
     """Do the same in a thread, in steps that leave the processor to callbacks."""
     time.sleep(SETTLE)
     for name in connections.by_name:
         time.sleep(STEP)
         _ = connections.by_name[name]
-    _settle(connections, read, tokens, ahead=True)
+    _settle(connections, read, tokens, say, ahead=True)
 
 
 def _first_credentials(given: Mapping[str, str]) -> ClientCredentials | None:

@@ -1,5 +1,9 @@
 """The log: one line per outcome; libraries that log requests or responses are silenced.
 
+The host takes the lines of running invocations only: none that is written while the app is
+imported, and none from a thread (azure-functions-python-worker#1728, #1860). So those wait in
+`Writer.later` for the next invocation.
+
 Of the refusals that anybody can cause at will only the first of each minute have a line each.
 
 Never logged: code, state, verifier, token, secret, cookie, error description, URL, query, body.
@@ -8,9 +12,10 @@ Never logged: code, state, verifier, token, secret, cookie, error description, U
 import logging
 import time
 import traceback
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from relay.outcome import Outcome
 
@@ -109,6 +114,18 @@ def quiet() -> None:
             chatty.addHandler(logging.NullHandler())
 
 
+class Say(Protocol):
+    """Takes a level of `logging`, and a text with its values."""
+
+    def __call__(self, level: int, text: str, *values: object) -> None:
+        """Write it, now or later."""
+
+
+def at_once(level: int, text: str, *values: object) -> None:
+    """Write a line now: for commands, and inside of an invocation."""
+    logger.log(level, text, *values)
+
+
 class Writer:
     """Writes the line of each invocation, in one process and one event loop.
 
@@ -118,9 +135,9 @@ class Writer:
     outcome and reason, in a line with `times`: at each `COUNTED` of a kind, and for what is left
     at the first line of a later minute.
 
-    Neither a timer nor the end of the process can write what is left: the host takes lines of a
-    running invocation only, and the worker has no handler for SIGTERM. So a process that ends loses
-    the count of fewer than `COUNTED` refusals of each reason.
+    Neither a timer nor the end of the process can write what is left: no invocation runs then, and
+    the worker has no handler for SIGTERM. So a process that ends loses the count of fewer than
+    `COUNTED` refusals of each reason.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -128,9 +145,21 @@ class Writer:
         self._minute_ends = clock() + MINUTE
         self._refusals: Counter[int] = Counter()
         self._counts: Counter[tuple[Outcome, str | None]] = Counter()
+        self._waiting: deque[tuple[int, str, tuple[object, ...]]] = deque()
+
+    def later(self, level: int, text: str, *values: object) -> None:
+        """Keep a line for the next invocation. From any thread."""
+        self._waiting.append((level, text, values))
+
+    def flush(self) -> None:
+        """Write what was kept. Call it in an invocation."""
+        while self._waiting:
+            level, text, values = self._waiting.popleft()
+            at_once(level, text, *values)
 
     def write(self, line: Line, outcome: Outcome) -> None:
         """Write the line, or count it."""
+        self.flush()
         if (now := self._clock()) >= self._minute_ends:
             self._minute_ends = now + MINUTE
             self._refusals.clear()

@@ -29,6 +29,8 @@ from sandbox.worker_process import LENGTH, READY
 START_SECONDS = 60
 INDEX_SECONDS = 120
 """The same limit as in Azure."""
+SYSTEM = ("azure_functions_runtime", "azure.functions")
+"""Loggers whose records the host takes at any time, as its own."""
 
 
 class WorkerProcessError(Exception):
@@ -40,7 +42,8 @@ class WorkerProcess(Startable):
 
     `worker` is the folder of the worker's packages, `packages` that of the app's. As in Azure
     `start()` makes a placeholder, `index()` specialises it for the app, once, and `run()` runs a
-    function. Log records of the app are logged here with their names and levels; its standard
+    function. Log records of the app are logged here with their names and levels if they are of a
+    running invocation: the host takes no others, those of a thread or of the import. Its standard
     output goes to standard error.
 
     A context manager. Linux and macOS only: the runtime's specialisation needs `time.tzset`. It
@@ -56,6 +59,7 @@ class WorkerProcess(Startable):
         self._lock = threading.Lock()  # for writing, `_alive` and `_pending`
         self._alive = False
         self._pending: dict[int, Future[Any]] = {}
+        self._running: set[str] = set()
 
     @property
     def pid(self) -> int:
@@ -115,10 +119,13 @@ class WorkerProcess(Startable):
         If the process exits meanwhile, the result has that error.
         """
         invocation = (str(uuid.uuid4()), function_id, inputs, dict(metadata))
+        self._running.add(invocation[0])
         try:
             answer = await asyncio.wrap_future(self._send("invoke", *invocation))
         except WorkerProcessError as ended:
             return Result(None, [], type(ended).__name__)
+        finally:
+            self._running.remove(invocation[0])
         returned, outputs, error = answer
         return Result(returned, outputs, None if error is None else exception_name(error))
 
@@ -155,8 +162,9 @@ class WorkerProcess(Startable):
             while (frame := _frame(frames)) is not None:
                 match frame:
                     case (None, level, name, text, invocation):
-                        extra = {"invocation_id": invocation}
-                        logging.getLogger(name).log(level, "%s", text, extra=extra)
+                        if invocation in self._running or name.startswith(SYSTEM):
+                            extra = {"invocation_id": invocation}
+                            logging.getLogger(name).log(level, "%s", text, extra=extra)
                     case (number, answer):
                         self._pending.pop(number).set_result(answer)
         with self._lock:

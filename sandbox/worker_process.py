@@ -23,6 +23,7 @@ import struct
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, BinaryIO, override
@@ -56,6 +57,9 @@ _protos = SimpleNamespace(
     WorkerInitResponse=SimpleNamespace,
     WorkerMetadata=SimpleNamespace,
 )
+
+
+NO_ID: ContextVar[str | None] = ContextVar("NO_ID", default=None)
 
 
 class _Task(asyncio.Task[Any]):
@@ -169,7 +173,10 @@ class _Worker:
         task = asyncio.current_task()
         if isinstance(task, _Task):
             task.invocation_id = invocation_id
-        native = importlib.import_module("azure_functions_runtime.native_invocation")
+        native: Any = importlib.import_module("azure_functions_runtime.native_invocation")
+        # Over gRPC, as in Azure, no async function gets its id by a context variable: what it logs
+        # in a thread has none (azure-functions-python-worker#1860).
+        native.invocation_id_cv = NO_ID
         ok, returned, outputs, error, _ = await native.invocation_request_native(
             invocation_id, function_id, inputs, metadata
         )

@@ -7,7 +7,6 @@ returns an `AccessToken`, or raises `Unavailable` or `CredentialRefused`, before
 
 import asyncio
 import json
-import logging
 import os
 import re
 import ssl
@@ -17,13 +16,14 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from logging import WARNING
 from pathlib import Path
 from typing import Any, assert_never
 from urllib.parse import urlencode
 
 import httpx
 
-from relay import outgoing
+from relay import log, outgoing
 from relay.connections import (
     ClientCertificate,
     ClientCredentials,
@@ -49,7 +49,6 @@ EARLY = 300.0
 FEDERATED_PAUSE = 1.0
 """Seconds before a refused federated credential is asked for a second time."""
 
-logger = logging.getLogger(__name__)
 
 type Parameters = Mapping[str, str | bytes]
 type Headers = Mapping[str, str]
@@ -184,7 +183,8 @@ def _decoded(content: bytes, encoding: str) -> bytes:
 class Client:
     """One confidential client of Entra or AD FS, with any credential. Not thread-safe.
 
-    In: the trust for TLS; the `clock` for the tokens' times; `deadline`, in seconds, for `acquire`.
+    In: the trust for TLS; the `clock` for the tokens' times; `deadline`, in seconds, for `acquire`;
+    `say` writes a line about each refusal.
     """
 
     def __init__(
@@ -194,8 +194,10 @@ class Client:
         clock: Callable[[], float] = time.monotonic,
         *,
         deadline: float = DEADLINE,
+        say: log.Say = log.at_once,
     ) -> None:
         self._credentials = credentials
+        self._say = say
         self._http = _Http(context, deadline)
         self._clock = clock
         self._http_cache: dict[str, object] = {}
@@ -326,7 +328,7 @@ class Client:
         reasons = [*_reasons(http.asked, status, said, otherwise)]
         reason = reasons[0]
         retry = refusals.retry(*reasons)
-        logger.warning("no token from Entra: reason=%s entra_status=%s", reason, status)
+        self._say(WARNING, "no token from Entra: reason=%s entra_status=%s", reason, status)
         if retry is Retry.ANEW:
             self._app = None
         if transient or status in TRANSIENT or retry is not Retry.NEVER:

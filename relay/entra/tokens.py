@@ -14,6 +14,7 @@ from functools import partial
 from itertools import islice
 from threading import Lock, Thread
 
+from relay import log
 from relay.connections import ClientCredentials
 from relay.entra.client import DEADLINE, Client, load
 from relay.errors import CredentialRefused, RelayError, Unavailable
@@ -39,7 +40,8 @@ type _Request = Future[AccessToken | RelayError]
 class TokenCache:
     """Tokens by client credentials: connections with equal ones share one token and one request.
 
-    In: the trust for TLS; the `clock` for the tokens' times; `deadline`, in seconds, for a request.
+    In: the trust for TLS; the `clock` for the tokens' times; `deadline`, in seconds, for a request;
+    `say` writes a line about each refusal, from the thread of the request.
     """
 
     def __init__(
@@ -48,10 +50,12 @@ class TokenCache:
         *,
         clock: Callable[[], float] = time.monotonic,
         deadline: float = DEADLINE,
+        say: log.Say = log.at_once,
     ) -> None:
         self._context = context
         self._clock = clock
         self._deadline = deadline
+        self._say = say
         self._sources: dict[ClientCredentials, _Source] = {}
 
     async def get(self, credentials: ClientCredentials, *, within: float = DEADLINE) -> AccessToken:
@@ -91,7 +95,14 @@ class TokenCache:
     def _source(self, credentials: ClientCredentials) -> "_Source":
         source = self._sources.get(credentials)
         if source is None:
-            make = partial(Client, credentials, self._context, self._clock, deadline=self._deadline)
+            make = partial(
+                Client,
+                credentials,
+                self._context,
+                self._clock,
+                deadline=self._deadline,
+                say=self._say,
+            )
             source = _Source(make, self._clock, self._deadline)
             self._sources[credentials] = source
         return source

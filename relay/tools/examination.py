@@ -6,16 +6,16 @@ A message in the queue `<OUTBOX_QUEUE>-doctor` asks for it; the report goes to t
 
 import asyncio
 import json
-import logging
 import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from logging import INFO
 from pathlib import Path
 
-from relay import settings_reader
+from relay import log, settings_reader
 from relay.tools import doctor
 from relay.tools.doctor.finding import Finding, skip
 
@@ -38,8 +38,6 @@ _BUSY = skip(
     f"nothing was examined: another examination took {LIMIT:.0f} seconds",
     "Run it again in a minute; one runs at a time.",
 )
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ async def run(
     """
     age = datetime.now(UTC) - (inserted or datetime.now(UTC)).astimezone(UTC)
     if (dequeued or 1) > 1 or age > OLDEST:
-        logger.info("doctor dropped a request that is repeated or old")
+        log.at_once(INFO, "doctor dropped a request that is repeated or old")
         return []
     try:
         request = Request.read(body)
@@ -96,7 +94,7 @@ async def run(
             known = await asyncio.to_thread(settings_reader.read, environ)
             known.connections.by_name[request.connection]
     except (ValueError, LookupError):
-        logger.info("doctor dropped a message that is no request")
+        log.at_once(INFO, "doctor dropped a message that is no request")
         return []
     ending = time.monotonic() + limit
     found: list[Finding] = []
@@ -108,7 +106,8 @@ async def run(
     else:
         await _examine(request, environ, one, found, ending)
     for each in (told := list(found)):
-        logger.info(
+        log.at_once(
+            INFO,
             "doctor %s check=%s connection=%s %s",
             each.verdict,
             each.check,

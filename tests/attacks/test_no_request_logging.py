@@ -33,6 +33,10 @@ FIXED = {
         "line.known()",
         "outcome",
         "reference",
+        # Of `at_once`, whose callers are looked at themselves.
+        "level",
+        "text",
+        "*values",
         "line.values()",
         "line.connection",
         "line.reference",
@@ -79,6 +83,9 @@ IN_A_LINE = re.compile(r"(?:\w+\.)*line\.\w+")
 """A field of a line, wherever the line is."""
 
 METHODS = {"debug", "info", "warning", "warn", "error", "exception", "critical", "fatal", "log"}
+LEVELS = {"INFO", "WARNING", "ERROR"}
+SAY = {"at_once", "later", "_say"}
+"""The relay's own ways to write a line, with a level, a text and its values as for `Logger.log`."""
 WRITERS = {"print", "pprint", "sys.stdout.write", "sys.stderr.write", "sys.__stderr__.write"}
 WRITERS |= {"warnings.warn", "os.write", "traceback.print_exc", "traceback.print_exception"}
 
@@ -133,7 +140,9 @@ def _own(function: Function) -> Iterator[ast.AST]:
 
 
 def _is_logging(function: ast.expr) -> bool:
-    return isinstance(function, ast.Attribute) and function.attr in METHODS
+    if isinstance(function, ast.Name):
+        return function.id == "say"
+    return isinstance(function, ast.Attribute) and function.attr in METHODS | SAY
 
 
 def _writes(function: ast.expr) -> bool:
@@ -212,7 +221,7 @@ class _Check:
 
     def is_fixed(self, node: ast.expr, seen: frozenset[str] = frozenset()) -> bool:
         """Tell whether nothing but fixed fields and literal texts can be in it."""
-        if isinstance(node, ast.Constant) or ast.unparse(node) in self._fixed:
+        if isinstance(node, ast.Constant) or ast.unparse(node) in self._fixed | LEVELS:
             return True
         if isinstance(node, ast.Name):
             sources = self._sources.get(node.id, [])
@@ -248,6 +257,12 @@ def test_a_module_logs_fixed_fields_only(source: Path) -> None:
     assert faults(source.read_text("utf-8"), source.name) == []
 
 
+def test_lines_are_written_by_the_log_alone() -> None:
+    """Who has a logger of his own could write in a thread, and the host would not take it."""
+    having = [each.name for each in SOURCES if "getLogger" in each.read_text("utf-8")]
+    assert having == ["log.py", "commands.py"]  # the commands silence it
+
+
 def test_every_allowed_field_is_in_use() -> None:
     for name, fields in FIXED.items():
         [path] = [each for each in SOURCES if each.name == name]
@@ -276,6 +291,10 @@ def test_every_allowed_field_is_in_use() -> None:
         'logging.info("%s", body)',
         'log.logger.info("%s", body)',
         'self._logger.info("%s", body)',
+        'self._say(10, "%s", body)',
+        'say(10, "%s", body)',
+        'writer.later(10, f"{body}")',
+        'log.at_once(10, "%s", body)',
         "print(req.url)",
         "sys.stderr.write(req.url)",
         "warnings.warn(req.url)",

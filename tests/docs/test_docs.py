@@ -730,7 +730,9 @@ def test_every_line_that_the_relay_logs_is_told() -> None:
     formats = set()
     for path in [*served(), APP / "function_app.py"]:
         for node in ast.walk(ast.parse(text_of(path))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("logger."):
+            if isinstance(node, ast.Call) and re.match(
+                r"logger\.|(self\._)?say$", ast.unparse(node.func)
+            ):
                 given = [a.value for a in node.args if isinstance(a, ast.Constant)]
                 formats |= {value for value in given if isinstance(value, str)}
     beginnings = {re.split(r"[%=]", each)[0].strip() for each in formats}

@@ -124,6 +124,8 @@ def test_an_app_of_many_connections_reports_all_of_them_at_its_start(
             if thread.name == name:
                 thread.join()
     [problem] = app.relay.connections.problems
+    assert not caplog.messages  # no invocation runs
+    app.relay.writer.flush()
     assert f"setting {problem}" in caplog.messages
     assert "setting STATE_POLICY: is opaque at y, strangers write rows" in caplog.messages
     assert stage.entra.token_requests == 1  # the default's and y's credentials are the same

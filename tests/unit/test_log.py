@@ -2,6 +2,7 @@
 
 import logging
 import re
+import threading
 import time
 from collections.abc import Iterator
 
@@ -118,6 +119,24 @@ def test_the_duration_is_counted_in_milliseconds(caplog: pytest.LogCaptureFixtur
     line = Line("r", started=time.monotonic() - 2.5)
     (shown,) = re.findall(r"duration_ms=(\d+) ", written(caplog, line, Outcome.HELD).getMessage())
     assert 2_500 <= int(shown) < 10_000
+
+
+def test_what_a_thread_or_the_start_has_to_tell_waits_for_the_next_invocation(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    writer = log.Writer()
+    writer.later(logging.ERROR, "setting %s", "100 %s")
+    thread = threading.Thread(target=writer.later, args=(logging.WARNING, "of a thread"))
+    thread.start()
+    thread.join()
+    assert not caplog.records
+    writer.write(Line("r"), Outcome.DELIVERED)
+    told = [(each.levelname, each.getMessage()) for each in caplog.records]
+    assert told[:2] == [("ERROR", "setting 100 %s"), ("WARNING", "of a thread")]
+    assert told[2][1].startswith("callback delivered ")
+    writer.flush()
+    assert len(caplog.records) == 3
 
 
 class Flood:

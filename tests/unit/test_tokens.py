@@ -146,7 +146,7 @@ async def test_a_renewal_in_the_background_that_fails_is_silent_and_pauses(
         await threads_end()
     gc.collect()
     assert stage.entra.token_requests == 2
-    assert {record.name for record in caplog.records} == {"relay.entra.client"}
+    assert {record.name for record in caplog.records} == {"relay"}
     stage.clock.seconds += 40
     assert await stage.get() is token
     await threads_end()

@@ -3,6 +3,7 @@
 The process sees that folder, its `.python_packages`, the worker's packages and nothing else.
 """
 
+import asyncio
 import json
 import logging
 import secrets
@@ -17,12 +18,14 @@ from urllib.parse import urljoin
 
 import httpx
 import pytest
+from azure.functions.meta import Datum
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from relay import settings_reader
 from relay.oauth import state
+from sandbox import entra
 from sandbox.azurite import Azurite
 from sandbox.demo import main
 from sandbox.packages import SITE_PACKAGES, Deployment, unfit
@@ -200,6 +203,33 @@ def test_what_is_held_in_azurite_is_delivered_once_dynamics_is_back(outbox: Worl
     assert (held.status_code, held.json()["outcome"]) == (202, "held")
     eventually(lambda: "late" in outbox.dynamics.rows)
     assert outbox.dynamics.rows["late"]["code"] == "canary-code"
+
+
+# -- the log: the host takes the lines of running invocations only --------------------------------
+
+
+def test_the_lines_of_the_gauge_reach_the_host(
+    outbox: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "relay")
+    timer = Datum(json.dumps({"IsPastDue": False}), "json")
+    asyncio.run(outbox.relay_host.invoke("gauge", [("timer", timer)], {}))
+    told = [line.split()[2] for line in caplog.messages if line.startswith("gauge queue=")]
+    assert told == ["kind=outbox", "kind=dead-letters", "kind=poison"]
+
+
+def test_what_the_start_and_a_thread_have_to_tell_comes_with_the_next_invocation(
+    deployment: Deployment, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong = {"CONNECTIONS__X__CODE_TTL": "soon"}
+    with World(wrong, deployment=deployment) as world, world.client() as client:
+        client.get(f"{world.relay_server.url}/health")
+        assert [line for line in caplog.messages if "CONNECTIONS__X__CODE_TTL" in line]
+        world.entra.mode = entra.Fault.THROTTLED
+        client.get(world.redirect_uri, params={"code": "canary-code", "state": "unlucky"})
+    why, outcome = [line for line in caplog.messages if "reason=AADSTS90055" in line]
+    assert why.startswith("no token from Entra: ")
+    assert outcome.startswith("callback rejected ")
 
 
 def test_the_demonstration_walks_through_it(
