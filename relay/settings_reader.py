@@ -77,7 +77,9 @@ class Settings:
     A connection is read when it is asked for, all of them for the problems and the warnings.
     """
 
-    def __init__(self, connections: Connections, app: AppSettings, warnings: Iterable[str]) -> None:
+    def __init__(
+        self, connections: Connections, app: AppSettings, warnings: Callable[[], Iterable[str]]
+    ) -> None:
         self.connections = connections
         self.app = app
         self._warnings = warnings
@@ -85,7 +87,7 @@ class Settings:
     @cached_property
     def warnings(self) -> tuple[str, ...]:
         """Settings that are valid but suspicious. They hold no values, as problems do not."""
-        return tuple(dict.fromkeys(self._warnings))
+        return tuple(dict.fromkeys(self._warnings()))
 
 
 def read(environ: Mapping[str, str]) -> Settings:
@@ -100,7 +102,11 @@ def read(environ: Mapping[str, str]) -> Settings:
         found = Misconfigured(tuple(_Findings(problems, readings, lambda each: each.problems)))
         by_name = dict.fromkeys(readings, found)
     connections = Connections(by_name, _Findings(problems, readings, lambda each: each.problems))
-    warnings = _Findings(_misspelt(given), readings, lambda each: each.warnings)
+
+    def warnings() -> Iterator[str]:
+        yield from _misspelt(given)
+        yield from _Findings((), readings, lambda each: each.warnings)
+
     return Settings(connections, app or AppSettings.model_validate({}), warnings)
 
 
