@@ -1,6 +1,6 @@
 """The relay beside what people would use instead of it, measured in one run.
 
-    python3 dev.py bench            11 minutes; its numbers go into docs/performance.md
+    python3 dev.py bench            12 minutes; its numbers go into docs/performance.md
     python3 dev.py bench --quick    two minutes, to see that all of it works
     python3 dev.py bench --cold     the start alone, nine rounds
     python3 dev.py bench refusals   the processor time of refusals at the limits of size
@@ -8,8 +8,9 @@
     python3 dev.py bench scale      what many connections and environments cost
     python3 dev.py bench outage     what becomes of codes while Dynamics is down for ten minutes
 
-Rounds are interleaved: each takes every contestant once, beginning with another one each time, so
-that what else the machine does falls on all of them. benchmarks/results/ gets the numbers as JSON
+Starts are interleaved: each round takes every contestant once, beginning with another one each
+time, so that what else the machine does falls on all of them. Warm processes are all alive at once,
+and asked in short turns. benchmarks/results/ gets the numbers as JSON
 and as a plot; those of a quick run are called quick and go nowhere else.
 """
 
@@ -22,7 +23,7 @@ import ssl
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     began = time.monotonic()
     cores = Cores.choose()
-    print(f"{cores}; {plan.rounds} interleaved rounds of {len(taking_part)} contestants")
+    print(f"{cores}; {len(taking_part)} contestants, {plan.turns} turns, {plan.rounds} starts")
     machine = _machine()
     if machine["load"] is not None and machine["load"] > BUSY:
         print(
@@ -96,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "machine": machine,
         "pinned": str(cores),
         "rounds": plan.rounds,
+        "turns": plan.turns,
         "first": plan.first,
         "versions": versions(),
         "left_out": left_out,
@@ -124,10 +126,15 @@ async def _measure(
     taking_part: Sequence[Contestant], plan: Plan, cores: Cores, left_out: dict[str, str]
 ) -> dict[str, Any]:
     """Run all rounds. Who fails is left out from then on, with the reason."""
-    contestants: dict[str, list[dict[str, float | None]]] = {each.name: [] for each in taking_part}
     growth: dict[str, list[dict[str, float]]] = {str(size): [] for size in plan.growth}
     imports: list[float] = []
     failed: list[str] = []
+
+    def fail(name: str, error: ContestantError) -> None:
+        print(f"FAILED {error}", flush=True)
+        failed.append(name)
+        left_out[name] = str(error).partition("\n")[0]
+
     with (
         tempfile.TemporaryDirectory(prefix="benchmark-") as name,
         Authority(CLOUD) as authority,
@@ -136,6 +143,11 @@ async def _measure(
         async with Upstream(authority) as upstream:
             bench = bench_for(upstream, Apps.copied(folder), folder, cores)
             await _compile(bench, taking_part)
+            began = time.monotonic()
+            contestants, broken = await bench.turns(taking_part, plan)
+            for who, why in broken.items():
+                fail(who, why)
+            _show_turns(contestants, time.monotonic() - began)
             for number in range(plan.rounds):
                 imports.append(bench.import_httpx())
                 for contestant in rotated(taking_part, number):
@@ -145,9 +157,7 @@ async def _measure(
                     try:
                         found = await bench.one_round(contestant, plan)
                     except ContestantError as error:
-                        print(f"FAILED {error}", flush=True)
-                        failed.append(contestant.name)
-                        left_out[contestant.name] = str(error).partition("\n")[0]
+                        fail(contestant.name, error)
                         del contestants[contestant.name]
                         continue
                     contestants[contestant.name].append(found)
@@ -187,15 +197,31 @@ def bench_for(upstream: Upstream, apps: Apps, folder: Path, cores: Cores) -> Ben
     return Bench(rig, callbacks, cores)
 
 
-def _progress(
-    number: int, contestant: Contestant, found: dict[str, float | None], seconds: float
+def _show_turns(
+    contestants: Mapping[str, Sequence[Mapping[str, float | None]]], seconds: float
 ) -> None:
-    shown = {metric.name: metric.shown(found.get(metric.name)) for metric in METRICS}
-    busy = found.get("load_busy") or 0
+    for each in LINEUP:
+        if turns := contestants.get(each.name):
+            found = medians(turns)
+            shown = {metric.name: metric.shown(found.get(metric.name)) for metric in METRICS}
+            print(
+                f"turns    {each.label:24}{shown['throughput']:>8}/s{shown['p50_ms']:>9} ms p50"
+                f"{shown['p99_ms']:>9} ms p99{shown['cpu_ms']:>8} ms cpu   load core "
+                f"{100 * (found.get('load_busy') or 0):3.0f} % busy"
+            )
+    print(f"turns took {seconds:.0f} s", flush=True)
+
+
+def _progress(
+    number: int, contestant: Contestant, found: Mapping[str, float | None], seconds: float
+) -> None:
+    shown = [
+        f"{metric.shown(found[metric.name])} ms"
+        for metric in METRICS
+        if metric.name in ("cold_ms", "cold_60_ms", "cold_cloud_60_ms") and metric.name in found
+    ]
     print(
-        f"round {number + 1}  {contestant.label:24}{shown['throughput']:>8}/s"
-        f"{shown['p50_ms']:>9} ms p50{shown['p99_ms']:>9} ms p99{shown['cpu_ms']:>8} ms cpu"
-        f"{shown['cold_ms']:>8} ms start   load core {100 * busy:3.0f} % busy  ({seconds:.0f} s)",
+        f"start {number + 1}  {contestant.label:24}{', '.join(shown)}  ({seconds:.0f} s)",
         flush=True,
     )
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import median, quantiles
 
 Round = Mapping[str, float | None]
 """What one round gave for one contestant, by the metric's name. `None`: cannot be told here."""
@@ -126,7 +126,9 @@ def rotated[T](items: Sequence[T], by: int) -> list[T]:
 
 
 def spread(values: Iterable[float | None]) -> float | None:
-    """Return how far apart the rounds are: (greatest - least) / median."""
+    """Return how wide the middle half of the values is, as a share of their median."""
     known = [value for value in values if value is not None]
-    middle = median(known) if known else 0
-    return (max(known) - min(known)) / middle if middle else None
+    if len(known) < 2 or not median(known):  # noqa: PLR2004 - one value is not spread
+        return None
+    lower, middle, upper = quantiles(known, n=4, method="inclusive")
+    return (upper - lower) / middle

@@ -1,15 +1,20 @@
-"""One contestant at a time: started, asked, watched, ended; and no number without a delivery."""
+"""Contestants are started, asked, watched, ended; and no number without a delivery.
+
+What they do once they are warm is measured with all of them alive, in short turns: a machine that
+others share may change its speed from one second to the next, and longer ones would compare that.
+A start has the machine to itself.
+"""
 
 import gc
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 
 from benchmarks import load
-from benchmarks.arithmetic import percentile
+from benchmarks.arithmetic import percentile, rotated
 from benchmarks.lineup import LINEUP, RELAY, USUAL, Contestant, Kind, Rig, Setup, Size
 from benchmarks.load import Answers, Callback, Callbacks, LoadError
 from benchmarks.processes import Cores, Process, free_port
@@ -42,12 +47,10 @@ class ContestantError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured: seconds and numbers of callbacks.
-
-    Without seconds of load only the start is measured.
-    """
+    """How much is measured: rounds of starts, turns of callbacks, seconds and numbers of them."""
 
     rounds: int
+    turns: int
     warm_seconds: float
     latency: int
     load_seconds: float
@@ -57,11 +60,11 @@ class Plan:
     burst: int
 
 
-COLDS = ("60", "cloud_60")
+COLDS = ("0", "60", "cloud_60")
 SIZES = (Size(1), Size(500), Size(500, 3))
-FULL = Plan(5, 0.8, 300, 2.0, 1_000, COLDS, SIZES, 1_000)
-QUICK = Plan(1, 0.3, 100, 1.0, 200, ("cloud_60",), SIZES, 0)
-COLD = Plan(9, 0, 0, 0, 0, ("0", "60"), (), 0)
+FULL = Plan(5, 25, 0.8, 40, 0.8, 1_000, COLDS, SIZES, 1_000)
+QUICK = Plan(1, 2, 0.3, 40, 0.4, 200, ("0", "cloud_60"), SIZES, 0)
+COLD = Plan(9, 0, 0, 0, 0, 0, ("0", "60"), (), 0)
 BY_MSAL = (RELAY, "bare_msal")
 """Who uses MSAL in Python: for them it matters whether MSAL knows the name of Entra."""
 
@@ -86,8 +89,8 @@ class Bench:
     cores: Cores
 
     async def one_round(self, contestant: Contestant, plan: Plan) -> dict[str, float | None]:
-        """Return every metric of a contestant, once. Raises `ContestantError`."""
-        found = await self.steady(contestant, plan) if plan.load_seconds else {}
+        """Return every metric of a start, once. Raises `ContestantError`."""
+        found: dict[str, float | None] = {}
         for variant in plan.colds:
             cloud = "cloud" in variant
             if cloud and contestant.name not in BY_MSAL:
@@ -113,39 +116,64 @@ class Bench:
             command = [sys.executable, "-I", "-S", "-c", IMPORT, *folders]
             return float(subprocess.run(command, check=True, capture_output=True).stdout)
 
-    async def steady(self, contestant: Contestant, plan: Plan) -> dict[str, float | None]:
-        """Return what a warm process does."""
-        async with self.started(contestant) as running:
-            alone = await self._alone(running, plan)
-            warm = plan.warm_seconds * WARM[contestant.kind]
-            await self.send(running, connections=LOAD, seconds=warm)
-            process = running.process
-            before, busy = process.cpu(), time.process_time() + process.host_cpu()
-            many = await self.send(running, connections=LOAD, seconds=plan.load_seconds)
-            after, busy = process.cpu(), time.process_time() + process.host_cpu() - busy
-            cpu = None if before is None or after is None else after - before
-            answered = len(many.acknowledged)
-            return {
-                "throughput": answered / many.seconds,
-                "p50_ms": 1_000 * percentile(alone.latencies, 0.5),
-                "p99_ms": 1_000 * percentile(many.latencies, 0.99),
-                "cpu_ms": None if cpu is None else 1_000 * cpu / answered,
-                "cold_ms": running.cold_ms,
-                "memory_mib": process.memory(),
-                "load_busy": busy / many.seconds,
-            }
+    async def turns(
+        self, contestants: Sequence[Contestant], plan: Plan
+    ) -> tuple[dict[str, list[dict[str, float | None]]], dict[str, ContestantError]]:
+        """Return what warm processes do, turn by turn, and who failed. All of them are alive."""
+        found: dict[str, list[dict[str, float | None]]] = {each.name: [] for each in contestants}
+        failed: dict[str, ContestantError] = {}
+        alive: list[Running] = []
+        async with AsyncExitStack() as stack:
+            for contestant in contestants if plan.turns else ():
+                try:
+                    running = await stack.enter_async_context(self.started(contestant))
+                    self._check(running, Answers())
+                    # The next start empties what Dynamics has.
+                    alive.append(replace(running, first=None))
+                    await self._warm(alive[-1], plan)
+                except ContestantError as error:
+                    failed[contestant.name] = error
+            for number in range(plan.turns):
+                for running in rotated(alive, number):
+                    name = running.contestant.name
+                    if name in failed:
+                        continue
+                    self.rig.upstream.reset()
+                    try:
+                        found[name].append(await self._turn(running, plan))
+                    except ContestantError as error:
+                        failed[name] = error
+        return {name: turns for name, turns in found.items() if name not in failed}, failed
 
-    async def _alone(self, running: Running, plan: Plan) -> Answers:
-        """Send one callback after the other: before any crowd, which leaves its connections."""
-        warm = plan.warm_seconds * WARM[running.contestant.kind] / 2
-        await self.send(running, connections=1, seconds=warm)
-        return await self.send(running, connections=1, number=plan.latency)
+    async def _warm(self, running: Running, plan: Plan) -> None:
+        seconds = plan.warm_seconds * WARM[running.contestant.kind]
+        await self.send(running, connections=1, seconds=seconds / 2)
+        await self.send(running, connections=LOAD, seconds=seconds)
+
+    async def _turn(self, running: Running, plan: Plan) -> dict[str, float | None]:
+        """Send one callback after the other, then many at a time."""
+        process = running.process
+        alone = await self.send(running, connections=1, number=plan.latency)
+        before, busy = process.cpu(), time.process_time() + process.host_cpu()
+        many = await self.send(running, connections=LOAD, seconds=plan.load_seconds)
+        after, busy = process.cpu(), time.process_time() + process.host_cpu() - busy
+        cpu = None if before is None or after is None else after - before
+        answered = len(many.acknowledged)
+        return {
+            "throughput": answered / many.seconds,
+            "p50_ms": 1_000 * percentile(alone.latencies, 0.5),
+            "p99_ms": 1_000 * percentile(many.latencies, 0.99),
+            "cpu_ms": None if cpu is None else 1_000 * cpu / answered,
+            "memory_mib": process.memory(),
+            "load_busy": busy / many.seconds,
+        }
 
     async def growth(self, size: Size, plan: Plan) -> dict[str, float]:
         """Return the relay's cold start, latency and memory with so many connections set up."""
         relay = next(each for each in LINEUP if each.name == RELAY)
         async with self.started(relay, size=size) as running:
-            alone = await self._alone(running, plan)
+            await self.send(running, connections=1, seconds=plan.warm_seconds / 2)
+            alone = await self.send(running, connections=1, number=5 * plan.latency)
             memory = running.process.memory()
             found = {
                 "cold_ms": running.cold_ms,
@@ -208,11 +236,11 @@ class Bench:
             try:
                 if setup.placeholder:
                     process.hand_over()
-                first, cold = await self._first(process, port, ask=ask)
+                try:
+                    first, cold = await self._first(process, port, ask=ask)
+                except LoadError as error:
+                    raise _failure(contestant, process, str(error)) from None
                 yield Running(contestant, process, port, first, 1_000 * cold)
-            except LoadError as error:
-                said = f"{contestant.label}: {error}\n{process.words}"
-                raise ContestantError(said) from None
             finally:
                 process.stop()
 
@@ -253,12 +281,13 @@ class Bench:
                 seconds=seconds,
                 patient=patient,
             )
+        except LoadError as error:
+            raise _failure(running.contestant, running.process, str(error)) from None
         finally:
             gc.enable()
         if answers.failed and not may_fail:
-            raise ContestantError(
-                f"{running.contestant.label}: answered {answers.statuses}\n{running.process.words}"
-            )
+            said = f"answered {answers.statuses}"
+            raise _failure(running.contestant, running.process, said)
         self._check(running, answers)
         return answers
 
@@ -274,3 +303,7 @@ class Bench:
                 f"{running.contestant.label}: said of {lost} callbacks that they were delivered, "
                 "and Dynamics does not have them."
             )
+
+
+def _failure(contestant: Contestant, process: Process, said: str) -> ContestantError:
+    return ContestantError(f"{contestant.label}: {said}\n{process.words}")

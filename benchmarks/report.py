@@ -128,7 +128,8 @@ def _head(results: Results) -> list[str]:
 
 
 def _interleaved(results: Results) -> str:
-    return "1 round" if results["rounds"] == 1 else f"{results['rounds']} interleaved rounds"
+    rounds = "1 start" if results["rounds"] == 1 else f"{results['rounds']} interleaved starts"
+    return f"{results['turns']} turns and {rounds}" if results["turns"] else rounds
 
 
 def _goals(results: Results) -> Iterator[tuple[str, str, str]]:
@@ -167,8 +168,10 @@ def _notes(results: Results) -> list[str]:
     for metric in METRICS[:2]:
         values = [each.get(metric.name) for each in _rounds(results, RELAY)]
         far = spread(values)
-        if far is not None and len(values) > 1:
-            notes.append(f"{metric.title}: the relay's rounds were {100 * far:.0f} % apart.")
+        if far is not None:
+            notes.append(
+                f"{metric.title}: the middle half of the relay's turns is {100 * far:.0f} % wide."
+            )
     notes += _burst(results)
     labels = {each.name: each.label for each in LINEUP}
     notes += [f"{labels[name]}: left out, {why}." for name, why in results["left_out"].items()]
@@ -182,7 +185,8 @@ def _cost_of_httpx(results: Results) -> list[str]:
     later = [
         with_ms - without_ms
         for each, other in zip(with_httpx, without, strict=False)
-        if (with_ms := each["cold_ms"]) is not None and (without_ms := other["cold_ms"]) is not None
+        if (with_ms := each.get("cold_ms")) is not None
+        and (without_ms := other.get("cold_ms")) is not None
     ]
     if not later:
         return []

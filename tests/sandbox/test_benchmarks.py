@@ -9,6 +9,7 @@ import os
 import socket
 import ssl
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +34,7 @@ from benchmarks.arithmetic import (
 )
 from benchmarks.burst import Burst
 from benchmarks.lineup import (
+    HTTPX,
     LINEUP,
     NODE_MODULES,
     RELAY,
@@ -44,7 +46,7 @@ from benchmarks.lineup import (
     install_peers,
 )
 from benchmarks.load import Answers, Callback, Callbacks
-from benchmarks.measure import FULL, QUICK, Bench, ContestantError, Plan
+from benchmarks.measure import FULL, QUICK, Bench, ContestantError, Plan, Running
 from benchmarks.processes import Cores, Process, environment, free_port
 from benchmarks.upstream import CLIENT_ID, CLIENT_SECRET, ROWS, TENANT, Upstream
 from relay import settings_reader
@@ -59,7 +61,7 @@ BY_NAME = {metric.name: metric for metric in METRICS}
 UNPINNED = Cores(None, None)
 HAS_PROC = Path("/proc/self/stat").is_file()
 IMPORTED = Path(__file__).parent / "data/imported_modules.txt"
-SMALL = Plan(1, 0.01, 4, 0.05, 12, (), (), 0)
+SMALL = Plan(1, 2, 0.01, 4, 0.05, 12, (), (), 0)
 
 
 @pytest.fixture
@@ -127,9 +129,9 @@ def test_every_round_begins_with_another_contestant_and_forgets_none() -> None:
     assert ["".join(order) for order in orders] == ["abc", "bca", "cab", "abc"]
 
 
-def test_the_spread_of_rounds_is_told_against_their_median() -> None:
-    assert spread([90, 100, None, 120]) == pytest.approx(0.3)
-    assert spread([None]) is None
+def test_the_spread_is_the_middle_half_against_the_median() -> None:
+    assert spread([10, 90, 100, None, 120, 999]) == pytest.approx(0.3)
+    assert spread([None, 90]) is None
 
 
 # -- load and upstreams
@@ -364,14 +366,30 @@ async def test_what_is_measured_of_a_function_is_its_worker(bench: Bench) -> Non
         assert process.host_cpu() > 0
 
 
-async def test_a_round_has_every_metric_of_a_warm_process(bench: Bench) -> None:
-    [relay] = [each for each in LINEUP if each.name == RELAY]
-    found = await bench.steady(relay, SMALL)
-    known = {name for name, value in found.items() if value}
-    wanted = {"throughput", "p50_ms", "p99_ms", "cold_ms", "load_busy"}
-    assert wanted <= known
-    if HAS_PROC:
-        assert "memory_mib" in known
+async def test_each_turn_has_every_metric_of_a_warm_process_and_who_breaks_is_left_out(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = [each for each in LINEUP if each.name in (RELAY, HTTPX)]
+    turns = Counter[str]()
+    turn = Bench._turn
+
+    async def breaking(bench: Bench, running: Running, plan: Plan) -> dict[str, float | None]:
+        name = running.contestant.name
+        turns[name] += 1
+        if (name, turns[name]) == (HTTPX, 2):
+            running.process.stop()
+        return await turn(bench, running, plan)
+
+    monkeypatch.setattr(Bench, "_turn", breaking)
+    found, failed = await bench.turns(both, SMALL)
+    assert set(failed) == {HTTPX}
+    assert str(failed[HTTPX]).startswith("httpx: ")
+    assert [*found] == [RELAY]
+    assert len(found[RELAY]) == SMALL.turns
+    for each in found[RELAY]:
+        known = {name for name, value in each.items() if value}
+        assert {"throughput", "p50_ms", "p99_ms", "load_busy"} <= known
+        assert not HAS_PROC or "memory_mib" in known
 
 
 LIAR = """
@@ -444,6 +462,7 @@ def results(**changes: object) -> dict[str, Any]:
         "machine": {"cores": 2, "model": "<A & B>", "memory_gib": 4, "system": "X", "load": 0.0},
         "pinned": "not pinned",
         "rounds": 2,
+        "turns": 4,
         "first": 1_000,
         "versions": {"Python": "3.13.0"},
         "left_out": {},
@@ -642,6 +661,7 @@ def test_the_page_says_who_takes_part() -> None:
 
 def test_a_quick_run_is_smaller_in_every_way() -> None:
     assert QUICK.rounds < FULL.rounds
+    assert QUICK.turns < FULL.turns
     assert FULL.rounds >= 5
     assert QUICK.first < FULL.first == 1_000
     assert QUICK.load_seconds < FULL.load_seconds
