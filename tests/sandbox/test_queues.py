@@ -725,9 +725,9 @@ async def test_a_function_that_runs_longer_than_the_lease_keeps_its_message(
     fill(queues, inbox, base64_of("sealed"))
     work = Work()
     work.gate.clear()
-    async with listening(listener_of(queues, inbox, work, lease=2)):
+    async with listening(listener_of(queues, inbox, work, lease=4)):
         await until(lambda: work.running == 1)
-        await asyncio.sleep(2.5)
+        await asyncio.sleep(4.5)
         work.gate.set()
         await until(lambda: queues.count(inbox) == 0)
     assert work.calls == [("sealed", 1)]
@@ -738,12 +738,12 @@ async def test_a_renewal_that_fails_is_tried_again_sooner(inbox: str) -> None:
     fill(queues, inbox, base64_of("sealed"))
     work = Work()
     work.gate.clear()
-    async with listening(listener_of(queues, inbox, work, lease=2)):
+    async with listening(listener_of(queues, inbox, work, lease=4)):
         await until(lambda: work.running == 1)
         queues.failing.add("hide")
-        await asyncio.sleep(1.2)  # the first renewal, after one second, fails
+        await asyncio.sleep(2.2)  # the first renewal, after two seconds, fails
         queues.failing.clear()
-        await asyncio.sleep(1.2)  # the next one comes before the two seconds are over
+        await asyncio.sleep(2.2)  # the next one comes before the four seconds are over
         work.gate.set()
         await until(lambda: queues.count(inbox) == 0)
     assert work.calls == [("sealed", 1)]
