@@ -206,7 +206,7 @@ module alert 'br/public:avm/res/insights/scheduled-query-rule:0.6.0' = [
       autoMitigate: true
       evaluationFrequency: rule.every
       windowSize: rule.window
-      queryTimeRange: rule.?lookBack ?? ''
+      queryTimeRange: rule.?lookBack
       scopes: [workspaceId]
       // A table without any row yet is no error in the query.
       skipQueryValidation: true

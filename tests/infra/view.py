@@ -146,7 +146,13 @@ class Evaluation:
             return UNKNOWN if self.given[word] is None else self.given[word]
         if word in self.variables:
             return self.value(self.variables[word])
-        text = word.replace("\\\\", "\\")  # pycep keeps escapes
+        # pycep keeps escapes.
+        text = re.sub(r"\\(.)", lambda escape: {"n": "\n"}.get(escape[1], escape[1]), word)
+        text = re.sub(
+            r"\$\{loadTextContent\('([^']+)'\)\}",
+            lambda file: (self.folder / file[1]).read_text(encoding="utf-8"),
+            text,
+        )
         return re.sub(r"\$\{(?:(to_?[Uu]pper)\()?(\w+)\)?\}", self._pasted, text)
 
     def _pasted(self, match: re.Match[str]) -> str:
