@@ -44,7 +44,8 @@ def _measure(environ: Mapping[str, str], say: log.Say) -> None:
             for kind, ending in KINDS.items():
                 _count(service, kind, f"{app.outbox_queue}{ending}", say)
     except (StorageUnusable, StorageRefused, httpx.HTTPError, RelayError) as error:
-        say(WARNING, "gauge cannot read the queues: %s", type(error).__name__)
+        reason = getattr(error, "reason", None) or getattr(error, "code", None) or "-"
+        say(WARNING, "gauge cannot read the queues: %s reason=%s", type(error).__name__, reason)
 
 
 def _count(service: Queues, kind: str, queue: str, say: log.Say) -> None:

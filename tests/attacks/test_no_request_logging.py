@@ -47,8 +47,15 @@ FIXED = {
     },
     # Findings of the doctor: fixed texts, settings' names, words of a fixed form.
     "examination.py": {"each.verdict", "each.check", "each.connection or '-'", "each.message"},
-    # Names of queues and numbers.
-    "gauge.py": {"type(error).__name__", "queue", "kind", "count", "max(0, oldest)"},
+    # Names of queues and numbers; the error's word is of a fixed form.
+    "gauge.py": {
+        "type(error).__name__",
+        "getattr(error, 'reason', None) or getattr(error, 'code', None) or '-'",
+        "queue",
+        "kind",
+        "count",
+        "max(0, oldest)",
+    },
     # The reason is one word (`_reasons`), the status a number.
     "client.py": {"reasons[0]", "status"},
 }

@@ -339,12 +339,25 @@ def test_the_gauge_logs_a_line_for_each_queue_whether_it_exists_or_not(
     ]
 
 
-def test_a_gauge_that_cannot_read_the_queues_says_so_without_values(
-    world: World, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("storage", "told"),
+    [
+        (
+            {"AzureWebJobsStorage": "AccountName=canary;AccountKey=canary"},
+            "StorageUnusable reason=-",
+        ),
+        (
+            {"AzureWebJobsStorage": "", "AzureWebJobsStorage__accountName": "canary"},
+            "CredentialRefused reason=identity_missing",
+        ),
+    ],
+)
+def test_a_gauge_that_cannot_read_the_queues_says_why_without_values(
+    world: World, caplog: pytest.LogCaptureFixture, storage: dict[str, str], told: str
 ) -> None:
-    deploy(world, AzureWebJobsStorage="AccountName=canary;AccountKey=canary")
+    deploy(world, **storage)
     (line,) = gauge(world, caplog)
-    assert line.startswith("gauge cannot read the queues: StorageUnusable")
+    assert line == f"gauge cannot read the queues: {told}"
 
 
 def test_nothing_of_an_examination_names_a_key(world: World) -> None:
