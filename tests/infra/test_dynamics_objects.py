@@ -1389,7 +1389,8 @@ def test_the_page_goes_from_entra_to_what_may_fail(page: str) -> None:
 )
 def test_the_page_quotes_the_words_that_the_objects_say(page: str, source: str) -> None:
     quoted = re.findall(
-        r"“((?:The hash|\w+(?: Central)? does not wait|The callback came)[^”]*)”", PAGES[page]
+        r"“((?:The hash|\w+(?: Central)? does not wait|The callback came|RedeemCallback)[^”]*)”",
+        PAGES[page],
     )
     assert quoted
     for words in quoted:
@@ -1637,9 +1638,17 @@ def test_the_solution_has_the_components_that_its_folder_has() -> None:
     assert {re.sub("prv[A-Z][a-z]+?(?=oacb)", "", name) for name in privileges} == set(TABLES)
 
 
-def test_the_plugin_names_columns_that_exist() -> None:
+def test_the_plugin_names_columns_and_keys_that_exist() -> None:
     source = PLUGIN.read_text("utf-8")
     known = {name for table in TABLES for name in (table.lower(), *columns(table))}
+    known |= {
+        text(key, "LogicalName")
+        for table in TABLES
+        for key in every(
+            xml(SOLUTION / "Entities" / table / "Entity.xml"),
+            "EntityInfo/entity/EntityKeys/EntityKey",
+        )
+    }
     assert set(re.findall(r'"(oacb_\w+)"', source)) <= known
 
 
@@ -1663,6 +1672,7 @@ def test_the_plugin_is_whole_and_its_messages_hold_no_value() -> None:
     )
     assert balanced(code)
     assert re.findall(r"new InvalidPluginExecutionException\((?!\"[^\"+{]*\"\);)", source) == []
-    assert "Trace(" not in source
+    assert source.count("Trace(") == 1
+    assert re.search(r"Trace\(\s*\"[^\"+{]*\"\)", source)
     assert "FormUrlEncodedContent(form)" in source
     assert "AllowAutoRedirect = false" in source
