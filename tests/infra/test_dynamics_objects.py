@@ -1537,6 +1537,13 @@ def test_the_api_page_gives_no_code_and_no_verifier_back() -> None:
         assert "Clear(CodeVerifierText);" in body
 
 
+def test_a_callback_without_a_code_has_an_empty_blob() -> None:
+    puts = after(al("OAuthCallback.Table"), "procedure SetCode(").partition("end;")[0]
+    assert re.search(
+        r"Clear\(Rec\.\"Code\"\);.*if Value = '' then\s+exit;.*WriteText", puts, re.DOTALL
+    )
+
+
 def test_the_keys_of_business_central_fit_into_900_bytes() -> None:
     table = AL_SOURCES[AL / "OAuthCallback.Table.al"]
     keys = re.findall(r"key\(\w+; (\"[^\"]+\"|\w+)\)\s*\{([^}]*)\}", table)
