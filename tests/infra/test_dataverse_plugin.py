@@ -219,8 +219,8 @@ class Dataverse:
         row |= {"expiresat": at(minutes=4), "receivedat": at(), **given}
         return self.run(command, table=CALLBACK, **columns(row))
 
-    def redeem(self, command: str = "redeem", /, **changes: Any) -> None:
-        self.run(command, configuration=json.dumps(self.configuration | changes))
+    def redeem(self, command: str = "redeem", /, **changes: Any) -> list[dict[str, str]]:
+        return self.run(command, configuration=json.dumps(self.configuration | changes))
 
     def age(self, **changes: str) -> None:
         """Change columns of every callback, such as its times."""
@@ -463,6 +463,40 @@ def test_a_plugin_without_identity_keeps_the_code(waiting: Dataverse, cloud: Clo
     waiting.run("identity", fails="false")
     waiting.redeem()
     assert waiting.callback["outcome"] == "redeemed"
+
+
+NOT_BEGUN = "RedeemCallback took no callback: look at the unsecure configuration of its step."
+CONFIGURATIONS: dict[str, Callable[[str], str]] = {
+    "none": lambda _right: "",
+    "a null": lambda _right: "null",
+    "a list": lambda _right: "[]",
+    "empty": lambda _right: "{}",
+    "half of it": lambda right: right[: len(right) // 2],
+    "a missing member": lambda right: right.replace("tokensName", "tokenName"),
+    "a member of another type": lambda right: right[:-1] + ', "secretInHeader": "sometimes"}',
+    "no connection": lambda right: right.replace('"xero"', '""'),
+}
+
+
+@pytest.mark.parametrize("broken", CONFIGURATIONS.values(), ids=list(CONFIGURATIONS))
+def test_a_step_with_a_broken_configuration_says_so_and_costs_no_code(
+    waiting: Dataverse, cloud: Cloud, broken: Callable[[str], str]
+) -> None:
+    right = json.dumps(waiting.configuration)
+    assert broken(right) != right
+    told = waiting.run("redeem", configuration=broken(right))
+    assert told == [{"traced": NOT_BEGUN}]  # a failed job would keep the code
+    assert (waiting.callback["outcome"], waiting.callback["code"]) == (WAITING, "c+d/e=")
+    assert not cloud.requests
+    assert waiting.redeem() == []
+    assert waiting.callback["outcome"] == "redeemed"
+
+
+def test_a_job_without_services_does_not_fail(waiting: Dataverse) -> None:
+    waiting.run("services", fail="true")
+    assert waiting.redeem() == []
+    waiting.run("services", fail="false")
+    assert (waiting.callback["outcome"], waiting.callback["code"]) == (WAITING, "c+d/e=")
 
 
 def test_a_code_whose_time_is_over_is_not_sent(waiting: Dataverse, cloud: Cloud) -> None:

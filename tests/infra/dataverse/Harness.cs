@@ -23,6 +23,7 @@ namespace Harness
 
         private static Database database = new Database();
         private static bool identityFails;
+        private static bool servicesFail;
 
         public static void Main(string[] arguments)
         {
@@ -45,6 +46,7 @@ namespace Harness
                 case "reset":
                     database = new Database();
                     identityFails = false;
+                    servicesFail = false;
                     return new Row[0];
                 case "insert":
                     database.Insert(Typed(given));
@@ -73,9 +75,11 @@ namespace Harness
                 case "identity":
                     identityFails = given["fails"] == "true";
                     return new Row[0];
-                case "redeem":
-                    new RedeemCallback(given["configuration"]).Execute(new Services(new Entity("none", Guid.Empty)));
+                case "services":
+                    servicesFail = given["fail"] == "true";
                     return new Row[0];
+                case "redeem":
+                    return Redeem(given["configuration"]);
                 case "redeem-twice":
                     return RedeemAtOnce(given["configuration"]);
                 default:
@@ -129,6 +133,22 @@ namespace Harness
             var first = Create(given);
             thread.Join();
             return new[] { first, second };
+        }
+
+        /// <summary>One system job. Returns the lines of its trace, and what it failed with.</summary>
+        private static Row[] Redeem(string configuration)
+        {
+            var services = new Services(new Entity("none", Guid.Empty));
+            try
+            {
+                new RedeemCallback(configuration).Execute(services);
+            }
+            catch (Exception failure)
+            {
+                return new[] { new Row { { "failed", failure.GetType().Name } } };
+            }
+
+            return services.Lines.Select(line => new Row { { "traced", line } }).ToArray();
         }
 
         private static Row[] RedeemAtOnce(string configuration)
@@ -197,7 +217,8 @@ namespace Harness
         }
 
         private sealed class Services :
-            IServiceProvider, IPluginExecutionContext, IOrganizationServiceFactory, IManagedIdentityService
+            IServiceProvider, IPluginExecutionContext, IOrganizationServiceFactory, IManagedIdentityService,
+            ITracingService
         {
             public Services(Entity target)
             {
@@ -206,9 +227,21 @@ namespace Harness
 
             public Dictionary<string, object> InputParameters { get; }
 
+            public List<string> Lines { get; } = new List<string>();
+
             public object GetService(Type serviceType)
             {
+                if (servicesFail)
+                {
+                    throw new InvalidPluginExecutionException("no service");
+                }
+
                 return this;
+            }
+
+            public void Trace(string format, params object[] args)
+            {
+                this.Lines.Add(string.Format(CultureInfo.InvariantCulture, format, args));
             }
 
             public IOrganizationService CreateOrganizationService(Guid? userId)

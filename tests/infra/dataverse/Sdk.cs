@@ -28,6 +28,11 @@ namespace Microsoft.Xrm.Sdk
         IOrganizationService CreateOrganizationService(Guid? userId);
     }
 
+    public interface ITracingService
+    {
+        void Trace(string format, params object[] args);
+    }
+
     public interface IManagedIdentityService
     {
         string AcquireToken(IEnumerable<string> scopes);
@@ -118,27 +123,21 @@ namespace Microsoft.Xrm.Sdk.Messages
         public ConcurrencyBehavior ConcurrencyBehavior { get; set; }
     }
 
-    public sealed class RetrieveEntityRequest : OrganizationRequest
+    public sealed class RetrieveEntityKeyRequest : OrganizationRequest
     {
-        public EntityFilters EntityFilters { get; set; }
+        public string EntityLogicalName { get; set; }
 
         public string LogicalName { get; set; }
     }
 
-    public sealed class RetrieveEntityResponse : OrganizationResponse
+    public sealed class RetrieveEntityKeyResponse : OrganizationResponse
     {
-        public EntityMetadata EntityMetadata { get; set; }
+        public EntityKeyMetadata EntityKeyMetadata { get; set; }
     }
 }
 
 namespace Microsoft.Xrm.Sdk.Metadata
 {
-    [Flags]
-    public enum EntityFilters
-    {
-        Entity = 1,
-    }
-
     public enum EntityKeyIndexStatus
     {
         Pending,
@@ -147,16 +146,9 @@ namespace Microsoft.Xrm.Sdk.Metadata
         Failed,
     }
 
-    public sealed class EntityMetadata
-    {
-        public EntityKeyMetadata[] Keys { get; set; }
-    }
-
     public sealed class EntityKeyMetadata
     {
         public EntityKeyIndexStatus EntityKeyIndexStatus { get; set; }
-
-        public string[] KeyAttributes { get; set; }
     }
 }
 
@@ -389,19 +381,15 @@ namespace Harness
                 return new OrganizationResponse();
             }
 
-            return new RetrieveEntityResponse
+            var key = (RetrieveEntityKeyRequest)request;
+            if (key.EntityLogicalName != "oacb_oauthcallback" || key.LogicalName != "oacb_statehashkey")
             {
-                EntityMetadata = new EntityMetadata
-                {
-                    Keys = new[]
-                    {
-                        new EntityKeyMetadata
-                        {
-                            EntityKeyIndexStatus = this.KeyStatus,
-                            KeyAttributes = new[] { "oacb_statehash" },
-                        },
-                    },
-                },
+                throw Fault(NotThere);
+            }
+
+            return new RetrieveEntityKeyResponse
+            {
+                EntityKeyMetadata = new EntityKeyMetadata { EntityKeyIndexStatus = this.KeyStatus },
             };
         }
 

@@ -118,6 +118,9 @@ table 50100 "OAuth Callback"
         CodeStream: OutStream;
     begin
         Clear(Rec."Code");
+        // A Blob into which an empty text was written might count as one with a value.
+        if Value = '' then
+            exit;
         Rec."Code".CreateOutStream(CodeStream, TextEncoding::UTF8);
         CodeStream.WriteText(Value);
     end;

@@ -170,14 +170,12 @@ namespace OAuthCallback.Plugins
         /// <summary>Throws while the index of the alternate key is being built: a duplicate would be stored.</summary>
         private static void RequireActiveKey(IOrganizationService dataverse)
         {
-            var answer = (RetrieveEntityResponse)dataverse.Execute(new RetrieveEntityRequest
+            var answer = (RetrieveEntityKeyResponse)dataverse.Execute(new RetrieveEntityKeyRequest
             {
-                EntityFilters = EntityFilters.Entity,
-                LogicalName = "oacb_oauthcallback",
+                EntityLogicalName = "oacb_oauthcallback",
+                LogicalName = "oacb_statehashkey",
             });
-            var keys = answer.EntityMetadata.Keys ?? new EntityKeyMetadata[0];
-            if (!keys.Any(key => key.EntityKeyIndexStatus == EntityKeyIndexStatus.Active
-                && key.KeyAttributes.SequenceEqual(new[] { "oacb_statehash" })))
+            if (answer.EntityKeyMetadata.EntityKeyIndexStatus != EntityKeyIndexStatus.Active)
             {
                 throw new InvalidPluginExecutionException("The key of the callbacks is not active.");
             }
@@ -246,18 +244,26 @@ namespace OAuthCallback.Plugins
         // A plug-in may run for two minutes: another row is begun in the first one.
         private static readonly TimeSpan Budget = TimeSpan.FromSeconds(60);
 
-        private readonly Settings settings;
+        // Read in Execute: an exception of the constructor would fail the job.
+        private readonly string unsecure;
 
         public RedeemCallback(string unsecure)
         {
-            this.settings = Json.Read<Settings>(unsecure);
+            this.unsecure = unsecure;
         }
 
         public void Execute(IServiceProvider services)
         {
-            var factory = (IOrganizationServiceFactory)services.GetService(typeof(IOrganizationServiceFactory));
-            var identity = (IManagedIdentityService)services.GetService(typeof(IManagedIdentityService));
-            var run = new Redemption(this.settings, factory.CreateOrganizationService(null), identity);
+            Redemption run = null;
+            Quietly(() => run = this.Begin(services));
+            if (run == null)
+            {
+                // The callbacks keep waiting, so nothing else would tell.
+                Quietly(() => ((ITracingService)services.GetService(typeof(ITracingService))).Trace(
+                    "RedeemCallback took no callback: look at the unsecure configuration of its step."));
+                return;
+            }
+
             var end = DateTime.UtcNow + Budget;
             Quietly(() =>
             {
@@ -270,6 +276,20 @@ namespace OAuthCallback.Plugins
                 }
             });
             Quietly(run.Purge);
+        }
+
+        /// <summary>Returns the run for the connection of this step. Throws when the configuration has none.</summary>
+        private Redemption Begin(IServiceProvider services)
+        {
+            var settings = Json.Read<Settings>(this.unsecure);
+            if (string.IsNullOrEmpty(settings?.ConnectionName))
+            {
+                throw new InvalidOperationException("The configuration has no connection.");
+            }
+
+            var factory = (IOrganizationServiceFactory)services.GetService(typeof(IOrganizationServiceFactory));
+            var identity = (IManagedIdentityService)services.GetService(typeof(IManagedIdentityService));
+            return new Redemption(settings, factory.CreateOrganizationService(null), identity);
         }
 
         /// <summary>Runs one part of the job. What it throws must stop no other part.</summary>
