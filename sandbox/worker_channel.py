@@ -121,11 +121,12 @@ class WorkerProcess(Startable):
         invocation = (str(uuid.uuid4()), function_id, inputs, dict(metadata))
         self._running.add(invocation[0])
         try:
-            answer = await asyncio.wrap_future(self._send("invoke", *invocation))
+            sent = self._send("invoke", *invocation)
+            sent.add_done_callback(lambda _: self._running.discard(invocation[0]))
+            answer = await asyncio.wrap_future(sent)
         except WorkerProcessError as ended:
+            self._running.discard(invocation[0])  # it was not sent
             return Result(None, [], type(ended).__name__)
-        finally:
-            self._running.remove(invocation[0])
         returned, outputs, error = answer
         return Result(returned, outputs, None if error is None else exception_name(error))
 
