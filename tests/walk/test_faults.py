@@ -33,7 +33,7 @@ from tests.outbox import DEAD, OUTBOX, POISON, QUICK, WITH_ERROR, eventually
 PEOPLE = 8
 KILLS = 5
 # At least so many callbacks are answered, and held, in all; and answered in each life of the app.
-ANSWERED, HELD, IN_ONE_LIFE = 200, 20, 35
+ANSWERED, HELD, IN_ONE_LIFE = 160, 20, 28
 GOOD = ("delivered", "duplicate", "held")
 SEED = 20261121
 
