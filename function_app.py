@@ -129,7 +129,10 @@ async def done(req: func.HttpRequest) -> func.HttpResponse:
 @app.function_name("health")
 @app.route("health", methods=["GET", "HEAD"])
 async def health(req: func.HttpRequest) -> func.HttpResponse:  # noqa: ARG001 - bound by its name
-    """Return 200 if the settings validate, else 503. No I/O. What the start logged comes now."""
+    """Return 200 if the settings validate, else 503. No I/O.
+
+    Also writes the lines that wait for an invocation: who looks here wants to see them.
+    """
     the_relay.writer.flush()
     healthy = not the_relay.connections.problems
     return _response(pages.health(relay.__version__, healthy=healthy))

@@ -10,8 +10,8 @@
 
 Starts are interleaved: each round takes every contestant once, beginning with another one each
 time, so that what else the machine does falls on all of them. Warm processes are all alive at once,
-and asked in short turns. benchmarks/results/ gets the numbers as JSON
-and as a plot; those of a quick run are called quick and go nowhere else.
+and asked in short turns. benchmarks/results/ gets the numbers as JSON and as a plot; those of a
+quick run are called quick and go nowhere else.
 """
 
 import argparse

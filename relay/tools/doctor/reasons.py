@@ -385,8 +385,7 @@ GROUPS: tuple[Group, ...] = (
                 "state_signature ticket_signature",
                 "another key, or forged",
                 "compare the key in Dynamics with `STATE_KEYS`; decode it from base64url before "
-                "use; "
-                "compare the text that is signed",
+                "use; compare the text that is signed",
             ),
             Reason(
                 "state_cookie_missing",
@@ -596,8 +595,7 @@ GROUPS: tuple[Group, ...] = (
                 "dynamics_administration dynamics_busy dynamics_disabled dynamics_publishing "
                 "dynamics_starting dynamics_throttled",
                 "the answer says that the refusal passes, although its status is final: "
-                "[refusals that "
-                "pass](#refusals-that-pass)",
+                "[refusals that pass](#refusals-that-pass)",
                 "nothing, unless it stays so",
                 (Outcome.HELD,),
             ),
